@@ -1,0 +1,52 @@
+"""Checks of arguments that several rooms share: each says what it got and what it takes."""
+
+import math
+import numbers
+
+
+def real(name, value, *, low=-math.inf, high=math.inf, above=-math.inf):
+    """Returns `value` as a float, after checking that it is a finite number in `[low, high]`.
+
+    Args:
+        name: The argument's name, for the message.
+        value: What the user passed.
+        low: Smallest value accepted.
+        high: Largest value accepted.
+        above: The value must be larger than this one.
+
+    Raises:
+        TypeError: If `value` is no real number.
+        ValueError: If it is NaN, infinite or out of range.
+    """
+    accepted = "a finite number"
+    if math.isfinite(above):
+        accepted += f" > {above:g}"
+    if math.isfinite(low):
+        accepted += f" >= {low:g}"
+    if math.isfinite(high):
+        accepted += f" and <= {high:g}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"Argument `{name}` must be {accepted}. Received: {name}={value!r}")
+    number = float(value)
+    if not (math.isfinite(number) and low <= number <= high and number > above):
+        raise ValueError(f"Argument `{name}` must be {accepted}. Received: {name}={value!r}")
+    return number
+
+
+def is_integer(value):
+    """Says whether `value` is a whole number by type; booleans are not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def axis_index(name, axis, rank, owner):
+    """Returns `axis` counted from the front, after checking it against the input's rank.
+
+    Raises:
+        ValueError: If `axis` is out of range; the message names `owner`, the layer.
+    """
+    if not -rank <= axis < rank:
+        raise ValueError(
+            f"Argument `{name}` of {owner} is out of bounds for an input of rank {rank}: it must "
+            f"lie in [{-rank}, {rank - 1}]. Received: {name}={axis}"
+        )
+    return axis % rank

@@ -1,0 +1,1 @@
+"""Optimizers that know the multipliers of variables."""

@@ -1,0 +1,21 @@
+"""One backend per process: KERAS_BACKEND chooses it, and a missing backend fails the run."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# JAX and TensorFlow show two CPU devices, for the tests of distributed training.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+
+import keras
+import pytest
+
+
+def pytest_report_header():
+    return f"keras {keras.__version__}, backend {keras.backend.backend()}"
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds():
+    """Every test starts from the same random state and an empty Keras name space."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
