@@ -1,7 +1,15 @@
 """Batch, layer and group normalization for Keras 3 on TensorFlow, JAX and PyTorch."""
 
+from keras_norm import initializers
+from keras_norm.layers import BatchNormalization, GroupNormalization, LayerNormalization
 from keras_norm.multipliers import set_multipliers
 
 __version__ = "0.1.0"
 
-__all__ = ["set_multipliers"]
+__all__ = [
+    "BatchNormalization",
+    "GroupNormalization",
+    "LayerNormalization",
+    "initializers",
+    "set_multipliers",
+]

@@ -1,0 +1,167 @@
+"""Initializers that Keras lacks: narrow-normal, functions of the size, values of any shape."""
+
+import inspect
+
+import keras
+import numpy as np
+
+
+@keras.saving.register_keras_serializable("keras_norm")
+class NarrowNormal(keras.initializers.RandomNormal):
+    """Normal distribution with mean 0 and standard deviation 0.01.
+
+    Layers take it as "narrow-normal" or "narrow_normal", too. Source of the name and the figures:
+    MATLAB's `ScaleInitializer="narrow-normal"`.
+
+    Args:
+        seed: Integer or `keras.random.SeedGenerator`, for values that can be drawn again.
+
+    Example:
+
+    >>> from keras_norm.initializers import NarrowNormal
+    >>> tuple(NarrowNormal(seed=1)(shape=(5,)).shape)
+    (5,)
+    """
+
+    def __init__(self, seed=None):
+        super().__init__(mean=0.0, stddev=0.01, seed=seed)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {"seed": super().get_config()["seed"]}
+
+
+class SizeFunction(keras.initializers.Initializer):
+    """A user's function of the size, which may or may not take a dtype.
+
+    It keeps the values that it gave last, since they stand in for the function in a file where
+    Keras has no name for it.
+    """
+
+    def __init__(self, function):
+        self.function = function
+        self.values = None
+
+    def __call__(self, shape, dtype=None):
+        """Returns the function's values in the given shape."""
+        values = self.function(shape, dtype=dtype) if self._takes_dtype() else self.function(shape)
+        values = reshape(values, shape)
+        self.values = values.tolist()
+        return keras.ops.convert_to_tensor(values, dtype=dtype)
+
+    def _takes_dtype(self):
+        try:
+            parameters = inspect.signature(self.function).parameters.values()
+        except ValueError:  # a built-in function without a signature
+            return False
+        return any(p.name == "dtype" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+    def clone(self):
+        """Returns an initializer with the same function and no values yet."""
+        return SizeFunction(self.function)
+
+
+def get(identifier, name="initializer"):
+    """Returns the initializer that a layer's argument stands for.
+
+    Args:
+        identifier: What `keras.initializers.get` takes, "narrow-normal", "narrow_normal", a
+            function of the size, or the values themselves as an array or (nested) list.
+        name: The argument's name, for messages.
+
+    Raises:
+        ValueError: If it stands for no initializer.
+    """
+    if isinstance(identifier, str):
+        if identifier in ("narrow-normal", "narrow_normal"):
+            return NarrowNormal()
+        try:
+            return keras.initializers.get(identifier)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"Argument `{name}` must be the name of a Keras initializer, 'narrow-normal', an "
+                "initializer, a function of the size, or the values themselves. "
+                f"Received: {name}={identifier!r}"
+            ) from error
+    if keras.ops.is_tensor(identifier) or isinstance(identifier, (np.ndarray, list, tuple)):
+        return keras.initializers.Constant(_to_list(identifier, name))
+    if isinstance(identifier, SizeFunction):
+        return identifier.clone()
+    is_function = callable(identifier) and not inspect.isclass(identifier)
+    if is_function and not isinstance(identifier, keras.initializers.Initializer):
+        return SizeFunction(identifier)
+    initializer = keras.initializers.get(identifier)
+    if initializer is None:
+        raise ValueError(f"Argument `{name}` must stand for an initializer. Received: {name}=None")
+    return SizeFunction(initializer) if inspect.isfunction(initializer) else initializer
+
+
+def for_shape(initializer, shape, name, owner):
+    """Returns an initializer for exactly this shape.
+
+    Values that were given in another shape (MATLAB's 1-by-1-by-C) are reshaped.
+
+    Raises:
+        ValueError: If values were given and there are not as many as `shape` takes; the message
+            names the argument and `owner`, the layer.
+    """
+    if not isinstance(initializer, keras.initializers.Constant) or np.ndim(initializer.value) == 0:
+        return initializer
+    values = np.asarray(initializer.value)
+    if values.size != np.prod(shape, dtype=int):
+        raise ValueError(
+            f"Argument `{name}` of {owner} must hold one value for each entry of shape {shape}. "
+            f"Received: {values.size} values, of shape {values.shape}"
+        )
+    return keras.initializers.Constant(values.reshape(shape))
+
+
+def reshape(values, shape):
+    """Returns `values` as a NumPy array of the given shape.
+
+    Raises:
+        ValueError: If the sizes differ.
+    """
+    values = keras.ops.convert_to_numpy(values)
+    if values.size != np.prod(shape, dtype=int):
+        raise ValueError(
+            f"An initializer function must return one value for each entry of shape {shape}. "
+            f"Received: {values.size} values, of shape {values.shape}"
+        )
+    return values.reshape(shape)
+
+
+def serialize(initializer, name, owner):
+    """Returns the config of an initializer, with values standing in for a nameless function.
+
+    Raises:
+        ValueError: If Keras has no name for a function, and there are no values yet.
+    """
+    if not isinstance(initializer, SizeFunction):
+        return keras.initializers.serialize(initializer)
+    function = initializer.function
+    registered = keras.saving.get_registered_name(function)
+    if keras.saving.get_registered_object(registered) is function:
+        return keras.initializers.serialize(function)
+    if initializer.values is not None:
+        return keras.initializers.serialize(keras.initializers.Constant(initializer.values))
+    raise ValueError(
+        f"Keras has no name for the function that was given as `{name}` of {owner}, so a file "
+        "that held it could not be loaded. Register it with "
+        "`@keras.saving.register_keras_serializable('my_package')`, or build the layer first: "
+        "then its values stand in for the function."
+    )
+
+
+def _to_list(values, name):
+    if keras.ops.is_tensor(values):
+        values = keras.ops.convert_to_numpy(values)
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "biuf":  # ml_dtypes' bfloat16 is of kind V, lists of words of U
+            array = array.astype("float64")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Argument `{name}` must hold numbers in a regular shape. Received: {name}={values!r}"
+        ) from error
+    return array.tolist()

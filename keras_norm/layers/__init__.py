@@ -1,0 +1,7 @@
+"""The layers: what a user puts in a model."""
+
+from keras_norm.layers.batch_normalization import BatchNormalization
+from keras_norm.layers.group_normalization import GroupNormalization
+from keras_norm.layers.layer_normalization import LayerNormalization
+
+__all__ = ["BatchNormalization", "GroupNormalization", "LayerNormalization"]

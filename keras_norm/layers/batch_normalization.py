@@ -1,0 +1,224 @@
+"""Batch normalization."""
+
+import keras
+from keras import ops
+
+from keras_norm import _validation, initializers
+from keras_norm.layers.normalization import Normalization, single_axis
+from keras_norm.ops import Moments, normalize, standardize
+
+
+@keras.saving.register_keras_serializable("keras_norm")
+class BatchNormalization(Normalization):
+    """Normalizes each channel over the batch and all positions.
+
+    In training, with the mean and (biased) variance of each channel over the batch, and it moves
+    its moving statistics towards them; in inference, with the moving statistics:
+
+        output = gamma * (input - mean) / sqrt(variance + epsilon) + beta
+        moving_mean = momentum * moving_mean + (1 - momentum) * mean
+        moving_variance = variance_momentum * moving_variance + (1 - variance_momentum) * variance
+
+    Statistics are computed in at least float32. Their error stays near float32's rounding also
+    where the mean is 100,000 times the deviation. A batch that is empty, all padding, or whose
+    moments are not finite leaves the moving statistics as they were. A layer with
+    `trainable=False` runs in inference, as in Keras.
+
+    Args:
+        axis: Integer, the channel axis: -1 for channels last, 1 for channels first.
+        momentum: Number in [0, 1], how much of the moving mean stays at each step. (MATLAB's
+            decay and PyTorch's momentum are 1 minus this.)
+        epsilon: Number > 0, added to the variance.
+        center: Whether to add beta.
+        scale: Whether to multiply by gamma.
+        beta_initializer: Initial beta: a name or initializer of Keras, "narrow-normal" (normal
+            with mean 0 and deviation 0.01), a function of the size, or the values themselves.
+        gamma_initializer: Initial gamma, likewise.
+        moving_mean_initializer: Initial moving mean, likewise.
+        moving_variance_initializer: Initial moving variance, likewise.
+        beta_regularizer: Keras regularizer for beta.
+        gamma_regularizer: Keras regularizer for gamma.
+        beta_constraint: Keras constraint for beta.
+        gamma_constraint: Keras constraint for gamma.
+        beta_lr_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies the learning rate of
+            beta by.
+        gamma_lr_multiplier: The same for gamma.
+        beta_l2_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies its `l2` by for beta.
+        gamma_l2_multiplier: The same for gamma.
+        num_channels: Size of the channel axis, to be checked at build; None or "auto" takes it
+            from the input.
+        variance_momentum: The same as `momentum` for the variance; None means `momentum`.
+        synchronized: Whether to use the moments of the global batch over all replicas.
+        **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of rank 2 to 6 (or any), of a floating or integer dtype.
+        training: Whether to use the batch's moments, and to move the moving statistics.
+        mask: Tensor whose 0s or Falses keep padding out of the moments: of the input's shape
+            without the channel axis, or a leading part of that.
+
+    Input shape:
+        Any; the channel axis must have a known size.
+
+    Output shape:
+        The input's, in the layer's compute dtype.
+
+    Raises:
+        TypeError: If an argument is of a wrong type.
+        ValueError: If an argument is out of range, values have a wrong size, or the input does
+            not fit `axis` or `num_channels`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_norm import BatchNormalization
+    >>> layer = BatchNormalization(epsilon=1e-12)
+    >>> y = layer(np.array([[1.0], [3.0]], "float32"), training=True)
+    >>> np.asarray(y).tolist()
+    [[-1.0], [1.0]]
+
+    Reference:
+        Ioffe and Szegedy, "Batch normalization: accelerating deep network training by reducing
+        internal covariate shift", 2015, https://arxiv.org/abs/1502.03167
+    """
+
+    def __init__(
+        self,
+        axis=-1,
+        momentum=0.9,
+        epsilon=1e-5,
+        center=True,
+        scale=True,
+        beta_initializer="zeros",
+        gamma_initializer="ones",
+        moving_mean_initializer="zeros",
+        moving_variance_initializer="ones",
+        beta_regularizer=None,
+        gamma_regularizer=None,
+        beta_constraint=None,
+        gamma_constraint=None,
+        beta_lr_multiplier=1.0,
+        gamma_lr_multiplier=1.0,
+        beta_l2_multiplier=1.0,
+        gamma_l2_multiplier=1.0,
+        num_channels=None,
+        variance_momentum=None,
+        synchronized=False,
+        **kwargs,
+    ):
+        super().__init__(
+            axis=single_axis(axis),
+            epsilon=epsilon,
+            center=center,
+            scale=scale,
+            beta_initializer=beta_initializer,
+            gamma_initializer=gamma_initializer,
+            beta_regularizer=beta_regularizer,
+            gamma_regularizer=gamma_regularizer,
+            beta_constraint=beta_constraint,
+            gamma_constraint=gamma_constraint,
+            beta_lr_multiplier=beta_lr_multiplier,
+            gamma_lr_multiplier=gamma_lr_multiplier,
+            beta_l2_multiplier=beta_l2_multiplier,
+            gamma_l2_multiplier=gamma_l2_multiplier,
+            num_channels=num_channels,
+            **kwargs,
+        )
+        self.momentum = _validation.real("momentum", momentum, low=0.0, high=1.0)
+        self.variance_momentum = (
+            None
+            if variance_momentum is None
+            else _validation.real("variance_momentum", variance_momentum, low=0.0, high=1.0)
+        )
+        self.moving_mean_initializer = initializers.get(
+            moving_mean_initializer, "moving_mean_initializer"
+        )
+        self.moving_variance_initializer = initializers.get(
+            moving_variance_initializer, "moving_variance_initializer"
+        )
+        if synchronized:
+            raise NotImplementedError(
+                "Argument `synchronized` of BatchNormalization must be False: moments of the "
+                f"global batch are not available yet. Received: synchronized={synchronized}"
+            )
+        self.synchronized = synchronized
+        self.moving_mean = None
+        self.moving_variance = None
+
+    def build(self, input_shape):
+        """Creates gamma, beta and the moving statistics."""
+        channel_axis = self._channel_axis(input_shape)
+        self._check_channels(input_shape, channel_axis)
+        shape = (self.num_channels,)
+        self._add_scale_and_offset(shape)
+        self.moving_mean = self._add_statistic("moving_mean", shape)
+        self.moving_variance = self._add_statistic("moving_variance", shape)
+        self.input_spec = keras.layers.InputSpec(
+            ndim=len(input_shape), axes={channel_axis: self.num_channels}
+        )
+
+    def _add_statistic(self, name, shape):
+        argument = f"{name}_initializer"
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=initializers.for_shape(
+                getattr(self, argument), shape, argument, self._described
+            ),
+            # A float16 cannot hold the variance of float16 data.
+            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
+            trainable=False,
+            autocast=False,
+        )
+
+    def call(self, inputs, training=None, mask=None):
+        """Returns the normalized inputs."""
+        channel_axis = self._channel_axis(inputs.shape)
+        weights = self._mask_weights(mask, inputs.shape, channel_axis)
+        x = ops.cast(inputs, self._statistics_dtype(inputs))
+        shape = [1] * len(inputs.shape)
+        shape[channel_axis] = self.num_channels
+        gamma, beta = self._scale_and_offset(shape, x.dtype)
+        if training and self.trainable:
+            axes = [axis for axis in range(len(shape)) if axis != channel_axis]
+            outputs, moments = normalize(x, axes, self.epsilon, gamma, beta, weights)
+            self._move_statistics(moments)
+        else:
+            outputs = standardize(x, self._moving_moments(shape, x.dtype), self.epsilon, gamma, beta)
+        return ops.cast(outputs, self.compute_dtype)
+
+    def _moving_moments(self, shape, dtype):
+        return Moments(
+            count=ops.ones((), dtype),
+            shift=ops.reshape(ops.cast(self.moving_mean, dtype), shape),
+            residual=None,
+            variance=ops.reshape(ops.cast(self.moving_variance, dtype), shape),
+        )
+
+    def _move_statistics(self, moments):
+        """Moves the statistics towards a batch's moments, unless these are of no use."""
+        usable = ops.all(moments.count > 0)
+        for values in (moments.mean, moments.variance):
+            usable = ops.logical_and(usable, ops.all(ops.isfinite(values)))
+        variance_momentum = (
+            self.momentum if self.variance_momentum is None else self.variance_momentum
+        )
+        for variable, batch, momentum in (
+            (self.moving_mean, moments.mean, self.momentum),
+            (self.moving_variance, moments.variance, variance_momentum),
+        ):
+            old = ops.convert_to_tensor(variable)
+            batch = ops.cast(ops.reshape(ops.stop_gradient(batch), variable.shape), old.dtype)
+            moved = old * momentum + batch * (1.0 - momentum)
+            variable.assign(ops.where(usable, moved, old))
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "variance_momentum": self.variance_momentum,
+            "moving_mean_initializer": self._serialized("moving_mean_initializer"),
+            "moving_variance_initializer": self._serialized("moving_variance_initializer"),
+            "synchronized": self.synchronized,
+        }

@@ -1,0 +1,194 @@
+"""Group normalization."""
+
+import keras
+from keras import ops
+
+from keras_norm import _validation
+from keras_norm.layers.normalization import Normalization, single_axis
+from keras_norm.ops import normalize
+
+ALL_CHANNELS = "all-channels"
+CHANNEL_WISE = "channel-wise"
+
+
+@keras.saving.register_keras_serializable("keras_norm")
+class GroupNormalization(Normalization):
+    """Normalizes each group of channels of each sample over its positions.
+
+        output = gamma * (input - mean) / sqrt(variance + epsilon) + beta
+
+    Mean and (biased) variance are those of one group of neighbouring channels of one sample;
+    gamma and beta have an entry for each channel.
+
+    Statistics are computed in at least float32. Their error stays near float32's rounding also
+    where the mean is 100,000 times the deviation. Training and inference are the same.
+
+    Args:
+        groups: How many groups: a positive integer that divides the number of channels;
+            "all-channels" for one group (layer normalization with per-channel parameters); or
+            "channel-wise" or -1 for a group a channel (instance normalization).
+        axis: Integer, the channel axis: -1 for channels last, 1 for channels first.
+        epsilon: Number > 0, added to the variance.
+        center: Whether to add beta.
+        scale: Whether to multiply by gamma.
+        beta_initializer: Initial beta: a name or initializer of Keras, "narrow-normal" (normal
+            with mean 0 and deviation 0.01), a function of the size, or the values themselves.
+        gamma_initializer: Initial gamma, likewise.
+        beta_regularizer: Keras regularizer for beta.
+        gamma_regularizer: Keras regularizer for gamma.
+        beta_constraint: Keras constraint for beta.
+        gamma_constraint: Keras constraint for gamma.
+        beta_lr_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies the learning rate of
+            beta by.
+        gamma_lr_multiplier: The same for gamma.
+        beta_l2_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies its `l2` by for beta.
+        gamma_l2_multiplier: The same for gamma.
+        num_channels: Size of the channel axis, to be checked at build; None or "auto" takes it
+            from the input.
+        **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of rank 2 to 6 (or any), of a floating or integer dtype.
+        mask: Tensor whose 0s or Falses keep padding out of the moments: of the input's shape
+            without the channel axis, or a leading part of that. A sample that is all padding
+            gives beta.
+
+    Input shape:
+        Any of rank 2 or more; the first axis is the batch, the channel axis has a known size.
+
+    Output shape:
+        The input's, in the layer's compute dtype.
+
+    Raises:
+        TypeError: If an argument is of a wrong type.
+        ValueError: If an argument is out of range, values have a wrong size, or the input does
+            not fit `axis`, `groups` or `num_channels`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_norm import GroupNormalization
+    >>> x = np.array([[1.0, 3.0, 10.0, 30.0]], "float32")
+    >>> np.asarray(GroupNormalization(groups=2, epsilon=1e-12)(x)).tolist()
+    [[-1.0, 1.0, -1.0, 1.0]]
+
+    Reference:
+        Wu and He, "Group normalization", 2018, https://arxiv.org/abs/1803.08494
+    """
+
+    def __init__(
+        self,
+        groups=32,
+        axis=-1,
+        epsilon=1e-5,
+        center=True,
+        scale=True,
+        beta_initializer="zeros",
+        gamma_initializer="ones",
+        beta_regularizer=None,
+        gamma_regularizer=None,
+        beta_constraint=None,
+        gamma_constraint=None,
+        beta_lr_multiplier=1.0,
+        gamma_lr_multiplier=1.0,
+        beta_l2_multiplier=1.0,
+        gamma_l2_multiplier=1.0,
+        num_channels=None,
+        **kwargs,
+    ):
+        super().__init__(
+            axis=single_axis(axis),
+            epsilon=epsilon,
+            center=center,
+            scale=scale,
+            beta_initializer=beta_initializer,
+            gamma_initializer=gamma_initializer,
+            beta_regularizer=beta_regularizer,
+            gamma_regularizer=gamma_regularizer,
+            beta_constraint=beta_constraint,
+            gamma_constraint=gamma_constraint,
+            beta_lr_multiplier=beta_lr_multiplier,
+            gamma_lr_multiplier=gamma_lr_multiplier,
+            beta_l2_multiplier=beta_l2_multiplier,
+            gamma_l2_multiplier=gamma_l2_multiplier,
+            num_channels=num_channels,
+            **kwargs,
+        )
+        self.groups = _check_groups(groups)
+        if self._num_channels is not None:
+            self._number_of_groups(self._num_channels)
+
+    def build(self, input_shape):
+        """Creates gamma and beta."""
+        channel_axis = self._channel_axis(input_shape)
+        if channel_axis == 0:
+            raise ValueError(
+                f"Argument `axis` of {self._described} must not be the batch axis, 0. "
+                f"Received: axis={self.axis}, input shape {tuple(input_shape)}"
+            )
+        self._check_channels(input_shape, channel_axis)
+        self._number_of_groups(self.num_channels)
+        self._add_scale_and_offset((self.num_channels,))
+        self.input_spec = keras.layers.InputSpec(
+            ndim=len(input_shape), axes={channel_axis: self.num_channels}
+        )
+
+    def call(self, inputs, mask=None):
+        """Returns the normalized inputs."""
+        channel_axis = self._channel_axis(inputs.shape)
+        weights = self._mask_weights(mask, inputs.shape, channel_axis)
+        x = ops.cast(inputs, self._statistics_dtype(inputs))
+        groups = self._number_of_groups(self.num_channels)
+        group_size = self.num_channels // groups
+
+        def grouped(shape, channels):
+            return [*shape[:channel_axis], *channels, *shape[channel_axis + 1 :]]
+
+        full_shape = ops.shape(x)
+        ones = [1] * len(full_shape)
+        gamma, beta = self._scale_and_offset(grouped(ones, (groups, group_size)), x.dtype)
+        if weights is not None:
+            weights = ops.reshape(weights, grouped(ops.shape(weights), (1, 1)))
+        outputs, _ = normalize(
+            ops.reshape(x, grouped(full_shape, (groups, group_size))),
+            [axis for axis in range(1, len(full_shape) + 1) if axis != channel_axis],
+            self.epsilon,
+            gamma,
+            beta,
+            weights,
+        )
+        return ops.cast(ops.reshape(outputs, full_shape), self.compute_dtype)
+
+    def _number_of_groups(self, channels):
+        """Returns the number of groups that `channels` channels are divided into."""
+        if self.groups == ALL_CHANNELS:
+            return 1
+        if self.groups in (CHANNEL_WISE, -1):
+            return channels
+        if self.groups > channels:
+            raise ValueError(
+                f"Argument `groups` of {self._described} cannot be more than the number of "
+                f"channels. Received: groups={self.groups}, {channels} channels"
+            )
+        if channels % self.groups:
+            raise ValueError(
+                f"Argument `groups` of {self._described} must divide the number of channels. "
+                f"Received: groups={self.groups}, {channels} channels. (Keras says of it: must be "
+                "a multiple of the number of channels.)"
+            )
+        return self.groups
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "groups": self.groups}
+
+
+def _check_groups(groups):
+    if isinstance(groups, str) and groups in (ALL_CHANNELS, CHANNEL_WISE):
+        return groups
+    if _validation.is_integer(groups) and (groups > 0 or groups == -1):
+        return int(groups)
+    raise ValueError(
+        f"Received an invalid value for argument `groups`: expected a positive integer, "
+        f"'{ALL_CHANNELS}', '{CHANNEL_WISE}', or -1 for channel-wise. Received: groups={groups!r}"
+    )

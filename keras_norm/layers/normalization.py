@@ -1,0 +1,209 @@
+"""What the three layers share: gamma and beta, their configuration and their checks."""
+
+import keras
+from keras import ops
+
+from keras_norm import _validation, initializers, multipliers
+from keras_norm.ops import mask_weights
+
+
+class Multiplier:
+    """A layer's attribute that is the multiplier of one of its variables.
+
+    Until the variable exists the layer keeps the number; from then on it is the variable's, so
+    that the layer's config follows `set_multipliers`.
+    """
+
+    def __init__(self, variable, attribute):
+        self.variable = variable
+        self.attribute = attribute
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, layer, owner=None):
+        if layer is None:
+            return self
+        variable = getattr(layer, self.variable, None)
+        return getattr(variable, self.attribute, layer.__dict__.get(f"_{self.name}", 1.0))
+
+    def __set__(self, layer, value):
+        value = multipliers.check(self.name, value)
+        layer.__dict__[f"_{self.name}"] = value
+        variable = getattr(layer, self.variable, None)
+        if variable is not None:
+            setattr(variable, self.attribute, value)
+
+
+class Normalization(keras.layers.Layer):
+    """Base of the three layers; the arguments are documented there."""
+
+    gamma_lr_multiplier = Multiplier("gamma", multipliers.LR)
+    beta_lr_multiplier = Multiplier("beta", multipliers.LR)
+    gamma_l2_multiplier = Multiplier("gamma", multipliers.L2)
+    beta_l2_multiplier = Multiplier("beta", multipliers.L2)
+
+    def __init__(
+        self,
+        axis=-1,
+        epsilon=1e-5,
+        center=True,
+        scale=True,
+        beta_initializer="zeros",
+        gamma_initializer="ones",
+        beta_regularizer=None,
+        gamma_regularizer=None,
+        beta_constraint=None,
+        gamma_constraint=None,
+        beta_lr_multiplier=1.0,
+        gamma_lr_multiplier=1.0,
+        beta_l2_multiplier=1.0,
+        gamma_l2_multiplier=1.0,
+        num_channels=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        # Statistics see the input in its own precision, not in the policy's compute dtype.
+        self.autocast = False
+        self.supports_masking = True
+        self.gamma = None
+        self.beta = None
+        self.axis = axis
+        self.epsilon = _validation.real("epsilon", epsilon, above=0.0)
+        self.center = center
+        self.scale = scale
+        self.beta_initializer = initializers.get(beta_initializer, "beta_initializer")
+        self.gamma_initializer = initializers.get(gamma_initializer, "gamma_initializer")
+        self.beta_regularizer = keras.regularizers.get(beta_regularizer)
+        self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
+        self.beta_constraint = keras.constraints.get(beta_constraint)
+        self.gamma_constraint = keras.constraints.get(gamma_constraint)
+        self.beta_lr_multiplier = beta_lr_multiplier
+        self.gamma_lr_multiplier = gamma_lr_multiplier
+        self.beta_l2_multiplier = beta_l2_multiplier
+        self.gamma_l2_multiplier = gamma_l2_multiplier
+        self._num_channels = _check_num_channels(num_channels)
+        self._built_channels = None
+
+    @property
+    def num_channels(self):
+        """The number of channels: the argument, or the built layer's; None until then."""
+        return self._num_channels or self._built_channels
+
+    @property
+    def _described(self):
+        return f"layer '{self.name}' ({type(self).__name__})"
+
+    def _channel_axis(self, input_shape):
+        """Returns the single channel axis from the front, checked."""
+        return _validation.axis_index("axis", self.axis, len(input_shape), self._described)
+
+    def _check_channels(self, input_shape, channel_axis):
+        """Checks the channel axis' size against `num_channels`, and keeps it."""
+        channels = input_shape[channel_axis]
+        if channels is None:
+            raise ValueError(
+                f"Axis {self.axis} of the input tensor should have a defined dimension but the "
+                f"layer received an input with shape {tuple(input_shape)}. It is the channel axis "
+                f"of {self._described}."
+            )
+        if self._num_channels is not None and channels != self._num_channels:
+            raise ValueError(
+                f"Argument `num_channels` of {self._described} is {self._num_channels}, but axis "
+                f"{self.axis} of the input has {channels} channels. "
+                f"Received: input shape {tuple(input_shape)}"
+            )
+        self._built_channels = channels
+
+    def _add_scale_and_offset(self, shape):
+        """Creates gamma and beta, as far as the layer has them."""
+        if self.scale:
+            self.gamma = self._add_parameter("gamma", shape)
+        if self.center:
+            self.beta = self._add_parameter("beta", shape)
+
+    def _add_parameter(self, name, shape):
+        argument = f"{name}_initializer"
+        variable = self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=initializers.for_shape(
+                getattr(self, argument), shape, argument, self._described
+            ),
+            regularizer=getattr(self, f"{name}_regularizer"),
+            constraint=getattr(self, f"{name}_constraint"),
+            trainable=True,
+            autocast=False,
+        )
+        setattr(variable, multipliers.LR, getattr(self, f"{name}_lr_multiplier"))
+        setattr(variable, multipliers.L2, getattr(self, f"{name}_l2_multiplier"))
+        return variable
+
+    def _statistics_dtype(self, inputs):
+        """Returns the dtype to compute in: at least float32."""
+        return keras.backend.result_type(inputs.dtype, "float32")
+
+    def _scale_and_offset(self, shape, dtype):
+        """Returns gamma and beta in a shape that broadcasts against the input, or None."""
+        return (
+            None if variable is None else ops.reshape(ops.cast(variable, dtype), shape)
+            for variable in (self.gamma, self.beta)
+        )
+
+    def _mask_weights(self, mask, shape, channel_axis):
+        return None if mask is None else mask_weights(mask, shape, channel_axis)
+
+    def compute_output_shape(self, input_shape):
+        """Returns the input's shape."""
+        return input_shape
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "axis": self.axis,
+            "epsilon": self.epsilon,
+            "center": self.center,
+            "scale": self.scale,
+            "beta_initializer": self._serialized("beta_initializer"),
+            "gamma_initializer": self._serialized("gamma_initializer"),
+            "beta_regularizer": keras.regularizers.serialize(self.beta_regularizer),
+            "gamma_regularizer": keras.regularizers.serialize(self.gamma_regularizer),
+            "beta_constraint": keras.constraints.serialize(self.beta_constraint),
+            "gamma_constraint": keras.constraints.serialize(self.gamma_constraint),
+            "beta_lr_multiplier": self.beta_lr_multiplier,
+            "gamma_lr_multiplier": self.gamma_lr_multiplier,
+            "beta_l2_multiplier": self.beta_l2_multiplier,
+            "gamma_l2_multiplier": self.gamma_l2_multiplier,
+            "num_channels": self._num_channels,
+        }
+
+    def _serialized(self, argument):
+        return initializers.serialize(getattr(self, argument), argument, self._described)
+
+
+def single_axis(axis):
+    """Returns the argument `axis` of a layer that takes one axis only, checked.
+
+    Raises:
+        TypeError: If it is no integer.
+    """
+    if not _validation.is_integer(axis):
+        raise TypeError(f"Argument `axis` must be an integer. Received: axis={axis!r}")
+    return int(axis)
+
+
+def _check_num_channels(num_channels):
+    if num_channels is None or (isinstance(num_channels, str) and num_channels == "auto"):
+        return None
+    if not _validation.is_integer(num_channels):
+        raise TypeError(
+            "Argument `num_channels` must be a positive integer, 'auto' or None. "
+            f"Received: num_channels={num_channels!r}"
+        )
+    if num_channels <= 0:
+        raise ValueError(
+            "Argument `num_channels` must be a positive integer, 'auto' or None. "
+            f"Received: num_channels={num_channels!r}"
+        )
+    return int(num_channels)

@@ -1,0 +1,8 @@
+"""Pure functions on tensors, written in `keras.ops`: moments, their merge, standardization."""
+
+from keras_norm.ops.masks import mask_weights
+from keras_norm.ops.moments import Moments, merge, moments
+from keras_norm.ops.normalize import normalize
+from keras_norm.ops.standardize import standardize
+
+__all__ = ["Moments", "mask_weights", "merge", "moments", "normalize", "standardize"]

@@ -1,0 +1,41 @@
+"""Masks as weights of elements."""
+
+from keras import ops
+
+
+def mask_weights(mask, shape, channel_axis):
+    """Returns a mask as 0s and 1s that broadcast against an input.
+
+    Args:
+        mask: Array; where it is 0 or False, the input is padding. It has the input's dimensions
+            without the channel axis, or a leading part of them; a size of 1 is broadcast. Where it
+            fits only the dimensions without the last axis, it is taken as a mask of those: that is
+            what `keras.layers.Masking` makes, whatever the channel axis.
+        shape: The input's shape, None where a size is unknown.
+        channel_axis: The input's channel axis, counted from the front.
+
+    Returns:
+        float32 array of the input's rank.
+
+    Raises:
+        ValueError: If the mask fits neither.
+    """
+    rank = len(shape)
+    for axis in (channel_axis, rank - 1):
+        sizes = [*shape[:axis], *shape[axis + 1 :]]
+        shortest = 1 if axis == channel_axis else rank - 1
+        if shortest <= len(mask.shape) < rank and _broadcasts(mask.shape, sizes):
+            kept = list(ops.shape(mask)) + [1] * (rank - 1 - len(mask.shape))
+            kept.insert(axis, 1)
+            return ops.cast(ops.reshape(ops.cast(mask, "bool"), kept), "float32")
+    raise ValueError(
+        "A mask must have the input's dimensions without the channel axis "
+        f"(axis {channel_axis}), or a leading part of them. "
+        f"Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(shape)}"
+    )
+
+
+def _broadcasts(mask_shape, sizes):
+    return all(
+        m is None or n is None or m in (1, n) for m, n in zip(mask_shape, sizes, strict=False)
+    )

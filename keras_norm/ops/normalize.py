@@ -1,0 +1,29 @@
+"""The one operation behind the three layers."""
+
+from keras import ops
+
+from keras_norm.ops.moments import moments
+from keras_norm.ops.standardize import standardize
+
+
+def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None):
+    """Returns `x` standardized with its own moments, scaled and shifted; and the moments.
+
+    Args:
+        x: Array, float32 or float64.
+        axes: Axes that a set extends over, counted from the front.
+        epsilon: Number > 0 that is added to the variance.
+        gamma: None, for 1, or an array of the rank of `x` that broadcasts against it.
+        beta: None, for 0, or an array of the rank of `x` that broadcasts against it.
+        weights: None, or 0s and 1s that broadcast against `x`: 0 keeps an element out of the
+            moments. NaN and infinity where the weight is 0 count as 0, so that padding never
+            spoils a gradient.
+
+    Returns:
+        The output, of the shape and dtype of `x`, and the `Moments` it was standardized with.
+    """
+    if weights is not None:
+        weights = ops.cast(weights, x.dtype)
+        x = ops.where(ops.logical_or(weights > 0, ops.isfinite(x)), x, 0)
+    found = moments(x, axes, weights)
+    return standardize(x, found, epsilon, gamma, beta), found

@@ -1,0 +1,69 @@
+"""Keras's own tests of its three layers, run on ours with Keras's defaults put back.
+
+Left out: Batch Renormalization, which we do not have, and the deprecated `rms_scaling`.
+"""
+
+import functools
+import types
+
+import keras
+import pytest
+from keras.src.layers.normalization import (
+    batch_normalization_test,
+    group_normalization_test,
+    layer_normalization_test,
+)
+
+import keras_norm
+
+
+def _with_keras_layers_replaced(module, name, layer):
+    """Points the test module's `layers` at ours."""
+    module.layers = types.SimpleNamespace(**{**vars(keras.layers), name: layer})
+
+
+@keras.saving.register_keras_serializable("keras_norm_tests", "BatchNormalization")
+class BatchNormalization(keras_norm.BatchNormalization):
+    def __init__(self, axis=-1, momentum=0.99, epsilon=1e-3, **kwargs):
+        super().__init__(axis=axis, momentum=momentum, epsilon=epsilon, **kwargs)
+
+
+@keras.saving.register_keras_serializable("keras_norm_tests", "LayerNormalization")
+class LayerNormalization(keras_norm.LayerNormalization):
+    def __init__(self, axis=-1, epsilon=1e-3, reduction_axes=None, **kwargs):
+        reduction_axes = axis if reduction_axes is None else reduction_axes
+        super().__init__(axis=axis, epsilon=epsilon, reduction_axes=reduction_axes, **kwargs)
+
+
+@keras.saving.register_keras_serializable("keras_norm_tests", "GroupNormalization")
+class GroupNormalization(keras_norm.GroupNormalization):
+    def __init__(self, groups=32, axis=-1, epsilon=1e-3, **kwargs):
+        super().__init__(groups=groups, axis=axis, epsilon=epsilon, **kwargs)
+
+
+_with_keras_layers_replaced(batch_normalization_test, "BatchNormalization", BatchNormalization)
+_with_keras_layers_replaced(layer_normalization_test, "LayerNormalization", LayerNormalization)
+_with_keras_layers_replaced(group_normalization_test, "GroupNormalization", GroupNormalization)
+
+
+class TestBatchNormalization(batch_normalization_test.BatchNormalizationTest):
+    @pytest.fixture(autouse=True)
+    def _no_renormalization(self, request):
+        if "renorm" in request.node.name or request.node.name == "test_serialization":
+            pytest.skip("Batch Renormalization is not ours")
+
+
+class TestLayerNormalization(layer_normalization_test.LayerNormalizationTest):
+    @pytest.fixture(autouse=True)
+    def _no_rms_scaling(self, request):
+        if "rms" in request.node.name:
+            pytest.skip("rms_scaling is deprecated in Keras and not ours")
+
+    @functools.wraps(layer_normalization_test.LayerNormalizationTest.run_layer_test)
+    def run_layer_test(self, layer_cls, init_kwargs, *args, **kwargs):
+        if "rms_scaling" not in init_kwargs:
+            super().run_layer_test(layer_cls, init_kwargs, *args, **kwargs)
+
+
+class TestGroupNormalization(group_normalization_test.GroupNormalizationTest):
+    pass
