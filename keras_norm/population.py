@@ -186,7 +186,7 @@ class _Loop(keras.Model):
     """
 
     def __init__(self, build, step):
-        super().__init__()
+        super().__init__(name="population_statistics")
         self._build_with = build
         self._step = step
         self.compile()
