@@ -122,8 +122,8 @@ class Observer:
 
     def part(self, layer):
         """Returns the moments of all uses of a layer."""
-        uses = self._local.seen.get(id(layer))
-        return ops.zeros((4, layer.num_channels)) if uses is None else _merge_parts(uses)
+        uses = self._local.seen.get(id(layer), [ops.zeros((4, layer.num_channels))])
+        return uses[0] if len(uses) == 1 else _merge_parts(uses)
 
 
 class Union:

@@ -1,6 +1,6 @@
+import functools
 from unittest import mock
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -9,7 +9,9 @@ from tests import replicas
 ENGINES = ("tf.function", "eager")
 
 
+@functools.cache
 def strategy():
+    """Returns the only strategy: a second one would reuse the keys of the first one's messages."""
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
