@@ -38,7 +38,8 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
 
     Layers with `trainable=False` keep their statistics and run in inference. Layers that are used
     several times get the statistics of all their uses. A batch in which a layer's moments are not
-    finite is skipped, and counted in a warning. If the data or the model fails, or the run is
+    finite is skipped, and counted in a warning; layers that no data reaches keep what they have,
+    with a warning. If the data or the model fails, or the run is
     interrupted, the old statistics are back.
 
     Under `tf.distribute` and `keras.distribution` the moments are those of all replicas. Under
@@ -314,12 +315,20 @@ class _Passes:
                 stacklevel=5,
             )
         first = 1
+        unseen = []
         for layer in self._observed_layers:
             channels = slice(first, first + layer.num_channels)
             first = channels.stop
             if count[channels].all():
                 layer.moving_mean.assign((shift + residual)[channels])
                 layer.moving_variance.assign(variance[channels])
+            else:
+                unseen.append(f"'{layer.name}'")
+        if unseen:
+            warnings.warn(
+                f"Layers that no data reached keep their statistics: {', '.join(unseen)}.",
+                stacklevel=5,
+            )
 
 
 # Compiled steps are kept, as Keras keeps those of `evaluate`, with what they depend on.

@@ -320,7 +320,10 @@ def test_batches_with_nan_are_skipped_in_all_layers_and_counted():
 
 def test_nothing_but_nan_keeps_the_old_statistics():
     layer = BatchNormalization()
-    with pytest.warns(UserWarning, match="^1 batches were left out"):
+    with (
+        pytest.warns(UserWarning, match="^1 batches were left out"),
+        pytest.warns(UserWarning, match="no data reached keep their statistics: 'batch_norm"),
+    ):
         update(sequential(layer, shape=(3,)), np.full((4, 3), np.nan, "float32"))
     np.testing.assert_array_equal(statistics(layer), [[0] * 3, [1] * 3])
 
