@@ -340,6 +340,7 @@ def _signature(model):
     optimizer = getattr(model, "optimizer", None)
     return (
         [(weakref.ref(layer), layer.trainable) for layer in layers],
+        [id(variable) for variable in model.variables],
         optimizer and weakref.ref(optimizer),
         model.jit_compile,
         model.run_eagerly,
