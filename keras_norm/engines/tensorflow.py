@@ -46,7 +46,7 @@ def batch_function(function, model):
     run = compiled(lambda x: strategy.run(call, args=(x,)), model)
 
     def parts(x):
-        return tf.unstack(strategy.gather(run(x), axis=0))
+        return tf.unstack(strategy.gather(run(x), axis=0), strategy.num_replicas_in_sync)
 
     if not model.run_eagerly:
         parts = tf.function(parts, reduce_retracing=True)
