@@ -41,7 +41,6 @@ def set_multipliers(variable_or_layer, lr=None, l2=None):
         ValueError: If a multiplier is negative or not finite, or the layer has no weights yet.
 
     Example:
-
     >>> import keras, keras_norm
     >>> dense = keras.layers.Dense(3)
     >>> dense.build((None, 4))

@@ -1,5 +1,7 @@
 """Batch normalization."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -69,7 +71,6 @@ class BatchNormalization(Normalization):
             not fit `axis` or `num_channels`.
 
     Example:
-
     >>> import numpy as np
     >>> from keras_norm import BatchNormalization
     >>> layer = BatchNormalization(epsilon=1e-12)
@@ -142,8 +143,8 @@ class BatchNormalization(Normalization):
                 f"global batch are not available yet. Received: synchronized={synchronized}"
             )
         self.synchronized = synchronized
-        self.moving_mean = None
-        self.moving_variance = None
+        self.moving_mean: Any = None
+        self.moving_variance: Any = None
 
     def build(self, input_shape):
         """Creates gamma, beta and the moving statistics."""
@@ -184,7 +185,9 @@ class BatchNormalization(Normalization):
             outputs, moments = normalize(x, axes, self.epsilon, gamma, beta, weights)
             self._move_statistics(moments)
         else:
-            outputs = standardize(x, self._moving_moments(shape, x.dtype), self.epsilon, gamma, beta)
+            outputs = standardize(
+                x, self._moving_moments(shape, x.dtype), self.epsilon, gamma, beta
+            )
         return ops.cast(outputs, self.compute_dtype)
 
     def _moving_moments(self, shape, dtype):

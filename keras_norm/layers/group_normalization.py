@@ -65,7 +65,6 @@ class GroupNormalization(Normalization):
             not fit `axis`, `groups` or `num_channels`.
 
     Example:
-
     >>> import numpy as np
     >>> from keras_norm import GroupNormalization
     >>> x = np.array([[1.0, 3.0, 10.0, 30.0]], "float32")

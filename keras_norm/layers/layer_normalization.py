@@ -63,7 +63,6 @@ class LayerNormalization(Normalization):
             not fit `axis`, `reduction_axes` or `num_channels`.
 
     Example:
-
     >>> import numpy as np
     >>> from keras_norm import LayerNormalization
     >>> x = np.array([[[1.0, 3.0], [5.0, 7.0]]], "float32")  # one sample, two steps, two channels

@@ -59,7 +59,6 @@ def moments(x, axes, weights=None):
         `Moments` with the rank of `x` and size 1 along `axes`.
 
     Example:
-
     >>> import numpy as np
     >>> from keras_norm import ops
     >>> x = np.array([[1.0, 3.0], [5.0, 5.0]], "float32")

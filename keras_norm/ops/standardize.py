@@ -21,7 +21,6 @@ def standardize(x, moments, epsilon, gamma=None, beta=None):
         An array of the shape and dtype of `x`.
 
     Example:
-
     >>> import numpy as np
     >>> from keras_norm import ops
     >>> x = np.array([[1.0, 3.0]], "float32")
