@@ -71,12 +71,14 @@ class BatchNormalization(Normalization):
             not fit `axis` or `num_channels`.
 
     Example:
-    >>> import numpy as np
+    >>> import keras, numpy as np
     >>> from keras_norm import BatchNormalization
-    >>> layer = BatchNormalization(epsilon=1e-12)
+    >>> layer = BatchNormalization(momentum=0.9)
     >>> y = layer(np.array([[1.0], [3.0]], "float32"), training=True)
-    >>> np.asarray(y).tolist()
+    >>> keras.ops.convert_to_numpy(y).round(3).tolist()
     [[-1.0], [1.0]]
+    >>> keras.ops.convert_to_numpy(layer.moving_mean).round(3).tolist()  # 0.9 * 0 + 0.1 * 2
+    [0.2]
 
     Reference:
         Ioffe and Szegedy, "Batch normalization: accelerating deep network training by reducing
