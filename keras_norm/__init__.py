@@ -1,7 +1,8 @@
 """Batch, layer and group normalization for Keras 3 on TensorFlow, JAX and PyTorch."""
 
-from keras_norm.multipliers import set_multipliers
+from keras_norm import optimizers
+from keras_norm.multipliers import layerwise_lr_decay, set_multipliers
 
 __version__ = "0.1.0"
 
-__all__ = ["set_multipliers"]
+__all__ = ["layerwise_lr_decay", "optimizers", "set_multipliers"]
