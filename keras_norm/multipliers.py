@@ -41,7 +41,6 @@ def set_multipliers(variable_or_layer, lr=None, l2=None):
         ValueError: If a multiplier is negative or not finite, or the layer has no weights yet.
 
     Example:
-
     >>> import keras, keras_norm
     >>> dense = keras.layers.Dense(3)
     >>> dense.build((None, 4))
@@ -88,7 +87,6 @@ def layerwise_lr_decay(model, decay):
         ValueError: If the model has no weights yet, or `decay` is negative or not finite.
 
     Example:
-
     >>> import keras, keras_norm
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.ReLU(),
     ...     keras.layers.Dense(8), keras.layers.Dense(2)])

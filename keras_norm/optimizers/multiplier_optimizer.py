@@ -60,7 +60,6 @@ class MultiplierOptimizer(OptimizerWrapper):
             optimizer, or, at build, a pattern matches no variable or two match one.
 
     Example:
-
     >>> import keras, keras_norm
     >>> model = keras.Sequential([
     ...     keras.Input((4,)),
