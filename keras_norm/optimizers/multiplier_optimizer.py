@@ -68,16 +68,16 @@ class MultiplierOptimizer(OptimizerWrapper):
     ... ], name="model")
     >>> keras_norm.set_multipliers(model.get_layer("head").bias, l2=0)
     >>> optimizer = keras_norm.optimizers.MultiplierOptimizer(
-    ...     keras.optimizers.Adam(0.001), l2=0.0001, lr_multipliers={"backbone/.*": 0.1}
+    ...     keras.optimizers.Adam(0.001), l2=0.0001, lr_multipliers={".*/backbone/.*": 0.1}
     ... )
     >>> model.compile(optimizer, "mse")
     >>> optimizer.build(model.trainable_variables)
     >>> optimizer.summary()
-    variable         learning rate      L2
-    backbone/kernel         0.0001  0.0001
-    backbone/bias           0.0001  0.0001
-    head/kernel              0.001  0.0001
-    head/bias                0.001       0
+    variable               learning rate      L2
+    model/backbone/kernel         0.0001  0.0001
+    model/backbone/bias           0.0001  0.0001
+    model/head/kernel              0.001  0.0001
+    model/head/bias                0.001       0
 
     Reference:
         - [Decoupled Weight Decay Regularization](https://arxiv.org/abs/1711.05101), on the
