@@ -57,7 +57,7 @@ def variables(lr=None, l2=None, name="v"):
 
 
 def values(made):
-    return [keras.ops.convert_to_numpy(variable.value).copy() for variable in made]
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in made]
 
 
 def run(optimizer, groups, steps):

@@ -43,7 +43,10 @@ def regression(rates, factors=FACTORS, momentum=0.0, weight_decay=0.0, l2=0.0):
     return weights
 
 
-@pytest.mark.parametrize("jit_compile", [True, False])
+# On PyTorch compiling takes most of a minute: `test_torch.py` compiles less.
+@pytest.mark.parametrize(
+    "jit_compile", [False] if keras.backend.backend() == "torch" else [True, False]
+)
 def test_fit(jit_compile):
     inner = keras.optimizers.SGD(RATE, momentum=0.9, weight_decay=0.2)
     model = linear_model(MultiplierOptimizer(inner, l2=0.3), jit_compile=jit_compile)
@@ -82,9 +85,7 @@ def test_a_loss_scale_optimizer_around():
         dynamic_growth_steps=2,
     )
     model = linear_model(around)
-    fit(model, 3)
-    assert 0 < int(around.iterations) < 3 or int(around.iterations) == 0
-    fit(model, 3)
+    fit(model, 6)
     steps = int(around.iterations)
     assert 1 < steps < 6
     cases.assert_close(model.get_weights(), regression([RATE] * steps, l2=0.3))
@@ -165,16 +166,14 @@ def test_batch_normalization_and_embeddings_train():
     )
     keras_norm.layerwise_lr_decay(model, 0.1)
     keras_norm.set_multipliers(model.layers[2].gamma, lr=0)
-    before = {v.path: v for v in model.trainable_variables}
-    start = cases.values(before.values())
+    start = cases.values(model.trainable_variables)
     model.compile(MultiplierOptimizer(keras.optimizers.SGD(RATE, clipvalue=1e-3), l2=1e-3), "mse")
     tokens = np.random.default_rng(0).integers(0, 7, (16, 5))
     model.fit(tokens, Y, batch_size=16, verbose=0)
     moved = [
         np.abs(new - old).max()
-        for old, new in zip(start, cases.values(before.values()), strict=True)
+        for old, new in zip(start, cases.values(model.trainable_variables), strict=True)
     ]
-    # Gradients are clipped to 1e-3, and the largest of the Dense kernel's is.
-    assert moved[2 + 1] == 0 or moved[3] == 0
-    assert moved[-1] == pytest.approx(RATE * 1e-3, rel=1e-3)
-    assert moved[0] <= 1.01 * RATE * 1e-3 * 0.1**3
+    assert moved[3] == 0.0  # gamma
+    assert moved[-1] == pytest.approx(RATE * 1e-3, rel=1e-3)  # a gradient that was clipped
+    assert 0 < moved[0] <= 1.01e-3 * RATE * 1e-3  # the embedding, three layers further in

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_norm
 from keras_norm.optimizers import MultiplierOptimizer
 from tests.optimizers import cases
 
@@ -74,6 +75,22 @@ def test_equals_it_under_a_schedule_and_a_function():
 
     check(lambda rate: keras.optimizers.AdamW(schedule(rate), 0.3), cases.gradients(4))
     check(lambda rate: keras.optimizers.AdamW(lambda: rate, 0.3), cases.gradients(4))
+
+
+def test_variables_of_low_precision():
+    def train(optimizer, factor):
+        made = keras.Variable(cases.arrays(0)[0], dtype="bfloat16")
+        keras_norm.set_multipliers(made, lr=factor)
+        for gradient, *_ in cases.gradients(3):
+            optimizer.apply([keras.ops.cast(gradient, "bfloat16")], [made])
+        assert keras.backend.standardize_dtype(made.dtype) == "bfloat16"
+        return cases.values([keras.ops.cast(made, "float32")])
+
+    # The rate is multiplied before it is rounded to the variable's precision.
+    cases.assert_same(
+        train(MultiplierOptimizer(keras.optimizers.RMSprop(RATE)), 0.3),
+        train(keras.optimizers.RMSprop(0.3 * RATE), 1),
+    )
 
 
 @pytest.mark.parametrize("by", ["var_list", "var_names"])
