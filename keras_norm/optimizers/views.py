@@ -73,7 +73,7 @@ class _PerVariable:
         # The gradients of TensorFlow's replicas are about to be summed: each brings its share.
         strategy = getattr(self, "_distribution_strategy", None)
         share = l2 / strategy.num_replicas_in_sync if strategy else l2
-        return share * keras.ops.stop_gradient(variable) + gradient
+        return share * keras.ops.convert_to_tensor(variable) + gradient
 
     def _apply_weight_decay(self, variables):
         if keras.backend.backend() == "torch":

@@ -34,6 +34,20 @@ def test_stateless_apply_is_pure_and_equals_apply():
     cases.assert_close(weights, cases.values(variables))
 
 
+def test_a_step_can_be_differentiated():
+    """As in meta-learning: of w - rate (g + l2 w), at half the rate, by w and by g."""
+    weight = keras.Variable(np.float32(2.0))
+    keras_norm.set_multipliers(weight, lr=0.5)
+    optimizer = MultiplierOptimizer(keras.optimizers.SGD(0.2), l2=3.0)
+    optimizer.build([weight])
+    state = [v.value for v in optimizer.variables]
+
+    def updated(weight, gradient):
+        return optimizer.stateless_apply(state, [gradient], [weight])[0][0]
+
+    np.testing.assert_allclose(jax.grad(updated, (0, 1))(2.0, 1.0), (1 - 0.1 * 3, -0.1), rtol=1e-6)
+
+
 def test_stateless_apply_refuses_the_values_of_another_model():
     _, variables, optimizer = build((1,))
     state, weights = [v.value for v in optimizer.variables], [v.value for v in variables]

@@ -41,14 +41,6 @@ def test_weight_decay_that_excludes_everything():
     cases.run(optimizer, [variables], cases.gradients(1))
 
 
-def test_the_l2_term_leaves_no_graph():
-    variables = cases.variables()
-    optimizer = MultiplierOptimizer(keras.optimizers.SGD(0.5, gradient_accumulation_steps=2), l2=1)
-    cases.run(optimizer, [variables], cases.gradients(1))
-    accumulated = optimizer.inner_optimizer._accumulated_gradients
-    assert all(v.value.grad_fn is None for v in [*variables, *accumulated])
-
-
 def test_fit_with_torch_compile(monkeypatch):
     # Traced as always; only the code that Dynamo would generate, which takes a minute, is not.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
