@@ -1,6 +1,6 @@
 """Batch, layer and group normalization for Keras 3 on TensorFlow, JAX and PyTorch."""
 
-from keras_norm import initializers
+from keras_norm import initializers, optimizers
 from keras_norm.layers import BatchNormalization, GroupNormalization, LayerNormalization
 from keras_norm.multipliers import set_multipliers
 
@@ -11,5 +11,6 @@ __all__ = [
     "GroupNormalization",
     "LayerNormalization",
     "initializers",
+    "optimizers",
     "set_multipliers",
 ]

@@ -77,7 +77,7 @@ class BatchNormalization(Normalization):
     >>> y = layer(np.array([[1.0], [3.0]], "float32"), training=True)
     >>> keras.ops.convert_to_numpy(y).round(3).tolist()
     [[-1.0], [1.0]]
-    >>> keras.ops.convert_to_numpy(layer.moving_mean).round(3).tolist()  # 0.9 * 0 + 0.1 * 2
+    >>> print(keras.ops.convert_to_numpy(layer.moving_mean))  # 0.9 * 0 + 0.1 * 2
     [0.2]
 
     Reference:
