@@ -104,7 +104,7 @@ def layerwise_lr_decay(model, decay):
             f"Received: {model!r} (of type {type(model).__name__})"
         )
     decay = check("decay", decay)
-    seen = set()
+    seen: set[int] = set()
     layers = []
     for layer in _leaves(model):
         weights = [weight for weight in layer.weights if id(weight) not in seen]

@@ -1,6 +1,7 @@
 """`MultiplierOptimizer`: a learning rate and an L2 factor for every variable."""
 
 import warnings
+from typing import Any
 
 import keras
 
@@ -99,7 +100,9 @@ class MultiplierOptimizer(OptimizerWrapper):
         self.l2 = _validation.real("l2", l2, low=0.0)
         self.lr_multipliers = maps.check("lr_multipliers", lr_multipliers)
         self.l2_multipliers = maps.check("l2_multipliers", l2_multipliers)
-        self._saved = None
+        self._saved: Any = None
+        self._lr_by_map: list[float | None] = []
+        self._l2_by_map: list[float | None] = []
 
     def build(self, variables):
         """Builds the inner optimizer on `variables` and finds out which patterns match which."""

@@ -6,6 +6,11 @@ with a mixin in front, which overrides those places, and the very state of the o
 all views and the optimizer itself are one optimizer with several faces.
 """
 
+# The mixins stand in front of classes that a type checker cannot know.
+# mypy: disable-error-code="misc, attr-defined"
+
+from typing import Any
+
 import keras
 
 
@@ -22,7 +27,7 @@ def per_variable(optimizer, lr_multiplier, l2):
 
 
 def _view(optimizer, mixin, **attributes):
-    made = object.__new__(type(mixin.__name__, (mixin, type(optimizer)), attributes))
+    made: Any = object.__new__(type(mixin.__name__, (mixin, type(optimizer)), attributes))
     object.__setattr__(made, "__dict__", vars(optimizer))
     return made
 
@@ -55,7 +60,7 @@ class _PerVariable:
 
     def _groups(self, variables):
         """Yields each multiplier but 0 with the positions in `variables` of those that have it."""
-        groups = {}
+        groups: dict[float, list[int]] = {}
         for position, variable in enumerate(variables):
             groups.setdefault(self._multiplier(variable), []).append(position)
         groups.pop(0.0, None)

@@ -20,6 +20,7 @@ def _of_inner(name):
 class OptimizerWrapper(keras.optimizers.Optimizer):
     """Base of optimizers that change what another one does, and have no variables of their own."""
 
+    built: bool
     weight_decay = _of_inner("weight_decay")
     clipnorm = _of_inner("clipnorm")
     clipvalue = _of_inner("clipvalue")
