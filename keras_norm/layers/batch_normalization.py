@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_norm import _validation, initializers
-from keras_norm.layers.normalization import Normalization, single_axis
+from keras_norm.layers.normalization import Normalization, at_least_float32, single_axis
 from keras_norm.ops import Moments, normalize, standardize
 
 
@@ -169,7 +169,7 @@ class BatchNormalization(Normalization):
                 getattr(self, argument), shape, argument, self._described
             ),
             # A float16 cannot hold the variance of float16 data.
-            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
+            dtype=at_least_float32(self.variable_dtype),
             trainable=False,
             autocast=False,
         )
@@ -178,7 +178,7 @@ class BatchNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        x = ops.cast(inputs, self._statistics_dtype(inputs))
+        x = ops.cast(inputs, at_least_float32(inputs.dtype))
         shape = [1] * len(inputs.shape)
         shape[channel_axis] = self.num_channels
         gamma, beta = self._scale_and_offset(shape, x.dtype)
