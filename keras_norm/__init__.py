@@ -1,8 +1,8 @@
 """Batch, layer and group normalization for Keras 3 on TensorFlow, JAX and PyTorch."""
 
-from keras_norm import initializers
+from keras_norm import initializers, optimizers
 from keras_norm.layers import BatchNormalization, GroupNormalization, LayerNormalization
-from keras_norm.multipliers import set_multipliers
+from keras_norm.multipliers import layerwise_lr_decay, set_multipliers
 
 __version__ = "0.1.0"
 
@@ -11,5 +11,7 @@ __all__ = [
     "GroupNormalization",
     "LayerNormalization",
     "initializers",
+    "layerwise_lr_decay",
+    "optimizers",
     "set_multipliers",
 ]
