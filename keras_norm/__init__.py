@@ -1,6 +1,6 @@
 """Batch, layer and group normalization for Keras 3 on TensorFlow, JAX and PyTorch."""
 
-from keras_norm import initializers, optimizers
+from keras_norm import initializers, matlab, optimizers, wolfram
 from keras_norm.layers import BatchNormalization, GroupNormalization, LayerNormalization
 from keras_norm.multipliers import layerwise_lr_decay, set_multipliers
 
@@ -12,6 +12,8 @@ __all__ = [
     "LayerNormalization",
     "initializers",
     "layerwise_lr_decay",
+    "matlab",
     "optimizers",
     "set_multipliers",
+    "wolfram",
 ]

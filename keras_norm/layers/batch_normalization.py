@@ -184,9 +184,7 @@ class BatchNormalization(Normalization):
             outputs, moments = normalize(x, axes, self.epsilon, gamma, beta, weights)
             self._move_statistics(moments)
         else:
-            outputs = standardize(
-                x, self._moving_moments(shape, x.dtype), self.epsilon, gamma, beta
-            )
+            outputs = standardize(x, self._moving_moments(shape, x.dtype), self.epsilon, gamma, beta)
         return ops.cast(outputs, self.compute_dtype)
 
     def _moving_moments(self, shape, dtype):

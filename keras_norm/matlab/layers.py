@@ -45,7 +45,6 @@ def batchNormalizationLayer(*pairs, **properties):
             of range.
 
     Example:
-
     >>> from keras_norm.matlab import batchNormalizationLayer
     >>> layer = batchNormalizationLayer(Name="BN1")
     >>> layer.name, layer.momentum
@@ -97,7 +96,6 @@ def layerNormalizationLayer(*pairs, **properties):
             of range.
 
     Example:
-
     >>> import numpy as np
     >>> from keras_norm.matlab import layerNormalizationLayer
     >>> layer = layerNormalizationLayer(Name="LN1", Epsilon=1e-12)
@@ -137,7 +135,6 @@ def groupNormalizationLayer(numGroups, *pairs, **properties):
             of range.
 
     Example:
-
     >>> from keras_norm.matlab import groupNormalizationLayer
     >>> groupNormalizationLayer("channel-wise", "Name", "GN1").groups
     'channel-wise'

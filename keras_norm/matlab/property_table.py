@@ -196,7 +196,6 @@ def properties(layer):
         TypeError: If it is no layer of `keras_norm`.
 
     Example:
-
     >>> from keras_norm import matlab
     >>> layer = matlab.batchNormalizationLayer(MeanDecay=0.2)
     >>> matlab.properties(layer)["MeanDecay"], matlab.properties(layer)["Scale"]

@@ -38,7 +38,6 @@ def display(layer):
         TypeError: If it is no layer of `keras_norm`.
 
     Example:
-
     >>> from keras_norm import matlab
     >>> print(matlab.display(matlab.groupNormalizationLayer(4, Name="GN1", Scale=[1, 1, 1, 1])))
       GroupNormalizationLayer with properties:
@@ -53,7 +52,7 @@ def display(layer):
        Learnable Parameters
              Offset: []
               Scale: [4×1 double]
-    """
+    """  # noqa: RUF002
     table = table_of(layer)
     values = properties(layer)
     width = 4 + max(len(name) for group in _GROUPS.values() for name in group if name in table)

@@ -25,7 +25,8 @@ class Blocks:
     def __init__(self, shape, axes):
         self._shape = tuple(shape)
         self._sizes = [
-            _short_sizes(size) if axis in axes else (size,) for axis, size in enumerate(self._shape)
+            _short_sizes(size) if axis in axes else (size,)
+            for axis, size in enumerate(self._shape)
         ]
         # Where each axis of the original starts in the view.
         self._starts = [sum(map(len, self._sizes[:axis])) for axis in range(len(self._sizes))]
@@ -50,9 +51,7 @@ class Blocks:
             return x
         padded = [axis for axis in self._padded if x.shape[axis] != 1]
         if padded:
-            x = ops.pad(
-                x, [(0, self._padding(a) if a in padded else 0) for a in range(len(x.shape))]
-            )
+            x = ops.pad(x, [(0, self._padding(a) if a in padded else 0) for a in range(len(x.shape))])
         shape = []
         for axis, sizes in enumerate(self._sizes):
             shape += [1] * len(sizes) if x.shape[axis] == 1 else sizes
