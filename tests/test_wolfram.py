@@ -120,5 +120,5 @@ def test_bad_options(pairs, options, message):
 def test_bad_names_and_layers():
     with pytest.raises(ValueError, match="Did you mean 'MovingMean'"):
         NetExtract(BatchNormalizationLayer(), "MovingMeans")
-    with pytest.raises(TypeError, match="must be a keras_norm.BatchNormalization"):
+    with pytest.raises(TypeError, match=r"must be a keras_norm\.BatchNormalization"):
         NetExtract(keras.layers.Dense(1), "Beta")

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 
 from keras_norm import _name_value
+from keras_norm.callbacks import PopulationStatistics
 from keras_norm.layers import BatchNormalization
 from keras_norm.matlab.factors import leave_biases_out_of_l2
 from keras_norm.matlab.options import TrainingOptions
-from keras_norm.matlab.parameters import layers
 from keras_norm.matlab.progress import TrainingProgress
 from keras_norm.optimizers import MultiplierOptimizer
 
@@ -121,10 +121,8 @@ def _callbacks(x, net, options):
     yield keras.callbacks.LearningRateScheduler(lambda epoch, _: options.learning_rate(epoch))
     if options.Plots == "training-progress":
         yield TrainingProgress()
-    normalizes = any(isinstance(layer, BatchNormalization) for _, layer in layers(net))
+    normalizes = any(isinstance(layer, BatchNormalization) for layer in net._flatten_layers())
     if options.BatchNormalizationStatistics == "population" and normalizes:
-        from keras_norm.callbacks import PopulationStatistics
-
         yield PopulationStatistics(x, batch_size=options.MiniBatchSize, verbose=0)
 
 

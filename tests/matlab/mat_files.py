@@ -27,6 +27,8 @@ def write_7_3(path, columns):
             for value in values:
                 dataset = group.create_dataset(f"r{len(group)}", data=stored(value))
                 kind = "char" if isinstance(value, str) else matlab_class(value)
+                if np.size(value) == 0:
+                    dataset.attrs["MATLAB_empty"] = np.uint8(1)
                 dataset.attrs["MATLAB_class"] = np.bytes_(kind)
                 references.append(dataset.ref)
             cell = file.create_dataset(name, data=[references], dtype=h5py.ref_dtype)
@@ -38,6 +40,8 @@ def write_7_3(path, columns):
 
 def stored(value):
     """Returns a value in HDF5's order of axes; text is a column of UTF-16 units."""
+    if np.size(value) == 0:  # the size stands for the values
+        return np.array(np.shape(value), "uint64")
     if isinstance(value, str):
         return np.array([[ord(letter)] for letter in value], "uint16")
     return np.asarray(value).T

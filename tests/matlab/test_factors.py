@@ -93,7 +93,7 @@ def test_bad_calls(net, arguments, error, message):
 
 def test_layers_without_the_parameter():
     layer = keras_norm.BatchNormalization(scale=False)
-    with pytest.raises(ValueError, match="no parameter 'Scale'.*It has: Offset"):
+    with pytest.raises(ValueError, match=r"no parameter 'Scale'.*It has: Offset"):
         matlab.setLearnRateFactor(layer, "Scale", 2)
     with pytest.raises(ValueError, match="has no parameters yet"):
         matlab.setLearnRateFactor(keras.layers.Dense(1), "Weights", 2)

@@ -62,7 +62,8 @@ def test_factors_of_scale_and_offset():
 def test_adam():
     net = train(line(), "adam", MaxEpochs=2, InitialLearnRate=0.1)
     # Equal gradients: with its bias corrected each moment is 1, each step the learning rate.
-    np.testing.assert_allclose(weights(net), [0.8, 0.3], **TOLERANCE)
+    # Keras takes 1 - 0.999 in float32, whose error is 5e-5 of it, and then its root.
+    np.testing.assert_allclose(weights(net), [0.8, 0.3], rtol=3e-5)
     net = train(line(weight=1e-3, bias=0.0), "adam", Epsilon=1.0, InitialLearnRate=0.1)
     # First step: rate * sqrt(1 - 0.999) / (1 - 0.9) * 0.1 * g / (sqrt(0.001 * g^2) + epsilon)
     step = 0.1 * 0.001**0.5 / (0.001**0.5 + 1)
@@ -111,70 +112,57 @@ def test_gradient_threshold_per_entry_and_per_parameter():
 
 def test_piecewise_schedule():
     net = train(
-        line(), "sgdm", "MaxEpochs" and ONE, MaxEpochs=4, Momentum=0, InitialLearnRate=0.1,
+        line(), "sgdm", MaxEpochs=4, Momentum=0, InitialLearnRate=0.1,
         LearnRateSchedule="piecewise", LearnRateDropFactor=0.5, LearnRateDropPeriod=2,
     )  # fmt: skip
     np.testing.assert_allclose(weights(net)[0], 1 - 0.1 - 0.1 - 0.05 - 0.05, **TOLERANCE)
 
 
+class Recorded(keras.Sequential):
+    """A model that is not trained, but keeps what it would have been trained with."""
+
+    def compile(self, optimizer, loss):
+        self.given_loss = loss
+
+    def fit(self, x, y, shuffle, **arguments):
+        self.given_data = (x[:, 0].tolist(), y[:, 0].tolist(), shuffle)
+
+
 @pytest.mark.parametrize(
-    ("loss", "prediction", "target", "expected"),
+    ("losses", "prediction", "target", "expected"),
     [
-        ("mse", [[1.0, 2.0]], [[2.0, 4.0]], 2.5),
-        ("mae", [[1.0, 2.0]], [[2.0, 4.0]], 1.5),
+        (("mse", "mean-squared-error", "l2loss"), [[1.0, 2.0]], [[2.0, 4.0]], 2.5),
+        (("mae", "mean-absolute-error", "l1loss"), [[1.0, 2.0]], [[2.0, 4.0]], 1.5),
         # |d| = 1: 0.5; |d| = 3: 3 - 0.5
-        ("huber", [[1.0, 2.0]], [[2.0, 5.0]], 1.5),
-        ("crossentropy", [[0.25, 0.75]], [[1.0, 0.0]], np.log(4)),
-        ("index-crossentropy", [[0.25, 0.75]], [0], np.log(4)),
-        ("binary-crossentropy", [[0.25, 0.25]], [[1.0, 0.0]], (np.log(4) + np.log(4 / 3)) / 2),
+        (("huber",), [[1.0, 2.0]], [[2.0, 5.0]], 1.5),
+        (("crossentropy",), [[0.25, 0.75]], [[1.0, 0.0]], np.log(4)),
+        (("index-crossentropy",), [[0.25, 0.75]], [[0]], np.log(4)),
+        (("binary-crossentropy",), [[0.25] * 2], [[1.0, 0.0]], np.log(4) - np.log(3) / 2),
+        ((keras.losses.MeanSquaredError(),), [[1.0, 2.0]], [[2.0, 4.0]], 2.5),
     ],
 )
-def test_losses(loss, prediction, target, expected):
-    net = keras.Sequential([keras.Input((2,)), matlab.groupNormalizationLayer(1)])
-    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, use_bias=False)])
-    net.set_weights([np.eye(2)])
-    train(net, "sgdm", np.array(prediction), np.array(target), loss)
-    # Keras reports the loss before the step.
-    np.testing.assert_allclose(net.history.history["loss"], [expected], rtol=1e-5)
-
-
-def test_names_of_the_same_loss():
-    found = []
-    for loss in ("mse", "mean-squared-error", "l2loss", keras.losses.MeanSquaredError()):
-        found.append(weights(train(line(), "sgdm", loss=loss)))
-    assert found == [found[0]] * 4
-
-
-def batches(shuffle):
-    """Returns the inputs of a model in the order that it saw them in, epoch by epoch."""
-    seen = []
-
-    class Line(keras.Sequential):
-        def train_step(self, *arguments):
-            data = arguments[-1]
-            seen.extend(keras.ops.convert_to_numpy(data[0])[:, 0].tolist())
-            return super().train_step(*arguments)
-
-    net = Line([keras.Input((1,)), keras.layers.Dense(1)])
-    x = np.arange(8.0)[:, None]
-    options = matlab.trainingOptions(
-        "sgdm", MaxEpochs=2, MiniBatchSize=2, Shuffle=shuffle, Verbose=False
-    )
-    net.run_eagerly = True
-    compile_ = net.compile
-    net.compile = lambda optimizer, loss: compile_(optimizer, loss, run_eagerly=True)
-    matlab.trainnet(x, x, net, "mse", options)
-    return seen[:8], seen[8:]
+def test_losses(losses, prediction, target, expected):
+    for loss in losses:
+        net = Recorded([keras.Input((2,)), keras.layers.Dense(2)])
+        train(net, "sgdm", np.ones((1, 2)), np.array(target), loss)
+        found = float(net.given_loss(np.array(target), np.array(prediction)))
+        assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_shuffle():
-    in_order = list(range(8))
-    assert batches("never") == (in_order, in_order)
-    first, second = batches("once")
-    assert first == second != in_order
-    first, second = batches("every-epoch")
-    assert first != second
-    assert sorted(first) == sorted(second) == in_order
+    x = np.arange(8.0)[:, None]
+    in_order = x[:, 0].tolist()
+    given = {}
+    for shuffle in ("never", "once", "every-epoch"):
+        net = Recorded([keras.Input((1,)), keras.layers.Dense(1)])
+        given[shuffle] = train(net, "sgdm", x, 10 * x, Shuffle=shuffle).given_data
+    assert given["never"] == (in_order, (10 * x)[:, 0].tolist(), False)
+    assert given["every-epoch"] == (in_order, (10 * x)[:, 0].tolist(), True)
+    inputs, targets, every_epoch = given["once"]
+    assert inputs != in_order
+    assert sorted(inputs) == in_order
+    assert targets == [10 * value for value in inputs]
+    assert not every_epoch
 
 
 @pytest.mark.parametrize("mode", ["moving", "auto", "population"])
@@ -292,5 +280,5 @@ def test_bad_calls():
         matlab.trainnet(ONE, line(), "mse", options, None)
     with pytest.raises(TypeError, match="`options` must come from"):
         matlab.trainnet(ONE, ONE, line(), "mse", {"MaxEpochs": 1})
-    with pytest.raises(ValueError, match="from 1 to 1.*subtract 1"):
+    with pytest.raises(ValueError, match=r"from 1 to 1.*subtract 1"):
         matlab.trainnet(ONE, np.array([1]), line(), "index-crossentropy", options)

@@ -126,7 +126,9 @@ def test_other_layers(version, tmp_path):
     np.testing.assert_array_equal(found[0], lstm["InputWeights"].T)
     np.testing.assert_array_equal(found[1], lstm["RecurrentWeights"].T)
     np.testing.assert_array_equal(found[2], np.arange(8))
-    found = load(tmp_path, version, keras.layers.PReLU([1, 2]), (4, 4, 3), {"Alpha": [[1, 2, 3]]})
+    found = load(
+        tmp_path, version, keras.layers.PReLU(shared_axes=[1, 2]), (4, 4, 3), {"Alpha": [[1, 2, 3]]}
+    )
     np.testing.assert_array_equal(found[0], [[[1, 2, 3]]])
     values = {"Scale": [[2, 3]], "Offset": [[4], [5]]}
     found = load(tmp_path, version, keras.layers.GroupNormalization(1), (2,), values)
@@ -187,8 +189,6 @@ def changed(change):
 )
 def test_bad_files_leave_the_model_as_it_was(version, tmp_path, change, message):
     path = tmp_path / "net.mat"
-    if version == "7.3" and any(np.size(v) == 0 for v in change.values() if v is not None):
-        pytest.skip("the writer of this test writes no empty arrays in version 7.3")
     mat_files.write(version, path, changed(change))
     net = network()
     before = net.get_weights()
@@ -222,7 +222,7 @@ def test_damaged_files(version, tmp_path):
     mat_files.write(version, path, weights())
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="is no .mat file that can be read"):
+    with pytest.raises(ValueError, match=r"is no \.mat file that can be read"):
         matlab.load_weights(network(), path)
 
 
@@ -230,7 +230,7 @@ def test_what_is_no_mat_file(tmp_path):
     path = tmp_path / "net.mat"
     for content in (b"", b"a text", pickle.dumps(weights())):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="is no .mat file of version 5"):
+        with pytest.raises(ValueError, match=r"is no \.mat file of version 5"):
             matlab.load_weights(network(), path)
     with pytest.raises(FileNotFoundError):
         matlab.load_weights(network(), tmp_path / "none.mat")
