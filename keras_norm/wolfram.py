@@ -73,13 +73,14 @@ def BatchNormalizationLayer(*pairs, **options):
             range or does not fit `Input`.
 
     Example:
-    >>> import numpy as np
+    >>> import keras
     >>> from keras_norm.wolfram import BatchNormalizationLayer
     >>> layer = BatchNormalizationLayer("Input", 2, "MovingMean", [1, 2], "Epsilon", 1e-9)
-    >>> np.asarray(layer([4.0, 6.0])).tolist()
+    >>> keras.ops.convert_to_numpy(layer([4.0, 6.0])).tolist()
     [3.0, 4.0]
-    >>> [np.asarray(output).tolist() for output in layer([[4.0, 6.0], [1.0, 2.0]])]
-    [[3.0, 4.0], [0.0, 0.0]]
+    >>> outputs = layer([[4.0, 6.0], [1.0, 2.0]])  # two inputs
+    >>> keras.ops.convert_to_numpy(outputs[1]).tolist()
+    [0.0, 0.0]
 
     Reference:
         https://reference.wolfram.com/language/ref/BatchNormalizationLayer.html

@@ -96,10 +96,11 @@ def layerNormalizationLayer(*pairs, **properties):
             of range.
 
     Example:
-    >>> import numpy as np
+    >>> import keras, numpy as np
     >>> from keras_norm.matlab import layerNormalizationLayer
     >>> layer = layerNormalizationLayer(Name="LN1", Epsilon=1e-12)
-    >>> np.asarray(layer(np.array([[[1.0, 3.0], [5.0, 7.0]]], "float32"))).tolist()
+    >>> y = layer(np.array([[[1.0, 3.0], [5.0, 7.0]]]))  # one sample, two steps, two channels
+    >>> keras.ops.convert_to_numpy(y).tolist()
     [[[-1.0, 1.0], [-1.0, 1.0]]]
 
     Reference:

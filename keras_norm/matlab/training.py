@@ -64,7 +64,8 @@ def trainnet(x, y, net, lossFcn, options):
     ...     "sgdm", MaxEpochs=1, Verbose=False, BatchNormalizationStatistics="population"
     ... )
     >>> net = matlab.trainnet(x, x.sum(1, keepdims=True), net, "mse", options)
-    >>> bool(np.allclose(net.layers[0].moving_mean, x.mean(0), rtol=1e-5))
+    >>> mean = matlab.properties(net.layers[0])["TrainedMean"]
+    >>> np.allclose(mean, x.mean(0), rtol=1e-5)
     True
 
     Reference:

@@ -78,7 +78,7 @@ def load_weights(model, path):
     ...     "Value": cells(np.ones((1, 1, 2)), np.array([[3.0], [4.0]])),
     ... })
     >>> matlab.load_weights(model, path)
-    >>> np.asarray(model.get_layer("gn").beta).tolist()
+    >>> keras.ops.convert_to_numpy(model.get_layer("gn").beta).tolist()
     [3.0, 4.0]
 
     Reference:

@@ -79,6 +79,13 @@ def test_rmsprop():
     np.testing.assert_allclose(weights(net), [1 - steps, 0.5 - steps], **TOLERANCE)
 
 
+def test_rmsprop_with_small_gradients():
+    # The gradient is 1e-6, the root of its moving average 3e-7, which MATLAB's Epsilon of 1e-8
+    # changes by 3%. (Under the root, 1e-8 would make the step 300 times smaller.)
+    net = train(line(weight=0.0), "rmsprop", 1e-6 * ONE, InitialLearnRate=0.1)
+    np.testing.assert_allclose(weights(net)[0], -0.1 / (0.1**0.5 + 0.01), rtol=0.04)
+
+
 @pytest.mark.parametrize(
     ("method", "steps"),
     [
