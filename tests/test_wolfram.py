@@ -31,7 +31,9 @@ def test_one_input_and_lists_of_inputs(names):
     layer = BatchNormalizationLayer(*[item for pair in options.items() for item in pair])
     x = np.arange(24.0).reshape(2, 2, 3, 2)
     for one in (x[0], x[0].tolist(), keras.ops.convert_to_tensor(x[0])):
-        found = to_numpy(layer(one))
+        found = layer(one)
+        assert keras.ops.is_tensor(found)
+        found = to_numpy(found)
         np.testing.assert_allclose(found, expected(x[0], 0), **TOLERANCE)
     for several in ([x[0], x[1]], (x[0], x[1]), x.tolist()):
         found = layer(several)
