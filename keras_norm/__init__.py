@@ -1,8 +1,9 @@
 """Batch, layer and group normalization for Keras 3 on TensorFlow, JAX and PyTorch."""
 
-from keras_norm import initializers, optimizers
+from keras_norm import callbacks, initializers, matlab, optimizers, wolfram
 from keras_norm.layers import BatchNormalization, GroupNormalization, LayerNormalization
 from keras_norm.multipliers import layerwise_lr_decay, set_multipliers
+from keras_norm.population import update_population_statistics
 
 __version__ = "0.1.0"
 
@@ -10,8 +11,12 @@ __all__ = [
     "BatchNormalization",
     "GroupNormalization",
     "LayerNormalization",
+    "callbacks",
     "initializers",
     "layerwise_lr_decay",
+    "matlab",
     "optimizers",
     "set_multipliers",
+    "update_population_statistics",
+    "wolfram",
 ]
