@@ -4,7 +4,7 @@ import dataclasses
 import math
 import reprlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -133,6 +133,10 @@ class TrainingOptions:
                 f"Did you mean {_name_value.closest(name, self._table)!r}?"
             )
         vars(self)[name] = self._table[name].check(name, value)
+
+    if TYPE_CHECKING:  # whatever the tables name
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __repr__(self):
         width = 4 + max(map(len, vars(self)))

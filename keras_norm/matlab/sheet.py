@@ -78,7 +78,8 @@ def _text(value):
         size = value.shape if value.ndim > 1 else (value.size, 1)
         return f"[{'×'.join(map(str, size))} {kind}]"  # noqa: RUF001 as MATLAB writes sizes
     if isinstance(value, numbers.Real):
-        if float(value).is_integer():
-            return f"{int(value)}"
-        return f"{value:.4f}" if 0.001 < abs(value) < 1000 else f"{value:.4e}"
+        number = float(value)
+        if number.is_integer():
+            return f"{number:.0f}"
+        return f"{number:.4f}" if 0.001 < abs(number) < 1000 else f"{number:.4e}"
     return str(value)
