@@ -1,6 +1,7 @@
 """Batch, layer and group normalization for Keras 3 on TensorFlow, JAX and PyTorch."""
 
-from keras_norm import initializers
+from keras_norm import conversion, initializers
+from keras_norm.conversion import from_keras, to_keras
 from keras_norm.layers import BatchNormalization, GroupNormalization, LayerNormalization
 from keras_norm.multipliers import set_multipliers
 
@@ -10,6 +11,9 @@ __all__ = [
     "BatchNormalization",
     "GroupNormalization",
     "LayerNormalization",
+    "conversion",
+    "from_keras",
     "initializers",
     "set_multipliers",
+    "to_keras",
 ]

@@ -1,0 +1,6 @@
+"""Ways in and out: Keras models, PyTorch and Flax modules, folding for production."""
+
+from keras_norm.conversion.keras_models import from_keras, to_keras
+from keras_norm.conversion.replacing import batch_to_group, replace_normalization
+
+__all__ = ["batch_to_group", "from_keras", "replace_normalization", "to_keras"]
