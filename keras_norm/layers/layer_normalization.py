@@ -129,13 +129,13 @@ class LayerNormalization(Normalization):
         self._reduced(len(input_shape))
         if len(axes) == 1:
             self._check_channels(input_shape, axes[0])
-        shape = tuple(input_shape[axis] for axis in axes)
-        if None in shape:
+        self._parameter_shape = tuple(input_shape[axis] for axis in axes)
+        if None in self._parameter_shape:
             raise ValueError(
                 f"The axes that gamma and beta of {self._described} span must have known sizes. "
                 f"Received: axis={self.axis}, input shape {tuple(input_shape)}"
             )
-        self._add_scale_and_offset(shape)
+        self._add_scale_and_offset(self._parameter_shape)
 
     def call(self, inputs, mask=None):
         """Returns the normalized inputs."""
@@ -143,7 +143,9 @@ class LayerNormalization(Normalization):
         axes = self._indices("axis", rank)
         weights = self._mask_weights(mask, inputs.shape, axes[-1])
         x = ops.cast(inputs, self._statistics_dtype(inputs))
-        shape = [size if axis in axes else 1 for axis, size in enumerate(inputs.shape)]
+        shape = [1] * rank
+        for axis, size in zip(axes, self._parameter_shape, strict=True):
+            shape[axis] = size
         gamma, beta = self._scale_and_offset(shape, x.dtype)
         outputs, _ = normalize(x, self._reduced(rank), self.epsilon, gamma, beta, weights)
         return ops.cast(outputs, self.compute_dtype)

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_norm.ops import mask_weights
+from tests.gradients import numpy
+
+MASK = np.array([[True, False, True], [False, False, True]])
+
+
+@pytest.mark.parametrize(
+    ("shape", "channel_axis", "expected"),
+    [
+        ((2, 3, 4), 2, (2, 3, 1)),
+        ((2, 4, 3), 1, (2, 1, 3)),
+        ((2, 3, 5, 6, 4), 4, (2, 3, 1, 1, 1)),
+        ((2, 4, 3, 5), 1, (2, 1, 3, 1)),
+        ((None, None, 4), 2, (2, 3, 1)),
+    ],
+)
+def test_leading_dimensions_without_the_channel_axis(shape, channel_axis, expected):
+    weights = numpy(mask_weights(ops.convert_to_tensor(MASK), shape, channel_axis))
+    assert weights.dtype == "float32"
+    np.testing.assert_array_equal(weights, MASK.reshape(expected))
+
+
+def test_size_one_is_broadcast_and_any_nonzero_holds():
+    weights = mask_weights(ops.convert_to_tensor([[[2.0], [0.0]]]), (1, 2, 3, 4), 3)
+    np.testing.assert_array_equal(numpy(weights)[..., 0, 0], [[1, 0]])
+
+
+def test_mask_of_keras_masking_on_channels_first_input():
+    # keras.layers.Masking drops the last axis, whatever the channel axis is.
+    weights = mask_weights(ops.convert_to_tensor(MASK), (2, 3, 7), 1)
+    np.testing.assert_array_equal(numpy(weights), MASK[:, :, None])
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5), (3, 3, 4), (2,), (2, 3)])
+def test_other_shapes_are_refused_with_both(shape):
+    with pytest.raises(ValueError, match=r"mask\.shape=\(2, 3\), inputs\.shape="):
+        mask_weights(ops.convert_to_tensor(MASK), shape, len(shape) - 1)
