@@ -1,7 +1,7 @@
 """Batch, layer and group normalization for Keras 3 on TensorFlow, JAX and PyTorch."""
 
 from keras_norm import conversion, initializers
-from keras_norm.conversion import from_keras, to_keras
+from keras_norm.conversion import fold_batch_normalization, from_keras, to_keras
 from keras_norm.layers import BatchNormalization, GroupNormalization, LayerNormalization
 from keras_norm.multipliers import set_multipliers
 
@@ -12,6 +12,7 @@ __all__ = [
     "GroupNormalization",
     "LayerNormalization",
     "conversion",
+    "fold_batch_normalization",
     "from_keras",
     "initializers",
     "set_multipliers",

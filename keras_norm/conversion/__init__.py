@@ -1,6 +1,13 @@
 """Ways in and out: Keras models, PyTorch and Flax modules, folding for production."""
 
+from keras_norm.conversion.folding import fold_batch_normalization
 from keras_norm.conversion.keras_models import from_keras, to_keras
 from keras_norm.conversion.replacing import batch_to_group, replace_normalization
 
-__all__ = ["batch_to_group", "from_keras", "replace_normalization", "to_keras"]
+__all__ = [
+    "batch_to_group",
+    "fold_batch_normalization",
+    "from_keras",
+    "replace_normalization",
+    "to_keras",
+]

@@ -127,7 +127,7 @@ def exchange(model, function):
                 "Argument `function` must return a new Keras layer, or None to leave a layer as "
                 f"it is. Received: {new!r} for layer '{old.name}'"
             )
-        variables = _put_in_place(new, old)
+        variables = put_in_place(new, old)
         substitutes[id(old)] = new
         substitutes.update((id(before), after) for before, after in variables)
         replaced.append((old, new, [after.name for _, after in variables]))
@@ -145,7 +145,7 @@ def common_arguments(layer):
     return {"dtype": layer.dtype_policy, **{name: getattr(layer, name) for name in names}}
 
 
-def _put_in_place(new, old):
+def put_in_place(new, old):
     """Builds `new` like `old`, with its weights; returns pairs of variables, old and new."""
     if old.built and not new.built:
         with contextlib.ExitStack() as scopes:
