@@ -3,8 +3,9 @@
 import keras
 
 from keras_norm import layers
+from keras_norm.conversion.arguments import check, common_arguments, sorted_axes
 from keras_norm.conversion.copying import contents
-from keras_norm.conversion.replacing import common_arguments, exchange
+from keras_norm.conversion.replacing import exchange
 from keras_norm.conversion.unmasked import (
     UnmaskedGroupNormalization,
     UnmaskedLayerNormalization,
@@ -108,14 +109,14 @@ def _makes_masks(x):
 
 
 def _batch_to_ours(layer, makes_masks):
-    _refuse(layer, "renorm", False)
+    check("renorm", getattr(layer, "renorm", False), False)
     return layers.BatchNormalization(
         **common_arguments(layer), **{name: getattr(layer, name) for name in _OF_BATCH}
     )
 
 
 def _layer_to_ours(layer, makes_masks):
-    _refuse(layer, "rms_scaling", False)
+    check("rms_scaling", getattr(layer, "rms_scaling", False), False)
     axis = layer.axis
     if isinstance(axis, list) and len(axis) == 1:
         axis = axis[0]
@@ -129,14 +130,14 @@ def _group_to_ours(layer, makes_masks):
 
 
 def _batch_to_keras(layer, makes_masks):
-    _refuse(layer, "variance_momentum", None, layer.momentum)
+    check("variance_momentum", layer.variance_momentum, None, layer.momentum)
     return keras.layers.BatchNormalization(**_keras_arguments(layer, _OF_BATCH))
 
 
 def _layer_to_keras(layer, makes_masks):
     _refuse_masks(makes_masks)
-    axes, reduced = (_axes(layer, getattr(layer, name)) for name in ("axis", "reduction_axes"))
-    if axes != reduced:
+    axes = sorted_axes(layer, "axis")
+    if axes != sorted_axes(layer, "reduction_axes"):
         raise ValueError(
             "Keras's layer takes the moments over the axes that gamma and beta span: argument "
             "`reduction_axes` must name the same as `axis`. "
@@ -156,16 +157,6 @@ def _without_masks(translate):
     return lambda layer, makes_masks: translate(layer, False)
 
 
-def _refuse(layer, name, *accepted):
-    """Raises if an argument of `layer` has none of the values that the other layer can express."""
-    value = getattr(layer, name, accepted[0])
-    if value not in accepted:
-        raise ValueError(
-            f"Argument `{name}` must be {accepted[0]}: its equal has no such argument. "
-            f"Received: {name}={value}"
-        )
-
-
 def _refuse_masks(makes_masks):
     if makes_masks:
         raise ValueError(
@@ -177,7 +168,7 @@ def _refuse_masks(makes_masks):
 def _keras_arguments(layer, names=()):
     """Returns the layer's arguments as Keras's layers take them."""
     for name in _MULTIPLIERS:
-        _refuse(layer, name, 1.0)
+        check(name, getattr(layer, name), 1.0)
     arguments = common_arguments(layer) | {name: getattr(layer, name) for name in names}
     for name, value in arguments.items():
         if name.endswith("_initializer"):
@@ -199,15 +190,6 @@ def _keras_initializer(layer, name, initializer):
     if variable is None:
         return initializer
     return for_shape(initializer, tuple(variable.shape), name, f"layer '{layer.name}'")
-
-
-def _axes(layer, axes):
-    """Returns axes in one form: a sorted list, counted from the front if the rank is known."""
-    shape = layer.get_build_config()["input_shape"] if layer.built else ()
-    if axes is None:
-        return list(range(1, len(shape)))
-    axes = axes if isinstance(axes, list) else [axes]
-    return sorted(axis % len(shape) if shape else axis for axis in axes)
 
 
 _TO_OURS = {

@@ -6,6 +6,7 @@ import math
 import keras
 
 from keras_norm import multipliers
+from keras_norm.conversion.arguments import common_arguments
 from keras_norm.conversion.copying import contents, copied
 from keras_norm.layers import BatchNormalization, GroupNormalization
 from keras_norm.layers.normalization import Normalization
@@ -132,17 +133,6 @@ def exchange(model, function):
         substitutes.update((id(before), after) for before, after in variables)
         replaced.append((old, new, [after.name for _, after in variables]))
     return copied(model, substitutes), replaced
-
-
-def common_arguments(layer):
-    """Returns the arguments that all normalization layers have, as `layer` has them now."""
-    names = ["axis", "epsilon", "center", "scale", "activity_regularizer", "name", "trainable"]
-    names += [
-        f"{variable}_{kind}"
-        for variable in ("beta", "gamma")
-        for kind in ("initializer", "regularizer", "constraint")
-    ]
-    return {"dtype": layer.dtype_policy, **{name: getattr(layer, name) for name in names}}
 
 
 def put_in_place(new, old):
