@@ -1,9 +1,9 @@
 """Batch, layer and group normalization for Keras 3 on TensorFlow, JAX and PyTorch."""
 
-from keras_norm import conversion, initializers
+from keras_norm import conversion, initializers, optimizers
 from keras_norm.conversion import fold_batch_normalization, from_keras, to_keras
 from keras_norm.layers import BatchNormalization, GroupNormalization, LayerNormalization
-from keras_norm.multipliers import set_multipliers
+from keras_norm.multipliers import layerwise_lr_decay, set_multipliers
 
 __version__ = "0.1.0"
 
@@ -15,6 +15,8 @@ __all__ = [
     "fold_batch_normalization",
     "from_keras",
     "initializers",
+    "layerwise_lr_decay",
+    "optimizers",
     "set_multipliers",
     "to_keras",
 ]

@@ -3,11 +3,19 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# JAX and TensorFlow show two CPU devices, for the tests of distributed training.
+# JAX and TensorFlow show two CPU devices, for the tests of distributed training; TensorFlow is
+# told below.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
 import keras
 import pytest
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
 
 
 def pytest_report_header():
@@ -17,5 +25,5 @@ def pytest_report_header():
 @pytest.fixture(autouse=True)
 def _fixed_seeds():
     """Every test starts from the same random state and an empty Keras name space."""
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)

@@ -150,7 +150,8 @@ class _Copier:
         if isinstance(x, types.FunctionType):
             new.__defaults__ = self.copy(x.__defaults__)
             new.__kwdefaults__ = self.copy(x.__kwdefaults__)
-            for cell, original in zip(new.__closure__ or (), x.__closure__ or ()):
+            cells = zip(new.__closure__ or (), x.__closure__ or (), strict=True)
+            for cell, original in cells:
                 for value in _cell_contents(original):
                     cell.cell_contents = self.copy(value)
         elif isinstance(x, keras.Variable):

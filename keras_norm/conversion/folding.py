@@ -35,7 +35,6 @@ def fold_batch_normalization(model):
         ValueError: If layers are in a compiled function, where nothing can reach them.
 
     Example:
-
     >>> import keras, keras_norm
     >>> model = keras.Sequential(
     ...     [
@@ -43,14 +42,12 @@ def fold_batch_normalization(model):
     ...         keras.layers.Conv2D(4, 3, use_bias=False, name="conv"),
     ...         keras_norm.BatchNormalization(name="norm"),
     ...         keras.layers.ReLU(name="relu"),
-    ...         keras_norm.BatchNormalization(name="last"),
     ...     ]
     ... )
     >>> model = keras_norm.fold_batch_normalization(model)
-    Folded 1 of 2 batch normalization layers.
-    Left 'last': the layer before it, 'relu', is no Dense or convolution layer (ReLU); and it makes an output of the model.
+    Folded 1 of 1 batch normalization layers.
     >>> [layer.name for layer in model.layers]
-    ['conv', 'relu', 'last']
+    ['conv', 'relu']
 
     Reference:
         Jacob et al., "Quantization and training of neural networks for efficient

@@ -21,7 +21,7 @@ _LINEAR = (*_DENSE, *_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE)
 
 
 def why_not_before(layer, axis):
-    """Says why a map of the channels on `axis` (from the front) of its output cannot move into a layer; or None."""
+    """Says why a layer cannot take up a map of its outputs' channels, on `axis`; or None."""
     if why_not := _why_not_linear(layer, axis):
         return why_not
     if layer.activation is not keras.activations.linear:
@@ -30,7 +30,7 @@ def why_not_before(layer, axis):
 
 
 def why_not_after(layer, axis):
-    """Says why a map of the channels on `axis` of its input cannot move into a layer; or None."""
+    """Says why a layer cannot take up a map of its inputs' channels, on `axis`; or None."""
     if why_not := _why_not_linear(layer, axis):
         return why_not
     if isinstance(layer, _TRANSPOSED):
@@ -74,19 +74,15 @@ def with_inputs_mapped(layer, factor, shift):
     else:
         factor, shift = (_per_output(v, kernel.shape[-2:]) for v in (factor, shift))
     arrays[name] = kernel * factor
-    positions = tuple(range(kernel.ndim - 2))
-    offset = (kernel * shift).sum(positions)
-    if isinstance(layer, _DEPTHWISE + _SEPARABLE):
-        offset = offset.reshape(-1)
-    else:
-        offset = offset.sum(0)
+    offset = (kernel * shift).sum(tuple(range(kernel.ndim - 2)))
+    offset = offset.ravel() if isinstance(layer, _DEPTHWISE + _SEPARABLE) else offset.sum(0)
     if isinstance(layer, _SEPARABLE):
         offset = offset @ arrays["pointwise_kernel"].reshape(offset.size, -1)
     return _with_arrays(layer, arrays | {"bias": arrays.get("bias", 0) + offset})
 
 
 def _per_output(values, kernel_shape):
-    """Returns values of input channels as a kernel holds these: each group of outputs has its own."""
+    """Returns values of input channels as a kernel has them: each group of outputs its own."""
     inputs, outputs = kernel_shape
     groups = values.size // inputs
     return np.repeat(values.reshape(groups, inputs), outputs // groups, axis=0).T

@@ -20,11 +20,11 @@ def from_torch(module):
 
     | PyTorch | keras_norm |
     | --- | --- |
-    | BatchNorm1d, BatchNorm2d, BatchNorm3d | `BatchNormalization(axis=1)` |
+    | BatchNorm1d, 2d, 3d | `BatchNormalization(axis=1)` |
     | SyncBatchNorm | `BatchNormalization(axis=1, synchronized=True)` |
     | LayerNorm | `LayerNormalization` with the last axes as `axis` and `reduction_axes` |
     | GroupNorm | `GroupNormalization(axis=1)` |
-    | InstanceNorm1d, InstanceNorm2d, InstanceNorm3d | `GroupNormalization("channel-wise", axis=1)` |
+    | InstanceNorm1d, 2d, 3d | `GroupNormalization("channel-wise", axis=1)` |
 
     Outputs are equal in training and in inference. Two things to know of batch normalization:
 
@@ -78,8 +78,8 @@ def to_torch(layer):
     as they are, see `from_torch`.
 
     Args:
-        layer: A built layer of keras_norm with its channels on axis 1; for layer normalization, with
-            `reduction_axes` equal to `axis`, the last axes.
+        layer: A built layer of keras_norm. Batch and group normalization must have their channels
+            on axis 1; layer normalization the last axes as both `axis` and `reduction_axes`.
 
     Returns:
         A `torch.nn` module on the CPU, in training mode: BatchNorm1d, 2d or 3d as the layer's rank

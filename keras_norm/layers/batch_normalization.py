@@ -1,5 +1,7 @@
 """Batch normalization."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -69,13 +71,14 @@ class BatchNormalization(Normalization):
             not fit `axis` or `num_channels`.
 
     Example:
-
-    >>> import numpy as np
+    >>> import keras, numpy as np
     >>> from keras_norm import BatchNormalization
-    >>> layer = BatchNormalization(epsilon=1e-12)
+    >>> layer = BatchNormalization(momentum=0.9)
     >>> y = layer(np.array([[1.0], [3.0]], "float32"), training=True)
-    >>> np.asarray(y).tolist()
+    >>> keras.ops.convert_to_numpy(y).round(3).tolist()
     [[-1.0], [1.0]]
+    >>> print(keras.ops.convert_to_numpy(layer.moving_mean))  # 0.9 * 0 + 0.1 * 2
+    [0.2]
 
     Reference:
         Ioffe and Szegedy, "Batch normalization: accelerating deep network training by reducing
@@ -142,8 +145,8 @@ class BatchNormalization(Normalization):
                 f"global batch are not available yet. Received: synchronized={synchronized}"
             )
         self.synchronized = synchronized
-        self.moving_mean = None
-        self.moving_variance = None
+        self.moving_mean: Any = None
+        self.moving_variance: Any = None
 
     def build(self, input_shape):
         """Creates gamma, beta and the moving statistics."""
@@ -184,7 +187,9 @@ class BatchNormalization(Normalization):
             outputs, moments = normalize(x, axes, self.epsilon, gamma, beta, weights)
             self._move_statistics(moments)
         else:
-            outputs = standardize(x, self._moving_moments(shape, x.dtype), self.epsilon, gamma, beta)
+            outputs = standardize(
+                x, self._moving_moments(shape, x.dtype), self.epsilon, gamma, beta
+            )
         return ops.cast(outputs, self.compute_dtype)
 
     def _moving_moments(self, shape, dtype):

@@ -7,6 +7,7 @@ padded, and the padding gets weight 0 like all padding.
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -26,8 +27,7 @@ class Blocks:
     def __init__(self, shape, axes):
         self._shape = tuple(shape)
         self._sizes = [
-            _short_sizes(size) if axis in axes else (size,)
-            for axis, size in enumerate(self._shape)
+            _short_sizes(size) if axis in axes else (size,) for axis, size in enumerate(self._shape)
         ]
         # Where each axis of the original starts in the view.
         self._starts = [sum(map(len, self._sizes[:axis])) for axis in range(len(self._sizes))]
@@ -52,8 +52,10 @@ class Blocks:
             return x
         padded = [axis for axis in self._padded if x.shape[axis] != 1]
         if padded:
-            x = ops.pad(x, [(0, self._padding(a) if a in padded else 0) for a in range(len(x.shape))])
-        shape = []
+            x = ops.pad(
+                x, [(0, self._padding(a) if a in padded else 0) for a in range(len(x.shape))]
+            )
+        shape: list[Any] = []
         for axis, sizes in enumerate(self._sizes):
             shape += [1] * len(sizes) if x.shape[axis] == 1 else sizes
         return ops.reshape(x, shape)

@@ -59,13 +59,13 @@ def moments(x, axes, weights=None):
         `Moments` with the rank of `x` and size 1 along `axes`.
 
     Example:
-
-    >>> import numpy as np
-    >>> from keras_norm import ops
-    >>> x = np.array([[1.0, 3.0], [5.0, 5.0]], "float32")
-    >>> result = ops.moments(x, axes=[1])
-    >>> np.asarray(result.mean).tolist(), np.asarray(result.variance).tolist()
-    ([[2.0], [5.0]], [[1.0], [0.0]])
+    >>> import keras
+    >>> from keras_norm.ops import moments
+    >>> found = moments(keras.ops.convert_to_tensor([[1.0, 3.0], [5.0, 5.0]]), axes=[1])
+    >>> keras.ops.convert_to_numpy(found.mean).tolist()
+    [[2.0], [5.0]]
+    >>> keras.ops.convert_to_numpy(found.variance).tolist()
+    [[1.0], [0.0]]
     """
     blocks = Blocks(ops.shape(x), axes)
     weights = blocks.split_weights(weights)

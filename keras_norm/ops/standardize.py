@@ -21,12 +21,11 @@ def standardize(x, moments, epsilon, gamma=None, beta=None):
         An array of the shape and dtype of `x`.
 
     Example:
-
-    >>> import numpy as np
-    >>> from keras_norm import ops
-    >>> x = np.array([[1.0, 3.0]], "float32")
-    >>> y = ops.standardize(x, ops.moments(x, axes=[1]), epsilon=1e-12)
-    >>> np.asarray(y).tolist()
+    >>> import keras
+    >>> from keras_norm.ops import moments, standardize
+    >>> x = keras.ops.convert_to_tensor([[1.0, 3.0]])
+    >>> y = standardize(x, moments(x, axes=[1]), epsilon=1e-5)
+    >>> keras.ops.convert_to_numpy(y).round(3).tolist()
     [[-1.0, 1.0]]
     """
     inverse = ops.where(moments.count > 0, ops.rsqrt(moments.variance + epsilon), 0)

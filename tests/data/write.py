@@ -1,6 +1,6 @@
 """Writes the files of `tests/layers/test_serialization.py` on the backend that is running.
 
-    KERAS_BACKEND=jax python -m tests.data.write
+KERAS_BACKEND=jax python -m tests.data.write
 """
 
 from pathlib import Path

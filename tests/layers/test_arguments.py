@@ -38,10 +38,9 @@ NAN = float("nan")
     ids=str,
 )
 def test_every_layer(layer, arguments, error):
-    ((name, value),) = arguments.items()
+    (name,) = arguments
     with pytest.raises(error, match=rf"{name}.*Received: {name}=|'axis'.*received: axis="):
         layer(**arguments)
-    assert value is not layer  # the arguments are data
 
 
 @pytest.mark.parametrize("name", ["momentum", "variance_momentum"])
@@ -114,7 +113,9 @@ def test_number_of_channels(layer):
 @pytest.mark.parametrize("name", ["gamma_initializer", "beta_initializer"])
 def test_values_of_a_wrong_size(layer, name):
     arguments = {"groups": 2} if layer is GroupNormalization else {}
-    with pytest.raises(ValueError, match=rf"`{name}`.*'n'.*shape \(4,\).*3 values, of shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=rf"`{name}`.*'n'.*shape \(4,\).*3 values, of shape \(3,\)"
+    ):
         layer(name="n", **{name: [1.0, 2.0, 3.0]}, **arguments)(np.ones((2, 4)))
     with pytest.raises(ValueError, match=r"shape \(4,\).*5 values"):
         layer(name="n", **{name: lambda shape: np.ones(5)}, **arguments)(np.ones((2, 4)))

@@ -101,9 +101,10 @@ if keras.backend.backend() == "jax":
     def test_stateless_call():
         layer = BatchNormalization(momentum=0.5)
         layer.build((None, 1))
-        values = [v.value for v in layer.trainable_variables], [
-            v.value for v in layer.non_trainable_variables
-        ]
+        values = (
+            [v.value for v in layer.trainable_variables],
+            [v.value for v in layer.non_trainable_variables],
+        )
         x = np.array([[1.0], [3.0]], "float32")
         y, state = layer.stateless_call(*values, x, training=True)
         np.testing.assert_allclose(y, [[-1], [1]], rtol=1e-5)

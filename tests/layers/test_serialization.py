@@ -183,7 +183,7 @@ def test_unsafe_file_is_refused(tmp_path):
     layer = BatchNormalization()
     config = layer.get_config()
     config["gamma_initializer"] = keras.saving.serialize_keras_object(lambda shape: 1 / 0)
-    with pytest.raises((ValueError, TypeError), match="safe_mode|lambda"):
+    with pytest.raises((ValueError, TypeError), match=r"safe_mode|lambda"):
         keras.saving.deserialize_keras_object(
             {
                 "module": "keras_norm.layers.batch_normalization",

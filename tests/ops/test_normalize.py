@@ -41,7 +41,9 @@ def check(x, gamma, beta, upstream, axes, compiled, weights=None):
         return normalize(x, axes, 1e-5, gamma, beta, weights)[0]
 
     output, *actual = gradients.vjp(function, [x, gamma, beta], upstream, compiled)
-    assert oracle.error(output, oracle.normalize(x, axes, 1e-5, gamma, beta, weights)[0]) < TOLERANCE
+    assert (
+        oracle.error(output, oracle.normalize(x, axes, 1e-5, gamma, beta, weights)[0]) < TOLERANCE
+    )
     to_x, to_gamma, to_beta, scale = oracle.gradients(x, axes, upstream, 1e-5, gamma, weights)
     assert oracle.error(actual[0], to_x, scale) < TOLERANCE
     assert oracle.error(actual[1], oracle.sum_to(to_gamma, gamma.shape)) < TOLERANCE
@@ -167,9 +169,7 @@ def test_second_derivatives_match_finite_differences_of_the_oracle(masked):
             slope[position] = (values[0] - values[1]) / 2e-5
         expected.append(slope)
     actual = gradients.gradient_of_gradient(
-        lambda x, gamma: normalize(
-            x, [1, 2], 1e-2, gamma, weights=weights if masked else None
-        )[0],
+        lambda x, gamma: normalize(x, [1, 2], 1e-2, gamma, weights=weights if masked else None)[0],
         [x.astype("float32"), gamma.astype("float32")],
         upstream.astype("float32"),
         direction.astype("float32"),
@@ -185,9 +185,7 @@ def test_standardize_with_given_moments_is_exact_at_large_means():
     given = found._replace(shift=found.mean, residual=None)
     mean = gradients.numpy(given.shift).astype("float64")
     variance = gradients.numpy(given.variance).astype("float64")
-    output, to_x = gradients.vjp(
-        lambda x: standardize(x, given, 1e-5, gamma, beta), [x], upstream
-    )
+    output, to_x = gradients.vjp(lambda x: standardize(x, given, 1e-5, gamma, beta), [x], upstream)
     inverse = 1 / np.sqrt(variance + 1e-5)
     assert oracle.error(output, (x - mean) * inverse * gamma + beta) < TOLERANCE
     assert oracle.error(to_x, upstream * inverse * gamma) < TOLERANCE
