@@ -31,7 +31,6 @@ def from_flax(module):
             `axis_name`, or other `reduction_axes` of group normalization than its own.
 
     Example:
-
     >>> from flax import nnx
     >>> from keras_norm.conversion import from_flax
     >>> layer = from_flax(nnx.BatchNorm(8, momentum=0.95, rngs=nnx.Rngs(0)))

@@ -41,7 +41,6 @@ def from_keras(model):
             function, where nothing can reach it. The message names the layer.
 
     Example:
-
     >>> import keras, keras_norm
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(name="norm")])
     >>> layer = keras_norm.from_keras(model).get_layer("norm")
@@ -70,7 +69,6 @@ def to_keras(model):
             message names layer and argument.
 
     Example:
-
     >>> import keras, keras_norm
     >>> model = keras.Sequential([keras.Input((3,)), keras_norm.BatchNormalization(name="norm")])
     >>> layer = keras_norm.to_keras(model).get_layer("norm")

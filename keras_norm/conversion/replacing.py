@@ -43,7 +43,6 @@ def replace_normalization(model, function):
             can reach it. The message names the layer.
 
     Example:
-
     >>> import keras
     >>> from keras_norm.conversion import batch_to_group, replace_normalization
     >>> model = keras.Sequential(
@@ -83,7 +82,6 @@ def batch_to_group(layer):
         ValueError: If the layer is not built, so that its number of channels is unknown.
 
     Example:
-
     >>> import keras
     >>> from keras_norm.conversion import batch_to_group
     >>> layer = keras.layers.BatchNormalization()

@@ -50,7 +50,6 @@ def from_torch(module):
             of its own; `track_running_stats=True` of instance normalization.
 
     Example:
-
     >>> import torch
     >>> from keras_norm.conversion import from_torch
     >>> layer = from_torch(torch.nn.BatchNorm2d(8))
@@ -91,7 +90,6 @@ def to_torch(layer):
             names layer and argument.
 
     Example:
-
     >>> import keras_norm
     >>> layer = keras_norm.GroupNormalization(groups=2, axis=1)
     >>> layer.build((None, 6, 5, 5))

@@ -45,9 +45,9 @@ def standardize(x, moments, epsilon, gamma=None, beta=None):
     if offset is not None:
         y = y - offset
     if gamma is not None:
-        y = y * gamma
+        y = ops.multiply(y, gamma)
     if beta is not None:
-        y = y + beta
+        y = ops.add(y, beta)
     return y if is_stored else blocks.join(y)
 
 
