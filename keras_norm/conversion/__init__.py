@@ -1,10 +1,10 @@
 """Ways in and out: Keras models, PyTorch and Flax modules, folding for production."""
 
-from keras_norm.conversion.flax_modules import from_flax
+from keras_norm.conversion.flax import from_flax
 from keras_norm.conversion.folding import fold_batch_normalization
 from keras_norm.conversion.keras_models import from_keras, to_keras
 from keras_norm.conversion.replacing import batch_to_group, replace_normalization
-from keras_norm.conversion.torch_modules import from_torch, to_torch
+from keras_norm.conversion.torch import from_torch, to_torch
 
 __all__ = [
     "batch_to_group",

@@ -15,6 +15,7 @@ import collections
 import copy
 import enum
 import functools
+import inspect
 import sys
 import types
 
@@ -81,6 +82,7 @@ class _Copier:
     def __init__(self, root, substitutes, aliases, dropped):
         self.root = root
         self.aliases = aliases
+        self.substitutes = substitutes
         self.copies = {**substitutes, **{id(x): _DROPPED for x in dropped}}
         self.copied = []
         self.owner = None
@@ -186,6 +188,18 @@ class _Copier:
         for x, new in pairs:
             nodes = [self.copies.get(id(node), _DROPPED) for node in x._outbound_nodes]
             vars(new)["_outbound_nodes"] = [node for node in nodes if node is not _DROPPED]
+            if id(x) in self.substitutes and not self.todo:
+                for node in new._inbound_nodes:
+                    _keep_known_arguments(node, new)
+
+
+def _keep_known_arguments(node, layer):
+    """Drops the arguments of a call, `mask` or `training`, that the layer in it does not take."""
+    arguments = node.arguments
+    accepted = inspect.signature(layer.call).parameters
+    known = {name: value for name, value in arguments.kwargs.items() if name in accepted}
+    if len(known) < len(arguments.kwargs):
+        node.arguments = type(arguments)(*arguments.args, **known)
 
 
 def _is_shared(x):

@@ -4,6 +4,7 @@ import contextlib
 import math
 
 import keras
+import numpy as np
 
 from keras_norm import multipliers
 from keras_norm.conversion.arguments import common_arguments
@@ -145,7 +146,8 @@ def put_in_place(new, old):
     for after in new.weights:
         before = found.get(after.name)
         if before is not None and math.prod(before.shape) == math.prod(after.shape):
-            after.assign(keras.ops.reshape(before, after.shape))
+            # A copy: JAX would share the array, and donate it in training.
+            after.assign(np.array(keras.ops.convert_to_numpy(before)).reshape(after.shape))
             after.trainable = before.trainable
             for name in (multipliers.LR, multipliers.L2):
                 if hasattr(before, name):
