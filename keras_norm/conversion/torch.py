@@ -5,6 +5,11 @@ import keras
 from keras_norm import layers
 from keras_norm.conversion.arguments import affine_arguments, check, sorted_axes
 
+_LAYERS = (
+    layers.BatchNormalization,
+    layers.GroupNormalization,
+    layers.LayerNormalization,
+)
 # Where a module fixes the rank of its input, its layer can be built at once.
 _RANKS = {
     "BatchNorm2d": 4,
@@ -93,34 +98,26 @@ def to_torch(layer):
     >>> import keras_norm
     >>> layer = keras_norm.GroupNormalization(groups=2, axis=1)
     >>> layer.build((None, 6, 5, 5))
-    >>> keras_norm.conversion.to_torch(layer)
-    GroupNorm(2, 6, eps=1e-05, affine=True)
+    >>> module = keras_norm.conversion.to_torch(layer)
+    >>> type(module).__name__, module.num_groups, module.num_channels
+    ('GroupNorm', 2, 6)
     """
-    from torch import nn
-
-    if isinstance(layer, layers.BatchNormalization):
-        _check_built(layer)
-        check("variance_momentum", layer.variance_momentum, None, layer.momentum)
-        rank = _check_axis_1(layer)
-        module = nn.SyncBatchNorm if layer.synchronized else _batch_norm(rank)
-        module = module(layer.num_channels, layer.epsilon, 1 - layer.momentum)
-        _copy(module.running_mean, layer.moving_mean)
-        _copy(module.running_var, layer.moving_variance)
-    elif isinstance(layer, layers.GroupNormalization):
-        _check_built(layer)
-        _check_axis_1(layer)
-        groups = {"all-channels": 1, "channel-wise": layer.num_channels, -1: layer.num_channels}
-        groups = groups.get(layer.groups, layer.groups)
-        module = nn.GroupNorm(groups, layer.num_channels, layer.epsilon)
-    elif isinstance(layer, layers.LayerNormalization):
-        _check_built(layer)
-        module = nn.LayerNorm(_last_sizes(layer), layer.epsilon)
-    else:
+    if not isinstance(layer, _LAYERS):
         raise TypeError(
             "Argument `layer` must be a BatchNormalization, LayerNormalization or "
             f"GroupNormalization of keras_norm. Received: {layer!r} "
             f"(of type {type(layer).__name__})"
         )
+    described = f"Layer '{layer.name}' ({type(layer).__name__})"
+    if not layer.built:
+        raise ValueError(
+            f"{described} must be built before it can become a module. Call it on an input, or "
+            "call `build(input_shape)`."
+        )
+    try:
+        module = _to_module(layer)
+    except ValueError as error:
+        raise ValueError(f"{described} cannot be converted. {error}") from error
     for parameter, variable in ((module.weight, layer.gamma), (module.bias, layer.beta)):
         if variable is None:
             parameter.requires_grad_(False)  # it stays at 1, or 0
@@ -193,6 +190,28 @@ def _arguments(module, typical):
     }
 
 
+def _to_module(layer):
+    """Returns the module for a layer, with the statistics and without gamma and beta."""
+    from torch import nn
+
+    if isinstance(layer, layers.LayerNormalization):
+        return nn.LayerNorm(_last_sizes(layer), layer.epsilon)
+    rank = _rank_with_channels_on_axis_1(layer)
+    if isinstance(layer, layers.GroupNormalization):
+        groups = {"all-channels": 1, "channel-wise": layer.num_channels, -1: layer.num_channels}
+        groups = groups.get(layer.groups, layer.groups)
+        return nn.GroupNorm(groups, layer.num_channels, layer.epsilon)
+    check("variance_momentum", layer.variance_momentum, None, layer.momentum)
+    if layer.synchronized:
+        batch_norm = nn.SyncBatchNorm
+    else:
+        batch_norm = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(rank, nn.BatchNorm1d)
+    module = batch_norm(layer.num_channels, layer.epsilon, 1 - layer.momentum)
+    _copy(module.running_mean, layer.moving_mean)
+    _copy(module.running_var, layer.moving_variance)
+    return module
+
+
 def _array(tensor):
     return None if tensor is None else tensor.detach().cpu().double().numpy()
 
@@ -204,41 +223,25 @@ def _copy(tensor, variable):
     tensor.data = values.to(getattr(torch, variable.dtype))
 
 
-def _batch_norm(rank):
-    from torch import nn
-
-    return {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(rank, nn.BatchNorm1d)
-
-
 def _last_sizes(layer):
-    """Returns the sizes of the last axes, after checking that the layer knows only these."""
+    """Returns the sizes of the last axes, after checking that the layer names only these."""
     shape = layer.get_build_config()["input_shape"]
     axes = sorted_axes(layer, "axis")
-    if axes != sorted_axes(layer, "reduction_axes") or axes != list(
-        range(len(shape) - len(axes), len(shape))
-    ):
+    last = list(range(len(shape) - len(axes), len(shape)))
+    if not axes == sorted_axes(layer, "reduction_axes") == last:
         raise ValueError(
-            f"Arguments `axis` and `reduction_axes` of layer '{layer.name}' must both name the "
-            f"last axes. Received: axis={layer.axis}, reduction_axes={layer.reduction_axes} for "
-            f"an input of rank {len(shape)}"
+            "Arguments `axis` and `reduction_axes` must both name the last axes. Received: "
+            f"axis={layer.axis}, reduction_axes={layer.reduction_axes}, an input of rank "
+            f"{len(shape)}"
         )
     return [shape[axis] for axis in axes]
 
 
-def _check_built(layer):
-    if not layer.built:
-        raise ValueError(
-            f"Layer '{layer.name}' must be built before it can become a module. Call it on an "
-            "input, or call `build(input_shape)`."
-        )
-
-
-def _check_axis_1(layer):
-    """Returns the rank of the layer's input, after checking that its channels are on axis 1."""
+def _rank_with_channels_on_axis_1(layer):
     rank = len(layer.get_build_config()["input_shape"])
     if layer.axis % rank != 1:
         raise ValueError(
-            f"Argument `axis` of layer '{layer.name}' must be 1, where PyTorch has the channels. "
-            f"Received: axis={layer.axis} for an input of rank {rank}"
+            "Argument `axis` must be 1, where PyTorch has the channels. "
+            f"Received: axis={layer.axis}, an input of rank {rank}"
         )
     return rank

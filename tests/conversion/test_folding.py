@@ -146,7 +146,7 @@ def test_models_in_models(capsys):
     folded = keras_norm.fold_batch_normalization(model)
     assert "in no graph of a built model" in capsys.readouterr().out
     assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE
-    with pytest.raises(TypeError, match="`model` must be a Keras model"):
+    with pytest.raises(TypeError, match=r"`model` must be a Keras model"):
         keras_norm.fold_batch_normalization(3)
 
 

@@ -55,7 +55,7 @@ def test_training_a_copy_leaves_the_model_alone():
     before = models.weights(model)
     copy = keras_norm.from_keras(model)
     assert not copy.compiled
-    with pytest.raises(ValueError, match="compile"):
+    with pytest.raises(ValueError, match=r"compile"):
         copy.fit(x, x, verbose=0)
     copy.compile("sgd", "mse")
     copy.fit(x, x, verbose=0, epochs=2)
@@ -124,7 +124,9 @@ def test_flags_policies_and_multipliers_stay():
     assert last.gamma_lr_multiplier == 0.5
     assert isinstance(last.gamma.regularizer, keras.regularizers.L2)
     assert isinstance(last.beta.constraint, keras.constraints.NonNeg)
-    assert last.beta_initializer.get_config() == keras.initializers.RandomNormal(seed=3).get_config()
+    assert (
+        last.beta_initializer.get_config() == keras.initializers.RandomNormal(seed=3).get_config()
+    )
 
 
 def test_masks_have_the_effect_they_had():
@@ -156,17 +158,17 @@ def test_what_our_layers_lack_is_refused():
         (keras.layers.BatchNormalization(name="it"), "renorm"),
     ):
         setattr(layer, argument, True)
-        with pytest.raises(ValueError, match=f"Layer 'it'.*`{argument}` must be False"):
+        with pytest.raises(ValueError, match=rf"Layer 'it'.*`{argument}` must be False"):
             keras_norm.from_keras(one(layer))
-    with pytest.raises(ValueError, match="Layer 'it'.*`epsilon`"):
+    with pytest.raises(ValueError, match=r"Layer 'it'.*`epsilon`"):
         keras_norm.from_keras(one(keras.layers.BatchNormalization(epsilon=0.0, name="it")))
 
     class Derived(keras.layers.BatchNormalization):
         pass
 
-    with pytest.raises(ValueError, match="Layer 'it' .Derived. is of a class derived"):
+    with pytest.raises(ValueError, match=r"Layer 'it' .Derived. is of a class derived"):
         keras_norm.from_keras(one(Derived(name="it")))
-    with pytest.raises(TypeError, match="`model` must be a Keras model"):
+    with pytest.raises(TypeError, match=r"`model` must be a Keras model"):
         keras_norm.from_keras("model")
 
 
@@ -181,7 +183,7 @@ def test_what_our_layers_lack_is_refused():
     ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_what_keras_cannot_express_is_refused(layer, argument):
-    with pytest.raises(ValueError, match=f"Layer 'it' .*`{argument}`"):
+    with pytest.raises(ValueError, match=rf"Layer 'it' .*`{argument}`"):
         keras_norm.to_keras(one(layer))
 
 
@@ -210,7 +212,7 @@ def test_layers_that_nothing_can_reach_are_named():
             self.function = compiled(self.norm.call)
 
     model = keras.Sequential([keras.Input((4,)), Compiled(name="it")])
-    with pytest.raises(ValueError, match="'it' holds a function that was compiled .*nothing can"):
+    with pytest.raises(ValueError, match=r"'it' holds a function that was compiled .*nothing can"):
         keras_norm.from_keras(model)
 
 

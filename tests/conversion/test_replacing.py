@@ -56,7 +56,9 @@ def test_a_function_says_what_takes_a_place(capsys):
     wider = lambda layer: keras.layers.RMSNormalization() if layer.name == "norm" else None  # noqa: E731
     replaced = replace_normalization(model, wider)
     assert isinstance(replaced.layers[1], keras.layers.RMSNormalization)
-    assert "norm: BatchNormalization -> RMSNormalization (kept no weights)" in capsys.readouterr().out
+    assert (
+        "norm: BatchNormalization -> RMSNormalization (kept no weights)" in capsys.readouterr().out
+    )
     replace_normalization(model, lambda layer: None)
     assert capsys.readouterr().out == "No normalization layer was replaced.\n"
 
@@ -66,5 +68,5 @@ def test_bad_arguments_are_named():
     for returned in ("layer", model.layers[1]):
         with pytest.raises(TypeError, match=r"`function` must return a new Keras layer.*'norm'"):
             replace_normalization(model, lambda layer, new=returned: new)
-    with pytest.raises(ValueError, match="'fresh' must be built"):
+    with pytest.raises(ValueError, match=r"'fresh' must be built"):
         replace_normalization(keras.layers.BatchNormalization(name="fresh"), batch_to_group)
