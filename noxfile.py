@@ -16,7 +16,7 @@ BACKENDS = {
     "jax": ["jax", "flax"],
     "torch": ["torch"],
 }
-TEST_TOOLS = ["pytest", "pytest-xdist", "scikit-learn", "matplotlib"]
+TEST_TOOLS = ["pytest", "pytest-xdist", "scikit-learn", "matplotlib", "scipy", "h5py"]
 
 
 def install(session, *packages, keras=KERAS[-1]):

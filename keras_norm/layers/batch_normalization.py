@@ -1,13 +1,14 @@
 """Batch normalization."""
 
+import functools
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_norm import _validation, initializers
-from keras_norm.layers.normalization import Normalization, single_axis
-from keras_norm.ops import Moments, normalize, standardize
+from keras_norm import _validation, engines, initializers
+from keras_norm.layers.normalization import Normalization, at_least_float32, single_axis
+from keras_norm.ops import Moments, merge_replicas, normalize, standardize
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -139,14 +140,11 @@ class BatchNormalization(Normalization):
         self.moving_variance_initializer = initializers.get(
             moving_variance_initializer, "moving_variance_initializer"
         )
-        if synchronized:
-            raise NotImplementedError(
-                "Argument `synchronized` of BatchNormalization must be False: moments of the "
-                f"global batch are not available yet. Received: synchronized={synchronized}"
-            )
         self.synchronized = synchronized
         self.moving_mean: Any = None
         self.moving_variance: Any = None
+        # While population statistics are found, the `Observer` that wants the batches' moments.
+        self._observer = None
 
     def build(self, input_shape):
         """Creates gamma, beta and the moving statistics."""
@@ -169,7 +167,7 @@ class BatchNormalization(Normalization):
                 getattr(self, argument), shape, argument, self._described
             ),
             # A float16 cannot hold the variance of float16 data.
-            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
+            dtype=at_least_float32(self.variable_dtype),
             trainable=False,
             autocast=False,
         )
@@ -178,19 +176,40 @@ class BatchNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        x = ops.cast(inputs, self._statistics_dtype(inputs))
+        x = ops.cast(inputs, at_least_float32(inputs.dtype))
         shape = [1] * len(inputs.shape)
         shape[channel_axis] = self.num_channels
         gamma, beta = self._scale_and_offset(shape, x.dtype)
-        if training and self.trainable:
+        observer = self._observer
+        uses_batch = self.trainable and (training or observer is not None)
+        if uses_batch:
             axes = [axis for axis in range(len(shape)) if axis != channel_axis]
-            outputs, moments = normalize(x, axes, self.epsilon, gamma, beta, weights)
-            self._move_statistics(moments)
-        else:
+            outputs, moments = normalize(
+                x, axes, self.epsilon, gamma, beta, weights, self._combine_replicas()
+            )
+            if observer is None:
+                self._move_statistics(moments)
+            else:
+                observer.see(self, moments)
+                uses_batch = observer.uses_batch
+        if not uses_batch:
             outputs = standardize(
                 x, self._moving_moments(shape, x.dtype), self.epsilon, gamma, beta
             )
         return ops.cast(outputs, self.compute_dtype)
+
+    def _combine_replicas(self):
+        """Returns the function that makes local moments global; None if they are."""
+        replicas = engines.replicas() if self.synchronized else None
+        return None if replicas is None else functools.partial(merge_replicas, replicas=replicas)
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        """Returns `layer_call` itself, so that under `keras.RematScope` a batch counts once.
+
+        What recomputing one normalization saves is its output; the layers around it go on saving
+        theirs.
+        """
+        return layer_call
 
     def _moving_moments(self, shape, dtype):
         return Moments(
@@ -202,6 +221,8 @@ class BatchNormalization(Normalization):
 
     def _move_statistics(self, moments):
         """Moves the statistics towards a batch's moments, unless these are of no use."""
+        if engines.recomputing():
+            return
         usable = ops.all(moments.count > 0)
         for values in (moments.mean, moments.variance):
             usable = ops.logical_and(usable, ops.all(ops.isfinite(values)))

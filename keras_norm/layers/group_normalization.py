@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_norm import _validation
-from keras_norm.layers.normalization import Normalization, single_axis
+from keras_norm.layers.normalization import Normalization, at_least_float32, single_axis
 from keras_norm.ops import normalize
 
 ALL_CHANNELS = "all-channels"
@@ -136,7 +136,7 @@ class GroupNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        x = ops.cast(inputs, self._statistics_dtype(inputs))
+        x = ops.cast(inputs, at_least_float32(inputs.dtype))
         groups = self._number_of_groups(self.num_channels)
         group_size = self.num_channels // groups
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_norm import _validation
-from keras_norm.layers.normalization import Normalization
+from keras_norm.layers.normalization import Normalization, at_least_float32
 from keras_norm.ops import normalize
 
 
@@ -142,7 +142,7 @@ class LayerNormalization(Normalization):
         rank = len(inputs.shape)
         axes = self._indices("axis", rank)
         weights = self._mask_weights(mask, inputs.shape, axes[-1])
-        x = ops.cast(inputs, self._statistics_dtype(inputs))
+        x = ops.cast(inputs, at_least_float32(inputs.dtype))
         shape = [1] * rank
         for axis, size in zip(axes, self._parameter_shape, strict=True):
             shape[axis] = size

@@ -3,6 +3,16 @@
 from keras_norm.ops.masks import mask_weights
 from keras_norm.ops.moments import Moments, merge, moments
 from keras_norm.ops.normalize import normalize
+from keras_norm.ops.replicas import Replicas, merge_replicas
 from keras_norm.ops.standardize import standardize
 
-__all__ = ["Moments", "mask_weights", "merge", "moments", "normalize", "standardize"]
+__all__ = [
+    "Moments",
+    "Replicas",
+    "mask_weights",
+    "merge",
+    "merge_replicas",
+    "moments",
+    "normalize",
+    "standardize",
+]

@@ -98,7 +98,7 @@ def merge(parts, axes):
         repeats = math.prod(ops.shape(parts.shift)[a] for a in axes if parts.count.shape[a] == 1)
         count = ops.sum(parts.count, axis=tuple(axes), keepdims=True)
         count = count * _number(repeats, count.dtype)
-        share = ops.maximum(count, 1) / _number(size, count.dtype)
+        share = ops.where(count > 0, count, 1) / _number(size, count.dtype)
 
     def held(values):
         """Empty parts hold nothing, whatever stands in their place."""
@@ -124,7 +124,7 @@ def merge(parts, axes):
     if parts.variance is not None:
         square = square + parts.variance
     variance = mean(square) - ops.square(residual)
-    return Moments(count, shift, residual, ops.maximum(variance, 0))
+    return Moments(count, shift, residual, ops.where(variance < 0, 0, variance))
 
 
 def _staged_mean(values, axes):

@@ -6,7 +6,7 @@ from keras_norm.ops.moments import moments
 from keras_norm.ops.standardize import standardize
 
 
-def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None):
+def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None, combine=None):
     """Returns `x` standardized with its own moments, scaled and shifted; and the moments.
 
     Args:
@@ -18,6 +18,8 @@ def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None):
         weights: None, or 0s and 1s that broadcast against `x`: 0 keeps an element out of the
             moments. NaN and infinity where the weight is 0 count as 0, so that padding never
             spoils a gradient.
+        combine: None, or a function of the `Moments` of `x` that returns the `Moments` to
+            standardize with instead: those of the global batch, for one.
 
     Returns:
         The output, of the shape and dtype of `x`, and the `Moments` it was standardized with.
@@ -26,4 +28,6 @@ def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None):
         weights = ops.cast(weights, x.dtype)
         x = ops.where(ops.logical_or(weights > 0, ops.isfinite(x)), x, 0)
     found = moments(x, axes, weights)
+    if combine is not None:
+        found = combine(found)
     return standardize(x, found, epsilon, gamma, beta), found

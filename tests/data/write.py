@@ -1,6 +1,8 @@
 """Writes the files of `tests/layers/test_serialization.py` on the backend that is running.
 
 KERAS_BACKEND=jax python -m tests.data.write
+
+Run it on the oldest Keras: newer ones load its files, but not the other way round.
 """
 
 from pathlib import Path

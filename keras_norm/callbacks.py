@@ -1,0 +1,72 @@
+"""Callbacks for `fit`."""
+
+import keras
+
+from keras_norm.population import check_passes, update_population_statistics
+
+
+class PopulationStatistics(keras.callbacks.Callback):
+    """Gives batch normalization the statistics of all of the data when `fit` ends.
+
+    It calls `keras_norm.update_population_statistics`, after `fit` has put the averaged weights
+    of an optimizer with `use_ema` in place. A callback that sets weights at the same time, as
+    `EarlyStopping` with `restore_best_weights`, belongs in front of this one.
+
+    Args:
+        x: The data, as `fit` takes it, the training data as a rule.
+        batch_size: Samples per batch of arrays; None for 32.
+        steps: Number of batches in a pass; None for all.
+        passes: How often to go through the data.
+        verbose: "auto", 0, 1 or 2, as in `evaluate`.
+        before_validation: Whether to do it before each validation too. Training goes on with
+            moving statistics that start from there.
+
+    Raises:
+        ValueError: If `passes` is not a positive integer, or, when `fit` ends, whatever
+            `update_population_statistics` raises.
+
+    Example:
+    >>> import keras, keras_norm
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras_norm.BatchNormalization()])
+    >>> model.compile(loss="mse")
+    >>> x = np.array([[1.0], [2.0], [6.0]], "float32")
+    >>> callback = keras_norm.callbacks.PopulationStatistics(x, verbose=0)
+    >>> _ = model.fit(x, x, callbacks=[callback], verbose=0)
+    >>> np.asarray(model.layers[0].moving_mean).tolist()
+    [3.0]
+
+    Reference:
+        Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, https://arxiv.org/abs/2105.07576
+    """
+
+    def __init__(
+        self, x, batch_size=None, steps=None, passes=1, verbose="auto", before_validation=False
+    ):
+        super().__init__()
+        self.x = x
+        self.batch_size = batch_size
+        self.steps = steps
+        self.passes = check_passes(passes)
+        self.verbose = verbose
+        self.before_validation = before_validation
+        self._in_fit = False
+
+    def on_train_begin(self, logs=None):
+        """Notes that `fit` is running."""
+        self._in_fit = True
+
+    def on_test_begin(self, logs=None):
+        """Updates the statistics before a validation, if asked to."""
+        if self.before_validation and self._in_fit:
+            self._update()
+
+    def on_train_end(self, logs=None):
+        """Updates the statistics."""
+        self._in_fit = False
+        self._update()
+
+    def _update(self):
+        update_population_statistics(
+            self.model, self.x, self.batch_size, self.steps, self.passes, self.verbose
+        )

@@ -1,0 +1,55 @@
+"""JAX: named axes connect replicas, `jax.jit` compiles."""
+
+import contextlib
+
+import jax
+import keras
+
+from keras_norm.ops import Replicas
+
+
+def replicas():
+    """Returns the replicas along the named axes of an enclosing `jax.shard_map` or `jax.pmap`.
+
+    Under `keras.distribution` there is nothing to do: arrays are global, and so are their moments.
+    """
+    names = jax.sharding.get_abstract_mesh().manual_axes
+    if not names:
+        return None
+    return Replicas(
+        size=jax.lax.psum(1, names),
+        rank=jax.lax.axis_index(names),
+        sum=lambda x: jax.lax.psum(x, names),
+    )
+
+
+def recomputing():
+    """Returns False: under `jax.checkpoint` Python runs once, to trace."""
+    return False
+
+
+@contextlib.contextmanager
+def scope(model):
+    """Puts weights that a running `fit` holds back into the model's variables."""
+    model.jax_state_sync()
+    yield
+
+
+def compiled(function, model):
+    """Returns `function` under `jax.jit`, unless the model runs without."""
+    return jax.jit(function) if model.jit_compile and not model.run_eagerly else function
+
+
+def batch_function(function, model):
+    """Returns `function` with the model's variables as arguments, compiled.
+
+    The model keeps its values: nothing is donated, so that a failure costs nothing.
+    """
+    variables = model.variables
+
+    def call(values, x):
+        with keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
+            return function(x)
+
+    call = compiled(call, model)
+    return lambda x: [call([variable.value for variable in variables], x)]

@@ -1,0 +1,59 @@
+"""TensorFlow: `tf.distribute` connects replicas, `tf.function` compiles."""
+
+import keras
+import tensorflow as tf
+
+from keras_norm.ops import Replicas
+
+
+def replicas():
+    """Returns the replicas of the `tf.distribute` strategy whose `run` encloses this call."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return None
+    return Replicas(
+        size=context.num_replicas_in_sync,
+        rank=context.replica_id_in_sync_group,
+        sum=lambda x: context.all_reduce(tf.distribute.ReduceOp.SUM, x),
+    )
+
+
+def recomputing():
+    """Returns False: what `tf.recompute_grad` repeats cannot be told from what it does first."""
+    return False
+
+
+def scope(model):
+    """Returns the scope of the strategy that the model was made under."""
+    return model.distribute_strategy.scope()
+
+
+def compiled(function, model):
+    """Returns `function` under `tf.function`, unless the model runs without."""
+    if model.run_eagerly:
+        return function
+    return tf.function(function, reduce_retracing=True, jit_compile=model.jit_compile)
+
+
+def batch_function(function, model):
+    """Returns `function` run on every replica of the model's strategy, compiled."""
+    strategy = model.distribute_strategy
+
+    def call(x):
+        with keras.StatelessScope():
+            return function(x)
+
+    run = compiled(lambda x: strategy.run(call, args=(x,)), model)
+
+    def parts(x):
+        result = run(keras.tree.map_structure(_without_optional, x))
+        if strategy.num_replicas_in_sync == 1:
+            return [result]
+        return tf.unstack(strategy.gather(tf.expand_dims(result, 0), axis=0))
+
+    return parts
+
+
+def _without_optional(x):
+    """Returns None for what stands for it in a `tf.data.Dataset`."""
+    return None if isinstance(x, tf.experimental.Optional) else x

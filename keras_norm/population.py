@@ -1,0 +1,336 @@
+"""Population statistics: mean and variance of all of the data, for inference.
+
+Moving statistics are an average over the last batches, while the weights were still moving, with
+each batch's own error. After training the moments of all of the data can be had exactly: the
+moments of the population are the merge of the moments of its batches.
+"""
+
+import inspect
+import threading
+import warnings
+import weakref
+
+import keras
+from keras import ops
+
+from keras_norm import _validation, engines
+from keras_norm.layers import BatchNormalization
+from keras_norm.ops import Moments, merge
+
+
+def update_population_statistics(model, x, batch_size=None, steps=None, passes=1, verbose="auto"):
+    """Gives every batch normalization layer the mean and variance of all of the data.
+
+    In one pass over the data, each layer's moments are merged over all batches:
+
+        moving_mean = mean of the layer's inputs over all of the data
+        moving_variance = mean of (input - moving_mean)^2 over all of the data
+
+    They are exact (to 2e-6) whatever the batch sizes, and weighted by what masks hold. During the
+    pass `BatchNormalization` layers standardize with each batch's own moments, as in training;
+    everything else runs in inference. Nothing but these two variables changes, and training can
+    go on with moving statistics as before.
+
+    With small batches the moments of the batches are noisy, and so are the inputs that deeper
+    layers then see: not those that inference feeds them. `passes=n` repeats the pass, with what
+    the passes before found in place of the batches' moments; a model that is n normalizations
+    deep is then consistent with its own inference.
+
+    Layers with `trainable=False` keep their statistics and run in inference. Layers that are used
+    several times get the statistics of all their uses. A batch in which a layer's moments are not
+    finite is skipped, and counted in a warning. If the data or the model fails, or the run is
+    interrupted, the old statistics are back.
+
+    Under `tf.distribute` and `keras.distribution` the moments are those of all replicas. Under
+    `torch.distributed` each process calls this with its own data: layers with
+    `synchronized=True` get the statistics of the data of all processes (which must have the same
+    number of batches), others those of their process.
+
+    Args:
+        model: Keras model with `keras_norm.BatchNormalization` layers. Keras's own layers are
+            left as they are.
+        x: The data, as `fit` takes it: an array, or a list or dict of arrays; or a
+            `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch `DataLoader` or generator of
+            `x`, `(x, y)` or `(x, y, sample_weight)`. Targets and sample weights are not used.
+        batch_size: Samples per batch of arrays; None for 32.
+        steps: Number of batches in a pass; None for all.
+        passes: How often to go through the data. A generator serves more than one pass only
+            with `steps`.
+        verbose: "auto", 0, 1 or 2, as in `evaluate`.
+
+    Raises:
+        TypeError: If `model` is no Keras model.
+        ValueError: If the model has no `keras_norm.BatchNormalization` layer, `passes` is not a
+            positive integer, or a pass finds no data.
+
+    Example:
+    >>> import keras, keras_norm
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras_norm.BatchNormalization()])
+    >>> x = np.array([[1.0], [2.0], [6.0]], "float32")
+    >>> keras_norm.update_population_statistics(model, x, batch_size=2, verbose=0)
+    >>> np.asarray(model.layers[0].moving_mean).tolist()
+    [3.0]
+
+    Reference:
+        Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, https://arxiv.org/abs/2105.07576
+    """
+    passes = check_passes(passes)
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Argument `model` must be a Keras model. Received: {model!r}")
+    with engines.scope(model):
+        # Not kept if it fails: a failure leaves Keras's loop in a state of its own.
+        run = _passes.pop(model, None)
+        if run is None or run.signature != _signature(model):
+            run = _Passes(model)
+        run.update(x, batch_size, steps, passes, verbose)
+        _passes[model] = run
+
+
+def check_passes(passes):
+    """Returns the argument `passes`, checked."""
+    if not _validation.is_integer(passes) or passes < 1:
+        raise ValueError(
+            f"Argument `passes` must be a positive integer. Received: passes={passes!r}"
+        )
+    return int(passes)
+
+
+class Observer:
+    """What `BatchNormalization` layers report to while population statistics are found.
+
+    Attributes:
+        uses_batch: Whether the layers standardize with their batch's moments, or as in inference.
+    """
+
+    def __init__(self):
+        self.uses_batch = True
+        # `tf.distribute` runs replicas in threads of their own, which take turns.
+        self._local = threading.local()
+
+    def start(self):
+        """Forgets what was seen."""
+        self._local.seen = {}
+
+    def see(self, layer, moments):
+        """Takes the moments of one use of a layer, whose sets all have the same count."""
+        channels = (layer.num_channels,)
+        part = [ops.broadcast_to(ops.reshape(moments.count, (1,)), channels)]
+        part += [ops.reshape(field, channels) for field in moments[1:]]
+        self._local.seen.setdefault(id(layer), []).append(ops.stack(part))
+
+    def part(self, layer):
+        """Returns the moments of all uses of a layer."""
+        uses = self._local.seen.get(id(layer))
+        return ops.zeros((4, layer.num_channels)) if uses is None else _merge_parts(uses)
+
+
+class Union:
+    """The merge of any number of parts, in constant memory, with an error that hardly grows.
+
+    A sum of n numbers one after the other is off by n roundings, and counts in float32 stop at 16
+    million. So parts are merged `WIDTH` at a time, then what came out of that `WIDTH` at a time,
+    and so on, as digits carry in a number.
+
+    A part is an array of shape (4, sets): the fields of `Moments`.
+    """
+
+    WIDTH = 16
+
+    def __init__(self, model):
+        self._merge = engines.compiled(_merge_parts, model)
+        self._levels = []
+
+    def add(self, part, level=0):
+        """Adds a part to what is waiting on a level, and merges when the level is full."""
+        if level == len(self._levels):
+            self._levels.append([])
+        waiting = self._levels[level]
+        waiting.append(part)
+        if len(waiting) == self.WIDTH:
+            self.add(self._merged(level), level + 1)
+
+    def result(self):
+        """Returns the merge of all parts, and forgets them; None if there are none."""
+        for level, waiting in enumerate(self._levels):
+            if not waiting:
+                continue
+            if not any(self._levels[level + 1 :]):
+                return self._merged(level)
+            self.add(self._merged(level), level + 1)
+        return None
+
+    def _merged(self, level):
+        waiting = self._levels[level]
+        self._levels[level] = []
+        empty = [ops.zeros_like(waiting[0])] * (self.WIDTH - len(waiting))
+        return self._merge(waiting + empty)
+
+
+def _merge_parts(parts):
+    """Returns the merge of parts, each of them of shape (4, sets)."""
+    parts = ops.stack(parts, axis=1)
+    return ops.concatenate(merge(Moments(*ops.unstack(parts, 4)), [0]))
+
+
+class _Loop(keras.Model):
+    """Keras's loop over data, progress bar included, with another step in it.
+
+    It has no layers and no variables: on JAX, `evaluate` takes a model's values out of its
+    variables while it runs, and a failure would leave them there.
+
+    Args:
+        build: A function of a batch of inputs that builds what Keras can only build itself.
+        step: A function of a batch of inputs.
+    """
+
+    def __init__(self, build, step):
+        super().__init__()
+        self._build_with = build
+        self._step = step
+        self.compile()
+
+    def call(self, inputs):
+        return self._build_with(inputs)
+
+    def make_test_function(self, force=False):
+        def step(*arguments):
+            # This model's state, on JAX only; and an iterator, or on PyTorch a list of one batch.
+            *state, data = arguments
+            batch = data[0] if isinstance(data, list) else next(data)
+            self._step(keras.utils.unpack_x_y_sample_weight(batch)[0])
+            return ({}, *state) if state else {}
+
+        self.test_function = step
+
+
+class _Passes:
+    """Passes over data that find the statistics of a model's layers."""
+
+    def __init__(self, model):
+        self.signature = _signature(model)
+        self._model = weakref.ref(model)
+        self._observer = Observer()
+        self._union = Union(model)
+        self._batch_functions = {}
+        self._observed_layers = None
+        self._loop = _Loop(build=self._infer, step=self._add)
+
+    def update(self, x, batch_size, steps, passes, verbose):
+        """Sets the statistics of the model's layers, or leaves them all as they were."""
+        # A model that is not built yet has its layers, and old values, from the first batch on.
+        self._old_values = None
+        if self._model().built:
+            self._find_layers()
+        try:
+            for number in range(passes):
+                self._observer.uses_batch = number == 0
+                self._loop.evaluate(x, batch_size=batch_size, steps=steps, verbose=verbose)
+                self._assign(self._union.result())
+        except BaseException:
+            for variable, value in self._old_values or ():
+                variable.assign(value)
+            raise
+
+    def _find_layers(self):
+        layers = self._model()._flatten_layers()
+        ours = [layer for layer in layers if isinstance(layer, BatchNormalization)]
+        theirs = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+        remedy = "`keras_norm.from_keras` converts Keras's own BatchNormalization layers."
+        if not ours:
+            raise ValueError(
+                "Population statistics need a model with at least one "
+                f"`keras_norm.BatchNormalization` layer. {remedy} Received: model "
+                f"'{self._model().name}' with {len(layers)} layers, {len(theirs)} of them Keras's "
+                "own BatchNormalization"
+            )
+        if theirs:
+            names = ", ".join(f"'{layer.name}'" for layer in theirs)
+            warnings.warn(
+                f"Layers that are Keras's own BatchNormalization keep their statistics: {names}. "
+                f"{remedy}",
+                stacklevel=4,
+            )
+        self._observed_layers = [layer for layer in ours if layer.trainable]
+        self._old_values = [
+            (variable, ops.convert_to_numpy(variable))
+            for layer in self._observed_layers
+            for variable in (layer.moving_mean, layer.moving_variance)
+        ]
+
+    def _add(self, x):
+        """Adds a batch to the union."""
+        model = self._model()
+        if self._old_values is None:
+            if not model.built:
+                with keras.StatelessScope():
+                    self._infer(x)
+            self._find_layers()
+        uses_batch = self._observer.uses_batch
+        if uses_batch not in self._batch_functions:
+            self._batch_functions[uses_batch] = engines.batch_function(self._moments, model)
+        for layer in self._observed_layers:
+            layer._observer = self._observer
+        try:
+            parts = self._batch_functions[uses_batch](x)
+        finally:
+            for layer in self._observed_layers:
+                layer._observer = None
+        for part in parts:
+            self._union.add(part)
+
+    def _infer(self, x):
+        """Calls the model in inference; a `call` without `training` knows no other mode."""
+        model = self._model()
+        if "training" in inspect.signature(model.call).parameters:
+            return model(x, training=False)
+        return model(x)
+
+    def _moments(self, x):
+        """Returns what a batch adds: the moments of all channels of all layers, side by side.
+
+        One set more counts the batches that are skipped, as its elements.
+        """
+        self._observer.start()
+        self._infer(x)
+        parts = [self._observer.part(layer) for layer in self._observed_layers]
+        part = ops.concatenate([ops.zeros((4, 1)), *parts], axis=1)
+        skipped = ops.pad(ops.ones((1, 1)), [(0, 3), (0, part.shape[1] - 1)])
+        return ops.where(ops.all(ops.isfinite(part)), part, skipped)
+
+    def _assign(self, part):
+        """Gives the layers the statistics that a pass has found."""
+        if part is None:
+            raise ValueError(
+                "Population statistics need at least one batch of data in each pass, and found "
+                "none. A generator serves one pass only, unless it goes on and `steps` is given."
+            )
+        count, shift, residual, variance = ops.convert_to_numpy(part).astype("float64")
+        if count[0]:
+            warnings.warn(
+                f"{count[0]:.0f} batches were left out of the population statistics: NaN or "
+                "infinity reached a BatchNormalization layer.",
+                stacklevel=5,
+            )
+        first = 1
+        for layer in self._observed_layers:
+            channels = slice(first, first + layer.num_channels)
+            first = channels.stop
+            if count[channels].all():
+                layer.moving_mean.assign((shift + residual)[channels])
+                layer.moving_variance.assign(variance[channels])
+
+
+# Compiled steps are kept, as Keras keeps those of `evaluate`, with what they depend on.
+_passes = weakref.WeakKeyDictionary()
+
+
+def _signature(model):
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, BatchNormalization)]
+    optimizer = getattr(model, "optimizer", None)
+    return (
+        [(weakref.ref(layer), layer.trainable) for layer in layers],
+        optimizer and weakref.ref(optimizer),
+        model.jit_compile,
+        model.run_eagerly,
+    )
