@@ -9,6 +9,7 @@ padded, and the padding gets weight 0 like all padding.
 import math
 from typing import Any
 
+import keras
 from keras import ops
 
 LIMIT = 512
@@ -87,6 +88,10 @@ class Blocks:
 def _short_sizes(size):
     """Returns sizes, each at most `LIMIT`, whose product is `size` or as little more as may be."""
     if not isinstance(size, int):
+        # Sizes stay open in TensorFlow's graphs; with JAX and PyTorch only while a model is
+        # exported, and their exporters take no arithmetic on sizes.
+        if keras.backend.backend() != "tensorflow":
+            return (size,)
         parts = size // LIMIT + 1
         return parts, (size + parts - 1) // parts
     if size <= LIMIT:

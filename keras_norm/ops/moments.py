@@ -93,12 +93,12 @@ def merge(parts, axes):
     size = math.prod([ops.shape(parts.shift)[axis] for axis in axes])
     uniform = len(parts.count.shape) == 0
     if uniform:
-        count = parts.count * ops.cast(size, parts.count.dtype)
+        count = parts.count * _number(size, parts.count.dtype)
     else:
         repeats = math.prod([ops.shape(parts.shift)[a] for a in axes if parts.count.shape[a] == 1])
         count = ops.sum(parts.count, axis=tuple(axes), keepdims=True)
-        count = count * ops.cast(repeats, count.dtype)
-        share = ops.where(count > 0, count, 1) / ops.cast(size, count.dtype)
+        count = count * _number(repeats, count.dtype)
+        share = ops.where(count > 0, count, 1) / _number(size, count.dtype)
 
     def held(values):
         """Empty parts hold nothing, whatever stands in their place."""
@@ -134,6 +134,11 @@ def _staged_mean(values, axes):
     """
     for axis in sorted(axes, reverse=True):
         size = ops.shape(values)[axis]
-        size = max(size, 1) if isinstance(size, int) else ops.maximum(size, 1)
-        values = ops.sum(values, axis=axis, keepdims=True) / ops.cast(size, values.dtype)
+        size = ops.maximum(size, 1) if ops.is_tensor(size) else max(size, 1)
+        values = ops.sum(values, axis=axis, keepdims=True) / _number(size, values.dtype)
     return values
+
+
+def _number(size, dtype):
+    """Returns a size as something to calculate with: PyTorch's exporter fixes what is cast."""
+    return ops.cast(size, dtype) if ops.is_tensor(size) else size

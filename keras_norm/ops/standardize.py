@@ -33,18 +33,22 @@ def standardize(x, moments, epsilon, gamma=None, beta=None):
     # that reassociate sums make it x - (shift + residual), and the second half of the mean is lost.
     offset = None if moments.residual is None else moments.residual * inverse
     operands = [moments.shift, inverse, offset, gamma, beta]
-    shape = ops.shape(x)
-    blocks = Blocks(shape, _broadcast_axes(x, operands))
-    x = blocks.split(x)
-    shift, inverse, offset, gamma, beta = (_spread(blocks.split(v), x) for v in operands)
+    is_stored = moments.residual is None
+    if not is_stored:
+        # Gradients sum over what is broadcast, so these sums go in stages. Stored statistics, one
+        # number a mean, are for inference: its graph stays plain, for exporters too.
+        blocks = Blocks(ops.shape(x), _broadcast_axes(x, operands))
+        x = blocks.split(x)
+        operands = [_spread(blocks.split(v), x) for v in operands]
+    shift, inverse, offset, gamma, beta = operands
     y = (x - shift) * inverse
     if offset is not None:
         y = y - offset
     if gamma is not None:
-        y = y * gamma
+        y = ops.multiply(y, gamma)
     if beta is not None:
-        y = y + beta
-    return blocks.join(y)
+        y = ops.add(y, beta)
+    return y if is_stored else blocks.join(y)
 
 
 def _broadcast_axes(x, operands):
