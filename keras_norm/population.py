@@ -9,6 +9,7 @@ import inspect
 import threading
 import warnings
 import weakref
+from typing import Any
 
 import keras
 from keras import ops
@@ -210,7 +211,7 @@ class _Passes:
 
     def __init__(self, model):
         self.signature = _signature(model)
-        self._model = weakref.ref(model)
+        self._model: Any = weakref.ref(model)
         self._observer = Observer()
         self._union = Union(model)
         self._batch_functions = {}
