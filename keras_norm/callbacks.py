@@ -26,7 +26,6 @@ class PopulationStatistics(keras.callbacks.Callback):
             `update_population_statistics` raises.
 
     Example:
-
     >>> import keras, keras_norm
     >>> import numpy as np
     >>> model = keras.Sequential([keras.Input((1,)), keras_norm.BatchNormalization()])

@@ -17,7 +17,6 @@ class NarrowNormal(keras.initializers.RandomNormal):
         seed: Integer or `keras.random.SeedGenerator`, for values that can be drawn again.
 
     Example:
-
     >>> from keras_norm.initializers import NarrowNormal
     >>> tuple(NarrowNormal(seed=1)(shape=(5,)).shape)
     (5,)

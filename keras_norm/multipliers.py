@@ -41,7 +41,6 @@ def set_multipliers(variable_or_layer, lr=None, l2=None):
         ValueError: If a multiplier is negative or not finite, or the layer has no weights yet.
 
     Example:
-
     >>> import keras, keras_norm
     >>> dense = keras.layers.Dense(3)
     >>> dense.build((None, 4))
@@ -59,6 +58,72 @@ def set_multipliers(variable_or_layer, lr=None, l2=None):
             setattr(variable, L2, l2)
 
 
+def restore(variable, lr, l2):
+    """Sets the multipliers that `variable` had when it was saved, where it carries none."""
+    for name, value in ((LR, lr), (L2, l2)):
+        if not hasattr(variable, name):
+            setattr(variable, name, value)
+
+
+def layerwise_lr_decay(model, decay):
+    """Sets learning-rate multipliers that shrink from a model's output to its input.
+
+    With n layers that have weights, the weights of layer i, counted from the input and from 1,
+    get the learning-rate multiplier
+
+        `decay ** (n - i)`.
+
+    The last layer keeps the full rate, and each layer nearer the input gets `decay` times the
+    rate of the one after it. Layers count in the order of `model.layers`; those of a model inside
+    the model count one by one, layers without weights do not count, and weights that several
+    layers share belong to the first. Multipliers that were set before are replaced.
+
+    Args:
+        model: A built Keras model.
+        decay: Ratio of neighbouring layers' rates, a finite number >= 0. Usual are 0.65 to 0.95.
+
+    Raises:
+        TypeError: If `model` is no Keras model, or `decay` no number.
+        ValueError: If the model has no weights yet, or `decay` is negative or not finite.
+
+    Example:
+    >>> import keras, keras_norm
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.ReLU(),
+    ...     keras.layers.Dense(8), keras.layers.Dense(2)])
+    >>> keras_norm.layerwise_lr_decay(model, 0.5)
+    >>> [weight.lr_multiplier for weight in model.weights]
+    [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
+
+    Reference:
+        - [Universal Language Model Fine-tuning for Text Classification](
+            https://arxiv.org/abs/1801.06146), which calls it discriminative fine-tuning.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "Argument `model` must be a Keras model. "
+            f"Received: {model!r} (of type {type(model).__name__})"
+        )
+    decay = check("decay", decay)
+    seen: set[int] = set()
+    layers = []
+    for layer in _leaves(model):
+        weights = [weight for weight in layer.weights if id(weight) not in seen]
+        seen.update(map(id, weights))
+        if weights:
+            layers.append(weights)
+    if not layers:
+        raise _no_weights(model)
+    for distance, weights in enumerate(reversed(layers)):
+        for weight in weights:
+            set_multipliers(weight, lr=decay**distance)
+
+
+def _leaves(layer):
+    if not isinstance(layer, keras.Model):
+        return [layer]
+    return [leaf for child in layer.layers for leaf in _leaves(child)]
+
+
 def _variables(variable_or_layer):
     if isinstance(variable_or_layer, keras.Variable):
         return [variable_or_layer]
@@ -68,8 +133,12 @@ def _variables(variable_or_layer):
             f"Received: {variable_or_layer!r} (of type {type(variable_or_layer).__name__})"
         )
     if not variable_or_layer.weights:
-        raise ValueError(
-            f"Layer '{variable_or_layer.name}' has no weights to set multipliers of. "
-            "Build it first: call it on an input, or call `build(input_shape)`."
-        )
+        raise _no_weights(variable_or_layer)
     return variable_or_layer.weights
+
+
+def _no_weights(layer):
+    return ValueError(
+        f"Layer '{layer.name}' has no weights to set multipliers of. "
+        "Build it first: call it on an input, or call `build(input_shape)`."
+    )

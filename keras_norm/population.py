@@ -9,6 +9,7 @@ import inspect
 import threading
 import warnings
 import weakref
+from typing import Any
 
 import keras
 from keras import ops
@@ -65,7 +66,6 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
             positive integer, or a pass finds no data.
 
     Example:
-
     >>> import keras, keras_norm
     >>> import numpy as np
     >>> model = keras.Sequential([keras.Input((1,)), keras_norm.BatchNormalization()])
@@ -211,7 +211,7 @@ class _Passes:
 
     def __init__(self, model):
         self.signature = _signature(model)
-        self._model = weakref.ref(model)
+        self._model: Any = weakref.ref(model)
         self._observer = Observer()
         self._union = Union(model)
         self._batch_functions = {}

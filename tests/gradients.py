@@ -109,7 +109,9 @@ class _Torch:
 
         arrays = [torch.tensor(a, requires_grad=True) for a in arrays]
         output = function(*arrays)
-        return [numpy(a) for a in (output, *torch.autograd.grad(output, arrays, torch.tensor(upstream)))]
+        return [
+            numpy(a) for a in (output, *torch.autograd.grad(output, arrays, torch.tensor(upstream)))
+        ]
 
     @staticmethod
     def gradient_of_gradient(function, arrays, upstream, direction):

@@ -1,12 +1,13 @@
 """Batch normalization."""
 
 import functools
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_norm import _validation, engines, initializers
-from keras_norm.layers.normalization import Normalization, single_axis
+from keras_norm.layers.normalization import Normalization, at_least_float32, single_axis
 from keras_norm.ops import Moments, merge_replicas, normalize, standardize
 
 
@@ -86,13 +87,14 @@ class BatchNormalization(Normalization):
             not fit `axis` or `num_channels`.
 
     Example:
-
-    >>> import numpy as np
+    >>> import keras, numpy as np
     >>> from keras_norm import BatchNormalization
-    >>> layer = BatchNormalization(epsilon=1e-12)
+    >>> layer = BatchNormalization(momentum=0.9)
     >>> y = layer(np.array([[1.0], [3.0]], "float32"), training=True)
-    >>> np.asarray(y).tolist()
+    >>> keras.ops.convert_to_numpy(y).round(3).tolist()
     [[-1.0], [1.0]]
+    >>> print(keras.ops.convert_to_numpy(layer.moving_mean))  # 0.9 * 0 + 0.1 * 2
+    [0.2]
 
     Reference:
         Ioffe and Szegedy, "Batch normalization: accelerating deep network training by reducing
@@ -154,8 +156,8 @@ class BatchNormalization(Normalization):
             moving_variance_initializer, "moving_variance_initializer"
         )
         self.synchronized = synchronized
-        self.moving_mean = None
-        self.moving_variance = None
+        self.moving_mean: Any = None
+        self.moving_variance: Any = None
         # While population statistics are found, the `Observer` that wants the batches' moments.
         self._observer = None
 
@@ -180,7 +182,7 @@ class BatchNormalization(Normalization):
                 getattr(self, argument), shape, argument, self._described
             ),
             # A float16 cannot hold the variance of float16 data.
-            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
+            dtype=at_least_float32(self.variable_dtype),
             trainable=False,
             autocast=False,
         )
@@ -189,7 +191,7 @@ class BatchNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        x = ops.cast(inputs, self._statistics_dtype(inputs))
+        x = ops.cast(inputs, at_least_float32(inputs.dtype))
         shape = [1] * len(inputs.shape)
         shape[channel_axis] = self.num_channels
         gamma, beta = self._scale_and_offset(shape, x.dtype)

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_norm import _validation
-from keras_norm.layers.normalization import Normalization
+from keras_norm.layers.normalization import Normalization, at_least_float32
 from keras_norm.ops import normalize
 
 
@@ -63,14 +63,14 @@ class LayerNormalization(Normalization):
             not fit `axis`, `reduction_axes` or `num_channels`.
 
     Example:
-
-    >>> import numpy as np
+    >>> import keras, numpy as np
     >>> from keras_norm import LayerNormalization
     >>> x = np.array([[[1.0, 3.0], [5.0, 7.0]]], "float32")  # one sample, two steps, two channels
-    >>> np.asarray(LayerNormalization(reduction_axes=-1, epsilon=1e-12)(x)).tolist()
+    >>> keras.ops.convert_to_numpy(LayerNormalization(reduction_axes=-1)(x)).round(2).tolist()
     [[[-1.0, 1.0], [-1.0, 1.0]]]
-    >>> np.round(np.asarray(LayerNormalization()(x)), 2).tolist()  # over both steps
-    [[[-1.34, -0.45], [0.45, 1.34]]]
+    >>> print(keras.ops.convert_to_numpy(LayerNormalization()(x)).round(2))  # over both steps
+    [[[-1.34 -0.45]
+      [ 0.45  1.34]]]
 
     Reference:
         Ba, Kiros, Hinton, "Layer normalization", 2016, https://arxiv.org/abs/1607.06450
@@ -129,21 +129,23 @@ class LayerNormalization(Normalization):
         self._reduced(len(input_shape))
         if len(axes) == 1:
             self._check_channels(input_shape, axes[0])
-        shape = tuple(input_shape[axis] for axis in axes)
-        if None in shape:
+        self._parameter_shape = tuple(input_shape[axis] for axis in axes)
+        if None in self._parameter_shape:
             raise ValueError(
                 f"The axes that gamma and beta of {self._described} span must have known sizes. "
                 f"Received: axis={self.axis}, input shape {tuple(input_shape)}"
             )
-        self._add_scale_and_offset(shape)
+        self._add_scale_and_offset(self._parameter_shape)
 
     def call(self, inputs, mask=None):
         """Returns the normalized inputs."""
         rank = len(inputs.shape)
         axes = self._indices("axis", rank)
         weights = self._mask_weights(mask, inputs.shape, axes[-1])
-        x = ops.cast(inputs, self._statistics_dtype(inputs))
-        shape = [size if axis in axes else 1 for axis, size in enumerate(inputs.shape)]
+        x = ops.cast(inputs, at_least_float32(inputs.dtype))
+        shape = [1] * rank
+        for axis, size in zip(axes, self._parameter_shape, strict=True):
+            shape[axis] = size
         gamma, beta = self._scale_and_offset(shape, x.dtype)
         outputs, _ = normalize(x, self._reduced(rank), self.epsilon, gamma, beta, weights)
         return ops.cast(outputs, self.compute_dtype)
@@ -186,7 +188,8 @@ def _axes(name, axes):
     axes = [int(axis) for axis in axes]
     if not axes or len(set(axes)) < len(axes):
         raise ValueError(
-            f"Argument `{name}` must name at least one axis, and none twice. Received: {name}={axes}"
+            f"Argument `{name}` must name at least one axis, and none twice. "
+            f"Received: {name}={axes}"
         )
     return axes
 

@@ -139,10 +139,6 @@ class Normalization(keras.layers.Layer):
         setattr(variable, multipliers.L2, getattr(self, f"{name}_l2_multiplier"))
         return variable
 
-    def _statistics_dtype(self, inputs):
-        """Returns the dtype to compute in: at least float32."""
-        return keras.backend.result_type(inputs.dtype, "float32")
-
     def _scale_and_offset(self, shape, dtype):
         """Returns gamma and beta in a shape that broadcasts against the input, or None."""
         return (
@@ -180,6 +176,11 @@ class Normalization(keras.layers.Layer):
 
     def _serialized(self, argument):
         return initializers.serialize(getattr(self, argument), argument, self._described)
+
+
+def at_least_float32(dtype):
+    """Returns the dtype that statistics of data of the given dtype are computed and kept in."""
+    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
 def single_axis(axis):

@@ -7,7 +7,9 @@ padded, and the padding gets weight 0 like all padding.
 """
 
 import math
+from typing import Any
 
+import keras
 from keras import ops
 
 LIMIT = 512
@@ -25,8 +27,7 @@ class Blocks:
     def __init__(self, shape, axes):
         self._shape = tuple(shape)
         self._sizes = [
-            _short_sizes(size) if axis in axes else (size,)
-            for axis, size in enumerate(self._shape)
+            _short_sizes(size) if axis in axes else (size,) for axis, size in enumerate(self._shape)
         ]
         # Where each axis of the original starts in the view.
         self._starts = [sum(map(len, self._sizes[:axis])) for axis in range(len(self._sizes))]
@@ -51,8 +52,10 @@ class Blocks:
             return x
         padded = [axis for axis in self._padded if x.shape[axis] != 1]
         if padded:
-            x = ops.pad(x, [(0, self._padding(a) if a in padded else 0) for a in range(len(x.shape))])
-        shape = []
+            x = ops.pad(
+                x, [(0, self._padding(a) if a in padded else 0) for a in range(len(x.shape))]
+            )
+        shape: list[Any] = []
         for axis, sizes in enumerate(self._sizes):
             shape += [1] * len(sizes) if x.shape[axis] == 1 else sizes
         return ops.reshape(x, shape)
@@ -85,6 +88,10 @@ class Blocks:
 def _short_sizes(size):
     """Returns sizes, each at most `LIMIT`, whose product is `size` or as little more as may be."""
     if not isinstance(size, int):
+        # Sizes stay open in TensorFlow's graphs; with JAX and PyTorch only while a model is
+        # exported, and their exporters take no arithmetic on sizes.
+        if keras.backend.backend() != "tensorflow":
+            return (size,)
         parts = size // LIMIT + 1
         return parts, (size + parts - 1) // parts
     if size <= LIMIT:

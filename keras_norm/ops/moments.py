@@ -59,13 +59,13 @@ def moments(x, axes, weights=None):
         `Moments` with the rank of `x` and size 1 along `axes`.
 
     Example:
-
-    >>> import numpy as np
-    >>> from keras_norm import ops
-    >>> x = np.array([[1.0, 3.0], [5.0, 5.0]], "float32")
-    >>> result = ops.moments(x, axes=[1])
-    >>> np.asarray(result.mean).tolist(), np.asarray(result.variance).tolist()
-    ([[2.0], [5.0]], [[1.0], [0.0]])
+    >>> import keras
+    >>> from keras_norm.ops import moments
+    >>> found = moments(keras.ops.convert_to_tensor([[1.0, 3.0], [5.0, 5.0]]), axes=[1])
+    >>> keras.ops.convert_to_numpy(found.mean).tolist()
+    [[2.0], [5.0]]
+    >>> keras.ops.convert_to_numpy(found.variance).tolist()
+    [[1.0], [0.0]]
     """
     blocks = Blocks(ops.shape(x), axes)
     weights = blocks.split_weights(weights)
@@ -93,12 +93,12 @@ def merge(parts, axes):
     size = math.prod([ops.shape(parts.shift)[axis] for axis in axes])
     uniform = len(parts.count.shape) == 0
     if uniform:
-        count = parts.count * ops.cast(size, parts.count.dtype)
+        count = parts.count * _number(size, parts.count.dtype)
     else:
         repeats = math.prod([ops.shape(parts.shift)[a] for a in axes if parts.count.shape[a] == 1])
         count = ops.sum(parts.count, axis=tuple(axes), keepdims=True)
-        count = count * ops.cast(repeats, count.dtype)
-        share = ops.maximum(count, 1) / ops.cast(size, count.dtype)
+        count = count * _number(repeats, count.dtype)
+        share = ops.where(count > 0, count, 1) / _number(size, count.dtype)
 
     def held(values):
         """Empty parts hold nothing, whatever stands in their place."""
@@ -124,7 +124,7 @@ def merge(parts, axes):
     if parts.variance is not None:
         square = square + parts.variance
     variance = mean(square) - ops.square(residual)
-    return Moments(count, shift, residual, ops.maximum(variance, 0))
+    return Moments(count, shift, residual, ops.where(variance < 0, 0, variance))
 
 
 def _staged_mean(values, axes):
@@ -134,6 +134,11 @@ def _staged_mean(values, axes):
     """
     for axis in sorted(axes, reverse=True):
         size = ops.shape(values)[axis]
-        size = max(size, 1) if isinstance(size, int) else ops.maximum(size, 1)
-        values = ops.sum(values, axis=axis, keepdims=True) / ops.cast(size, values.dtype)
+        size = ops.maximum(size, 1) if ops.is_tensor(size) else max(size, 1)
+        values = ops.sum(values, axis=axis, keepdims=True) / _number(size, values.dtype)
     return values
+
+
+def _number(size, dtype):
+    """Returns a size as something to calculate with: PyTorch's exporter fixes what is cast."""
+    return ops.cast(size, dtype) if ops.is_tensor(size) else size

@@ -21,12 +21,11 @@ def standardize(x, moments, epsilon, gamma=None, beta=None):
         An array of the shape and dtype of `x`.
 
     Example:
-
-    >>> import numpy as np
-    >>> from keras_norm import ops
-    >>> x = np.array([[1.0, 3.0]], "float32")
-    >>> y = ops.standardize(x, ops.moments(x, axes=[1]), epsilon=1e-12)
-    >>> np.asarray(y).tolist()
+    >>> import keras
+    >>> from keras_norm.ops import moments, standardize
+    >>> x = keras.ops.convert_to_tensor([[1.0, 3.0]])
+    >>> y = standardize(x, moments(x, axes=[1]), epsilon=1e-5)
+    >>> keras.ops.convert_to_numpy(y).round(3).tolist()
     [[-1.0, 1.0]]
     """
     inverse = ops.where(moments.count > 0, ops.rsqrt(moments.variance + epsilon), 0)
@@ -34,18 +33,22 @@ def standardize(x, moments, epsilon, gamma=None, beta=None):
     # that reassociate sums make it x - (shift + residual), and the second half of the mean is lost.
     offset = None if moments.residual is None else moments.residual * inverse
     operands = [moments.shift, inverse, offset, gamma, beta]
-    shape = ops.shape(x)
-    blocks = Blocks(shape, _broadcast_axes(x, operands))
-    x = blocks.split(x)
-    shift, inverse, offset, gamma, beta = (_spread(blocks.split(v), x) for v in operands)
+    is_stored = moments.residual is None
+    if not is_stored:
+        # Gradients sum over what is broadcast, so these sums go in stages. Stored statistics, one
+        # number a mean, are for inference: its graph stays plain, for exporters too.
+        blocks = Blocks(ops.shape(x), _broadcast_axes(x, operands))
+        x = blocks.split(x)
+        operands = [_spread(blocks.split(v), x) for v in operands]
+    shift, inverse, offset, gamma, beta = operands
     y = (x - shift) * inverse
     if offset is not None:
         y = y - offset
     if gamma is not None:
-        y = y * gamma
+        y = ops.multiply(y, gamma)
     if beta is not None:
-        y = y + beta
-    return blocks.join(y)
+        y = ops.add(y, beta)
+    return y if is_stored else blocks.join(y)
 
 
 def _broadcast_axes(x, operands):

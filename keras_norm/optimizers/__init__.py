@@ -1,1 +1,5 @@
 """Optimizers that know the multipliers of variables."""
+
+from keras_norm.optimizers.multiplier_optimizer import MultiplierOptimizer
+
+__all__ = ["MultiplierOptimizer"]

@@ -1,0 +1,100 @@
+"""What the MATLAB and Wolfram spellings share: properties as names and values, and vectors."""
+
+import difflib
+
+import keras
+import numpy as np
+
+
+def collect(owner, names, pairs, keywords):
+    """Returns the properties that a call was given, as a dictionary from names to values.
+
+    As in MATLAB, upper and lower case are the same in names.
+
+    Args:
+        owner: The function that was called, for messages.
+        names: All names that it takes.
+        pairs: Its positional arguments: name, value, name, value, ...
+        keywords: Its keyword arguments.
+
+    Raises:
+        TypeError: If something else stands where a name should.
+        ValueError: If a name has no value, is unknown or is given twice.
+    """
+    if len(pairs) % 2:
+        raise ValueError(
+            f"{owner} takes pairs of a property's name and its value. Received: an odd number of "
+            f"arguments ({len(pairs)}), the last of which is {pairs[-1]!r}"
+        )
+    values = {}
+    for given, value in [*zip(pairs[::2], pairs[1::2], strict=True), *keywords.items()]:
+        if not isinstance(given, str):
+            raise TypeError(
+                f"{owner} takes pairs of a property's name and its value. "
+                f"Received: {given!r} where a name should be"
+            )
+        name = next((name for name in names if name.casefold() == given.casefold()), None)
+        if name is None:
+            raise ValueError(
+                f"{owner} has no property {given!r}. Did you mean {closest(given, names)!r}? "
+                f"It takes: {', '.join(names)}"
+            )
+        if name in values:
+            raise ValueError(f"{owner} takes each property once. Received: {name!r} twice")
+        values[name] = value
+    return values
+
+
+def closest(given, names):
+    """Returns the name that is most like the given one, whatever the case of its letters."""
+    names = {name.casefold(): name for name in names}
+    return names[difflib.get_close_matches(given.casefold(), names, n=1, cutoff=0.0)[0]]
+
+
+def choice(name, value, choices):
+    """Returns `value` if it is one of the strings `choices`.
+
+    Raises:
+        ValueError: If it is not; the message names the closest.
+    """
+    if isinstance(value, str) and value in choices:
+        return value
+    hint = f" Did you mean {closest(value, choices)!r}?" if isinstance(value, str) else ""
+    accepted = ", ".join(map(repr, choices))
+    raise ValueError(f"`{name}` must be one of {accepted}. Received: {name}={value!r}.{hint}")
+
+
+def vector(name, values, low=-np.inf):
+    """Returns values, one for each channel, as a flat array.
+
+    Args:
+        name: The property's name, for messages.
+        values: Numbers in an array or nested list that is longer than 1 along one axis at most,
+            such as MATLAB's 1-by-1-by-C.
+        low: Smallest value accepted.
+
+    Raises:
+        ValueError: If they are no such numbers, or one is not finite or too small.
+    """
+    if keras.ops.is_tensor(values):
+        values = keras.ops.convert_to_numpy(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "iuf" or sum(size > 1 for size in array.shape) > 1:
+        raise ValueError(
+            f"`{name}` must hold one number for each channel: a vector, or an array of a size "
+            f"such as 1-by-1-by-C. Received: {name}={values!r}"
+        )
+    if not np.all(np.isfinite(array)) or np.any(array < low):
+        least = f" >= {low:g}" if np.isfinite(low) else ""
+        raise ValueError(f"`{name}` must hold finite numbers{least}. Received: {name}={values!r}")
+    return array.reshape(-1).astype(float)
+
+
+def is_empty(value):
+    """Says whether `value` is MATLAB's empty array, `[]`, or an empty string."""
+    if isinstance(value, (str, list, tuple)):
+        return not value
+    return isinstance(value, np.ndarray) and value.size == 0

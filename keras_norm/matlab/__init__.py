@@ -1,0 +1,33 @@
+"""MATLAB's spellings: its functions and property names, translated to Keras and keras_norm."""
+
+from keras_norm.matlab.factors import (
+    getL2Factor,
+    getLearnRateFactor,
+    setL2Factor,
+    setLearnRateFactor,
+)
+from keras_norm.matlab.layers import (
+    batchNormalizationLayer,
+    groupNormalizationLayer,
+    layerNormalizationLayer,
+)
+from keras_norm.matlab.options import trainingOptions
+from keras_norm.matlab.property_table import properties
+from keras_norm.matlab.sheet import display
+from keras_norm.matlab.training import trainnet
+from keras_norm.matlab.weights import load_weights
+
+__all__ = [
+    "batchNormalizationLayer",
+    "display",
+    "getL2Factor",
+    "getLearnRateFactor",
+    "groupNormalizationLayer",
+    "layerNormalizationLayer",
+    "load_weights",
+    "properties",
+    "setL2Factor",
+    "setLearnRateFactor",
+    "trainingOptions",
+    "trainnet",
+]

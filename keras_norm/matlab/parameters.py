@@ -1,0 +1,73 @@
+"""The layers of a Keras model and their variables, under MATLAB's names."""
+
+import keras
+
+from keras_norm import _name_value
+
+NAMES = {
+    "gamma": "Scale",
+    "beta": "Offset",
+    "moving_mean": "TrainedMean",
+    "moving_variance": "TrainedVariance",
+    "kernel": "Weights",
+    "embeddings": "Weights",
+    "recurrent_kernel": "RecurrentWeights",
+    "bias": "Bias",
+    "alpha": "Alpha",
+}
+
+
+def layers(net, prefix=""):
+    """Yields the layers of a model that are no models themselves, each with its name.
+
+    A layer "bn" of a model "block" in the model is "block/bn", as in MATLAB. `TimeDistributed`
+    lends its name to the layer in it.
+    """
+    for layer in net.layers:
+        name = prefix + layer.name
+        while isinstance(layer, keras.layers.TimeDistributed):
+            layer = layer.layer
+        if isinstance(layer, keras.Model):
+            yield from layers(layer, f"{name}/")
+        else:
+            yield name, layer
+
+
+def find_layer(net, name):
+    """Returns the layer with the given name.
+
+    Raises:
+        TypeError: If `net` is no model.
+        ValueError: If it has no such layer; the message names the closest.
+    """
+    if not isinstance(net, keras.Model):
+        raise TypeError(
+            "With a layer's name, the argument before it must be a Keras model. "
+            f"Received: {net!r} (of type {type(net).__name__})"
+        )
+    found = dict(layers(net))
+    if name in found:
+        return found[name]
+    hint = f" Did you mean {_name_value.closest(str(name), found)!r}?" if found else ""
+    raise ValueError(f"Model '{net.name}' has no layer {name!r}.{hint}")
+
+
+def variables(layer):
+    """Returns a built layer's variables by MATLAB's names; others keep the names they have.
+
+    Raises:
+        ValueError: If two variables have the same name, as in a layer made of several layers.
+    """
+    found = {}
+    for variable in layer.weights:
+        name = NAMES.get(variable.name, variable.name)
+        if name == "Weights" and isinstance(layer, keras.layers.RNN):
+            name = "InputWeights"
+        if name in found:
+            raise ValueError(
+                f"Layer '{layer.name}' ({type(layer).__name__}) has two variables for the "
+                f"parameter '{name}': '{found[name].path}' and '{variable.path}'. It is made of "
+                "several layers, which MATLAB's functions cannot tell apart."
+            )
+        found[name] = variable
+    return found

@@ -1,0 +1,85 @@
+"""MATLAB's property sheet of a layer, as text."""
+
+import numbers
+
+import numpy as np
+
+from keras_norm.matlab.property_table import BATCH, GROUP, LAYER, properties, table_of
+
+_GROUPS = {
+    "Hyperparameters": (
+        "NumGroups",
+        "MeanDecay",
+        "VarianceDecay",
+        "Epsilon",
+        "OperationDimension",
+    ),
+    "Learnable Parameters": ("Offset", "Scale"),
+    "State Parameters": ("TrainedMean", "TrainedVariance"),
+}
+_TITLES = (
+    (BATCH, "BatchNormalizationLayer"),
+    (LAYER, "LayerNormalizationLayer"),
+    (GROUP, "GroupNormalizationLayer"),
+)
+
+
+def display(layer):
+    """Returns the sheet of a layer's properties that MATLAB shows.
+
+    Args:
+        layer: A layer of `keras_norm`, made by the functions here or in any other way.
+
+    Returns:
+        The sheet, a string of several lines. Parameters are `[]` until they have values; then it
+        tells their size and class.
+
+    Raises:
+        TypeError: If it is no layer of `keras_norm`.
+
+    Example:
+    >>> from keras_norm import matlab
+    >>> print(matlab.display(matlab.groupNormalizationLayer(4, Name="GN1", Scale=[1, 1, 1, 1])))
+      GroupNormalizationLayer with properties:
+    <BLANKLINE>
+               Name: 'GN1'
+        NumChannels: 'auto'
+    <BLANKLINE>
+       Hyperparameters
+          NumGroups: 4
+            Epsilon: 1.0000e-05
+    <BLANKLINE>
+       Learnable Parameters
+             Offset: []
+              Scale: [4×1 double]
+    """  # noqa: RUF002
+    table = table_of(layer)
+    values = properties(layer)
+    width = 4 + max(len(name) for group in _GROUPS.values() for name in group if name in table)
+    width = max(width, 4 + len("NumChannels"))
+
+    def rows(names):
+        return [f"{name:>{width}}: {_text(values[name])}" for name in names if name in table]
+
+    title = next(title for other, title in _TITLES if other is table)
+    lines = [f"  {title} with properties:", "", *rows(("Name", "NumChannels"))]
+    for heading, names in _GROUPS.items():
+        if any(name in table for name in names):
+            lines += ["", f"   {heading}", *rows(names)]
+    return "\n".join(lines)
+
+
+def _text(value):
+    """Returns a value as MATLAB's `format short` shows it."""
+    if isinstance(value, str):
+        return f"'{value}'"
+    if isinstance(value, np.ndarray):
+        kind = {"float32": "single", "float64": "double"}.get(value.dtype.name, value.dtype.name)
+        size = value.shape if value.ndim > 1 else (value.size, 1)
+        return f"[{'×'.join(map(str, size))} {kind}]"  # noqa: RUF001 as MATLAB writes sizes
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        if number.is_integer():
+            return f"{number:.0f}"
+        return f"{number:.4f}" if 0.001 < abs(number) < 1000 else f"{number:.4e}"
+    return str(value)

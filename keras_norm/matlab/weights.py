@@ -1,0 +1,192 @@
+"""Weights from MATLAB, layer by layer."""
+
+import warnings
+
+import keras
+import numpy as np
+
+from keras_norm import _name_value
+from keras_norm.matlab import mat_file, parameters
+
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+_MATRICES = (keras.layers.Dense, keras.layers.Embedding, keras.layers.LSTM)
+# MATLAB's table of states has the recurrent ones as well, which belong to a run of the net.
+_RUN_STATES = {"HiddenState", "CellState"}
+
+
+def load_weights(model, path):
+    """Loads weights that MATLAB saved, layer by layer by name.
+
+    The file comes from this snippet, run in MATLAB on a trained network `net`:
+
+    ```matlab
+    if ~isa(net, "dlnetwork"), net = dag2dlnetwork(net); end
+    rows = [net.Learnables; net.State];
+    Layer = cellstr(rows.Layer);
+    Parameter = cellstr(rows.Parameter);
+    Value = cell(height(rows), 1);
+    for i = 1:height(rows)
+        Value{i} = gather(extractdata(rows.Value{i}));
+    end
+    save("net.mat", "Layer", "Parameter", "Value");  % add "-v7.3" above 2 GB
+    ```
+
+    Every layer of the model that has weights must be in the file, under its name, with exactly
+    its parameters and their sizes; layers of the file that the model lacks are left out. Nothing
+    is loaded before all has been checked. Files are read as data: they can run no code.
+
+    Layers can be the normalizations of `keras_norm` and Keras (Scale, Offset, TrainedMean,
+    TrainedVariance), Dense, Embedding, LSTM, PReLU, and 1-D to 3-D convolutions: plain, grouped,
+    transposed and depthwise (1-D and 2-D). A layer "bn" of a model "block" in the model is
+    "block/bn". MATLAB flattens an image with its first axis running fastest, Keras with its last:
+    put `Permute((3, 2, 1))` before `Flatten`.
+
+    Args:
+        model: A built Keras model.
+        path: A .mat file of version 5 (needs scipy) or 7.3 (needs h5py);
+            `pip install keras-norm[matlab]` brings both.
+
+    Raises:
+        ImportError: If the package that reads the file is not installed.
+        OSError: If there is no such file.
+        TypeError: If `model` is no Keras model.
+        ValueError: If the file is no .mat file; lacks a layer or a parameter; holds a parameter
+            of another size, or one that the layer does not have, or NaN; or the model has a layer
+            that is not among those above. The message names the place, and the model is as it
+            was.
+
+    Example:
+    >>> import keras, numpy as np, os, scipy.io, tempfile
+    >>> from keras_norm import matlab
+    >>> model = keras.Sequential([keras.Input((2,)), matlab.groupNormalizationLayer(1, Name="gn")])
+    >>> def cells(*values):
+    ...     array = np.empty((len(values), 1), object)
+    ...     array[:, 0] = values
+    ...     return array
+    >>> path = os.path.join(tempfile.mkdtemp(), "net.mat")
+    >>> scipy.io.savemat(path, {  # as MATLAB would
+    ...     "Layer": cells("gn", "gn"),
+    ...     "Parameter": cells("Scale", "Offset"),
+    ...     "Value": cells(np.ones((1, 1, 2)), np.array([[3.0], [4.0]])),
+    ... })
+    >>> matlab.load_weights(model, path)
+    >>> keras.ops.convert_to_numpy(model.get_layer("gn").beta).tolist()
+    [3.0, 4.0]
+
+    Reference:
+        https://www.mathworks.com/help/deeplearning/ref/dlnetwork.html
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "Argument `model` must be a Keras model. "
+            f"Received: {model!r} (of type {type(model).__name__})"
+        )
+    if not model.built:
+        raise ValueError(
+            f"Model '{model.name}' has no weights yet. Build it first: call it on an input."
+        )
+    entries = mat_file.read(path)
+    values = [
+        pair
+        for name, layer in parameters.layers(model)
+        if layer.weights
+        for pair in _values(path, entries, name, layer)
+    ]
+    _warn_of_flatten(model)
+    for variable, value in values:
+        variable.assign(value)
+
+
+def _values(path, entries, name, layer):
+    """Yields a layer's variables, each with the value that the file has for it."""
+    stored = {parameter: value for (owner, parameter), value in entries.items() if owner == name}
+    if not stored:
+        names = {owner for owner, _ in entries}
+        hint = f" The closest that it has is {_name_value.closest(name, names)!r}." if names else ""
+        raise ValueError(f"'{path}' lacks the layer '{name}' of the model.{hint}")
+    variables = parameters.variables(layer)
+    for parameter in variables:
+        if parameter not in stored:
+            raise ValueError(
+                f"'{path}' lacks the parameter '{parameter}' of layer '{name}' "
+                f"({type(layer).__name__}). It has: {', '.join(stored)}"
+            )
+    for parameter in stored:
+        if parameter not in variables and parameter not in _RUN_STATES:
+            raise ValueError(
+                f"'{path}', layer '{name}': the model's layer ({type(layer).__name__}) has no "
+                f"parameter '{parameter}'. It has: {', '.join(variables)}"
+            )
+    for parameter, variable in variables.items():
+        place = f"'{path}', layer '{name}', parameter '{parameter}'"
+        value = _to_keras(place, layer, parameter, stored[parameter], variable.shape)
+        yield variable, value
+
+
+def _to_keras(place, layer, parameter, value, shape):
+    """Returns a value with Keras's axes in place of MATLAB's."""
+    if parameter == "TrainedVariance" and np.any(value < 0):
+        raise ValueError(f"{place}: a variance cannot be negative")
+    if max(shape, default=1) == np.prod(shape):
+        fits = value.size == np.prod(shape) and max(value.shape, default=1) == value.size
+        found = value.reshape(shape) if fits else value
+    elif isinstance(layer, _MATRICES):
+        found = value.T
+    elif isinstance(layer, _CONVOLUTIONS):
+        found = _filters(value, len(shape))
+    elif isinstance(layer, _DEPTHWISE):
+        found = _depthwise(value, len(shape))
+    else:
+        raise ValueError(
+            f"{place}: parameters of {type(layer).__name__} with more than one axis cannot be "
+            "converted from MATLAB. Load that layer by hand."
+        )
+    if found.shape != tuple(shape):
+        raise ValueError(
+            f"{place}: the size is {'-by-'.join(map(str, value.shape))}, and the model's layer "
+            f"takes {tuple(shape)} in Keras's order of axes"
+        )
+    return found
+
+
+def _filters(value, rank):
+    """Returns filters with their groups, if they have any, in one last axis."""
+    if value.ndim > rank:  # ..., filters of a group, groups
+        value = value.swapaxes(-1, -2).reshape(*value.shape[:-2], -1)
+    return _padded(value, rank)
+
+
+def _depthwise(value, rank):
+    """Returns filters, 1, filters of a channel, channels as filters, channels, theirs."""
+    value = _padded(value, rank + 1)
+    return value.squeeze(-3).swapaxes(-1, -2) if value.shape[-3] == 1 else value
+
+
+def _padded(value, rank):
+    """Puts back the last axes of size 1, which MATLAB drops."""
+    return value.reshape(value.shape + (1,) * (rank - value.ndim))
+
+
+def _warn_of_flatten(model):
+    """Warns of a Flatten layer that orders an image's features other than MATLAB's."""
+    for name, layer in parameters.layers(model):
+        nodes = layer._inbound_nodes if isinstance(layer, keras.layers.Flatten) else ()
+        for tensor in (tensor for node in nodes for tensor in node.input_tensors):
+            shape = tensor.shape[1:]
+            several = sum(size != 1 for size in shape) > 1
+            if several and not isinstance(tensor._keras_history.operation, keras.layers.Permute):
+                order = tuple(range(len(shape), 0, -1))
+                warnings.warn(
+                    f"Layer '{name}' flattens inputs of shape {shape} with the last axis running "
+                    "fastest, MATLAB with the first one: weights of the layers after it are in "
+                    f"another order. Put `keras.layers.Permute({order})` before it.",
+                    stacklevel=3,
+                )

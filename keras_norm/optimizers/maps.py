@@ -1,0 +1,71 @@
+"""Maps from variables to multipliers: by a variable's path, or by a regular expression."""
+
+import difflib
+import re
+
+from keras_norm import multipliers
+
+
+def check(name, mapping):
+    """Returns `mapping` as a dictionary from patterns to floats, after checking it.
+
+    Args:
+        name: The argument's name, for the message.
+        mapping: What the user passed: a dictionary, or None for an empty one.
+
+    Raises:
+        TypeError: If it is no dictionary, a key is no string, or a value is no number.
+        ValueError: If a key is no regular expression, or a value is negative or not finite.
+    """
+    if mapping is None:
+        return {}
+    if not isinstance(mapping, dict):
+        raise TypeError(
+            f"Argument `{name}` must be a dictionary from paths of variables, or regular "
+            f"expressions, to multipliers. Received: {name}={mapping!r}"
+        )
+    for pattern in mapping:
+        if not isinstance(pattern, str):
+            raise TypeError(
+                f"The keys of `{name}` must be strings: a variable's path, or a regular "
+                f"expression. Received: {pattern!r} (of type {type(pattern).__name__})"
+            )
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"The key {pattern!r} of `{name}` is no regular expression: {error}. "
+                "If it is a variable's path, pass it through `re.escape`."
+            ) from error
+    return {
+        pattern: multipliers.check(f"{name}[{pattern!r}]", value)
+        for pattern, value in mapping.items()
+    }
+
+
+def match(name, mapping, paths):
+    """Returns, for each path, the value of the pattern that matches all of it, or None.
+
+    Raises:
+        ValueError: If a pattern matches no path, or two match the same one.
+    """
+    found = [None] * len(paths)
+    for pattern in mapping:
+        positions = [
+            i for i, path in enumerate(paths) if path == pattern or re.fullmatch(pattern, path)
+        ]
+        if not positions:
+            closest = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
+            raise ValueError(
+                f"The pattern {pattern!r} of `{name}` matches none of the {len(paths)} variables "
+                "that the optimizer trains. It must be a variable's path, or a regular expression "
+                f"that matches all of it. The closest paths are: {', '.join(map(repr, closest))}"
+            )
+        for i in positions:
+            if found[i] is not None:
+                raise ValueError(
+                    f"Two patterns of `{name}` match the variable '{paths[i]}': {found[i]!r} and "
+                    f"{pattern!r}. Change one of them, so that the variable has one multiplier."
+                )
+            found[i] = pattern
+    return [mapping.get(pattern) for pattern in found]

@@ -1,0 +1,61 @@
+"""An optimizer whose state and settings are those of the optimizer inside it."""
+
+import keras
+
+
+def _of_inner(name):
+    """An attribute that is read and set on the inner optimizer."""
+
+    def get(self):
+        return getattr(self.inner_optimizer, name)
+
+    def set_(self, value):
+        # While Keras's constructor gives its own defaults, there is no inner optimizer yet.
+        if "inner_optimizer" in vars(self):
+            setattr(self.inner_optimizer, name, value)
+
+    return property(get, set_)
+
+
+class OptimizerWrapper(keras.optimizers.Optimizer):
+    """Base of optimizers that change what another one does, and have no variables of their own."""
+
+    built: bool
+    weight_decay = _of_inner("weight_decay")
+    clipnorm = _of_inner("clipnorm")
+    clipvalue = _of_inner("clipvalue")
+    global_clipnorm = _of_inner("global_clipnorm")
+    use_ema = _of_inner("use_ema")
+    ema_momentum = _of_inner("ema_momentum")
+    ema_overwrite_frequency = _of_inner("ema_overwrite_frequency")
+    loss_scale_factor = _of_inner("loss_scale_factor")
+    gradient_accumulation_steps = _of_inner("gradient_accumulation_steps")
+    learning_rate = _of_inner("learning_rate")
+    variables = _of_inner("variables")
+    _iterations = _of_inner("_iterations")
+    # What Keras's callback SwapEMAWeights looks for under a LossScaleOptimizer.
+    _trainable_variables = _of_inner("_trainable_variables")
+    _model_variables_moving_average = _of_inner("_model_variables_moving_average")
+
+    def __init__(self, inner_optimizer, name=None):
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = inner_optimizer
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """Excludes variables from the inner optimizer's weight decay, before it is built."""
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+
+    def finalize_variable_values(self, var_list):
+        """Does what the inner optimizer does at the end of training, such as averaging."""
+        self.inner_optimizer.finalize_variable_values(var_list)
+
+    def set_weights(self, weights):
+        """Sets the values of the inner optimizer's variables."""
+        self.inner_optimizer.set_weights(weights)
+
+    # A file holds the inner optimizer too, as a part of this one: once is enough.
+    def save_own_variables(self, store):
+        """Stores nothing: the inner optimizer stores its own variables."""
+
+    def load_own_variables(self, store):
+        """Loads nothing: the inner optimizer loads its own variables."""

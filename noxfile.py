@@ -1,0 +1,95 @@
+"""The project's commands. `nox` runs what CI runs; `nox -l` lists the rest."""
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests", "docs", "examples"]
+
+# The oldest Keras that pyproject.toml declares, and the newest that was tried.
+KERAS = ["3.12.0", "3.15.1"]
+# What each backend's environment holds, besides the package and the test tools: one backend only.
+BACKENDS = {
+    "tensorflow": ["tensorflow-cpu"],
+    "jax": ["jax", "flax"],
+    "torch": ["torch"],
+}
+TEST_TOOLS = ["pytest", "pytest-xdist", "scikit-learn", "matplotlib", "scipy", "h5py"]
+
+
+def install(session, *packages, keras=KERAS[-1]):
+    """Installs the package and others at the tested versions."""
+    session.install("-c", "constraints.txt", f"keras=={keras}", "-e", ".", *packages)
+
+
+def environment(session, backend):
+    """Returns the variables that a process on one backend runs with."""
+    # Compiled programs are kept between runs: on the CPU, JAX spends most of its time compiling.
+    cache = Path(session.cache_dir).absolute() / "jax"
+    return {
+        "KERAS_BACKEND": backend,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+@nox.session
+@nox.parametrize("keras", KERAS)
+@nox.parametrize("backend", list(BACKENDS))
+def tests(session, backend, keras):
+    """Runs the tests on one backend and one version of Keras."""
+    install(session, *BACKENDS[backend], *TEST_TOOLS, keras=keras)
+    arguments = session.posargs or ["-n", "2"]
+    session.run("pytest", *arguments, env=environment(session, backend))
+
+
+@nox.session
+def lint(session):
+    """Checks format and style."""
+    session.install("-c", "constraints.txt", "ruff")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session):
+    """Checks the types."""
+    install(session, "mypy")
+    session.run("mypy")
+
+
+@nox.session
+def docs(session):
+    """Builds the documentation; a warning is an error."""
+    install(session, *BACKENDS["jax"], "sphinx", "furo", "myst-parser", "sphinx-copybutton")
+    session.run(
+        *("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "site"),
+        env=environment(session, "jax"),
+    )
+
+
+@nox.session
+def examples(session):
+    """Runs the examples at a small size."""
+    install(session, *BACKENDS["jax"], "scikit-learn", "matplotlib")
+    output = session.create_tmp()
+    session.run(
+        *("python", "examples/quickstart.py", "--epochs", "1", "--output", output),
+        env=environment(session, "jax"),
+    )
+
+
+@nox.session(venv_backend="none")
+def gpu(session):
+    """Runs the tests on the accelerators that the installed backends see; fails without one."""
+    seen = session.run("python", "tests/accelerators.py", silent=True) or ""
+    backends = seen.split()
+    if not backends:
+        session.error("no installed backend sees an accelerator")
+    for backend in backends:
+        session.log(f"{backend} sees an accelerator")
+        session.run("python", "-m", "pytest", *session.posargs, env={"KERAS_BACKEND": backend})

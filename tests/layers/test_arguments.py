@@ -1,0 +1,129 @@
+"""Wrong arguments: the exception's type, the argument's name, what was received."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_norm import BatchNormalization, GroupNormalization, LayerNormalization
+
+ALL = [BatchNormalization, LayerNormalization, GroupNormalization]
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("layer", ALL)
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"epsilon": 0}, ValueError),
+        ({"epsilon": -1e-5}, ValueError),
+        ({"epsilon": NAN}, ValueError),
+        ({"epsilon": float("inf")}, ValueError),
+        ({"epsilon": "small"}, TypeError),
+        ({"epsilon": None}, TypeError),
+        ({"gamma_initializer": "narow-normal"}, ValueError),
+        ({"beta_initializer": None}, ValueError),
+        ({"beta_initializer": ["a", "b"]}, ValueError),
+        ({"gamma_initializer": [[1.0], [2.0, 3.0]]}, ValueError),
+        ({"gamma_lr_multiplier": -1}, ValueError),
+        ({"beta_lr_multiplier": NAN}, ValueError),
+        ({"gamma_l2_multiplier": float("inf")}, ValueError),
+        ({"beta_l2_multiplier": "1"}, TypeError),
+        ({"beta_l2_multiplier": True}, TypeError),
+        ({"num_channels": 0}, ValueError),
+        ({"num_channels": "many"}, TypeError),
+        ({"num_channels": 2.5}, TypeError),
+        ({"axis": "last"}, TypeError),
+        ({"axis": 1.5}, TypeError),
+    ],
+    ids=str,
+)
+def test_every_layer(layer, arguments, error):
+    (name,) = arguments
+    with pytest.raises(error, match=rf"{name}.*Received: {name}=|'axis'.*received: axis="):
+        layer(**arguments)
+
+
+@pytest.mark.parametrize("name", ["momentum", "variance_momentum"])
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(-0.1, ValueError), (1.1, ValueError), (NAN, ValueError), ("0.9", TypeError)],
+)
+def test_momenta(name, value, error):
+    with pytest.raises(error, match=rf"`{name}` must be a finite number >= 0 and <= 1\. Received"):
+        BatchNormalization(**{name: value})
+
+
+@pytest.mark.parametrize("groups", [0, -2, 1.5, True, "all", None, [2]])
+def test_groups(groups):
+    with pytest.raises(ValueError, match=r"`groups`.*positive integer.*Received: groups="):
+        GroupNormalization(groups=groups)
+
+
+def test_groups_that_do_not_divide():
+    for build in (
+        lambda: GroupNormalization(groups=4, name="gn")(np.ones((2, 6))),
+        lambda: GroupNormalization(groups=4, num_channels=6, name="gn"),
+    ):
+        with pytest.raises(ValueError, match=r"'gn'.*divide.*Received: groups=4, 6 channels"):
+            build()
+    with pytest.raises(ValueError, match=r"cannot be more than.*groups=8, 6 channels"):
+        GroupNormalization(groups=8)(np.ones((2, 6)))
+    with pytest.raises(ValueError, match=r"`axis`.*batch axis"):
+        GroupNormalization(groups=1, axis=0)(np.ones((2, 6)))
+
+
+@pytest.mark.parametrize("layer", ALL)
+@pytest.mark.parametrize("axis", [2, -3])
+def test_axis_out_of_range(layer, axis):
+    with pytest.raises(ValueError, match=rf"`axis`.*rank 2.*\[-2, 1\]\. Received: axis={axis}"):
+        layer(axis=axis)(np.ones((2, 3)))
+
+
+def test_axes_of_layer_normalization():
+    for name in ("axis", "reduction_axes"):
+        with pytest.raises(ValueError, match=rf"`{name}`.*none twice. Received: {name}=\[1, 1\]"):
+            LayerNormalization(**{name: [1, 1]})
+        with pytest.raises(ValueError, match=rf"`{name}`.*at least one.*Received: {name}=\[\]"):
+            LayerNormalization(**{name: []})
+        with pytest.raises(ValueError, match=rf"`{name}`.*twice.*Received: {name}=\[1, -2\]"):
+            LayerNormalization(**{name: [1, -2]})(np.ones((2, 3, 4)))
+        with pytest.raises(ValueError, match=rf"`{name}`.*rank 3.*Received: {name}=3"):
+            LayerNormalization(**{name: [1, 3]})(np.ones((2, 3, 4)))
+        with pytest.raises(TypeError, match=rf"argument '{name}'.*received: {name}=\[1, 'a'\]"):
+            LayerNormalization(**{name: [1, "a"]})
+    with pytest.raises(ValueError, match="besides the batch"):
+        LayerNormalization()(np.ones(3))
+    with pytest.raises(ValueError, match=r"`num_channels` goes with a single `axis`"):
+        LayerNormalization(axis=[1, 2], num_channels=3)
+    with pytest.raises(ValueError, match=r"known sizes. Received: axis=\[1, 2\]"):
+        LayerNormalization(axis=[1, 2])(keras.Input((None, 3)))
+
+
+@pytest.mark.parametrize("layer", ALL)
+def test_number_of_channels(layer):
+    with pytest.raises(ValueError, match=r"'n'.* is 6, but axis -1 of the input has 4 channels"):
+        layer(num_channels=6, name="n", **({"groups": 2} if layer is GroupNormalization else {}))(
+            np.ones((2, 4))
+        )
+    with pytest.raises(ValueError, match=r"defined dimension.*\(None, 3, None\).*'n'"):
+        layer(name="n")(keras.Input((3, None)))
+
+
+@pytest.mark.parametrize("layer", ALL)
+@pytest.mark.parametrize("name", ["gamma_initializer", "beta_initializer"])
+def test_values_of_a_wrong_size(layer, name):
+    arguments = {"groups": 2} if layer is GroupNormalization else {}
+    with pytest.raises(
+        ValueError, match=rf"`{name}`.*'n'.*shape \(4,\).*3 values, of shape \(3,\)"
+    ):
+        layer(name="n", **{name: [1.0, 2.0, 3.0]}, **arguments)(np.ones((2, 4)))
+    with pytest.raises(ValueError, match=r"shape \(4,\).*5 values"):
+        layer(name="n", **{name: lambda shape: np.ones(5)}, **arguments)(np.ones((2, 4)))
+
+
+@pytest.mark.parametrize("layer", [BatchNormalization, GroupNormalization])
+def test_input_of_another_size_than_built_for(layer):
+    layer = layer(**({"groups": 2} if layer is GroupNormalization else {}))
+    layer(np.ones((2, 4)))
+    with pytest.raises(ValueError, match="incompatible with the layer"):
+        layer(np.ones((2, 6)))

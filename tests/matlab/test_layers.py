@@ -1,0 +1,245 @@
+"""MATLAB's layer functions against the formulas of its documents, worked by hand."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_norm import matlab
+
+BATCH = np.array([[1.0, 10.0], [3.0, 30.0]], "float32")  # means 2, 20; variances 1, 100
+# A few roundings of float32 on numbers of size 1.
+TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}
+
+EVERY_PROPERTY = {
+    "batch": {
+        "TrainedMean": [1.0, 2.0],
+        "TrainedVariance": [4.0, 9.0],
+        "MeanDecay": 0.25,
+        "VarianceDecay": 0.5,
+    },
+    "layer": {"OperationDimension": "channel-only"},
+    "group": {},
+}
+COMMON = {
+    "Epsilon": 0.5,
+    "NumChannels": 2,
+    "ScaleInitializer": "ones",
+    "OffsetInitializer": "zeros",
+    "Scale": [2.0, 3.0],
+    "Offset": [1.0, -1.0],
+    "ScaleLearnRateFactor": 2.0,
+    "OffsetLearnRateFactor": 3.0,
+    "ScaleL2Factor": 4.0,
+    "OffsetL2Factor": 5.0,
+    "Name": "N1",
+}
+READ_ONLY = {"NumInputs": 1, "InputNames": ["in"], "NumOutputs": 1, "OutputNames": ["out"]}
+
+
+def make(kind, *pairs, **properties):
+    if kind == "batch":
+        return matlab.batchNormalizationLayer(*pairs, **properties)
+    if kind == "layer":
+        return matlab.layerNormalizationLayer(*pairs, **properties)
+    return matlab.groupNormalizationLayer("all-channels", *pairs, **properties)
+
+
+def as_lists(properties):
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in properties.items()}
+
+
+def to_numpy(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+@pytest.mark.parametrize("kind", EVERY_PROPERTY)
+@pytest.mark.parametrize("built", [False, True])
+def test_every_property_is_read_as_it_was_given(kind, built):
+    given = {**EVERY_PROPERTY[kind], **COMMON}
+    by_keyword = make(kind, **given)
+    by_pairs = make(kind, *[item for pair in given.items() for item in pair])
+    if built:
+        by_keyword.build((None, 2))
+        by_pairs.build((None, 2))
+    expected = {**given, **READ_ONLY}
+    if kind == "group":
+        expected["NumGroups"] = "all-channels"
+    assert as_lists(matlab.properties(by_keyword)) == expected
+    assert as_lists(matlab.properties(by_pairs)) == expected
+
+
+@pytest.mark.parametrize("kind", EVERY_PROPERTY)
+def test_defaults_are_matlabs(kind):
+    expected = {
+        "Epsilon": 1e-5,
+        "NumChannels": "auto",
+        "ScaleInitializer": "ones",
+        "OffsetInitializer": "zeros",
+        "Scale": [],
+        "Offset": [],
+        "ScaleLearnRateFactor": 1.0,
+        "OffsetLearnRateFactor": 1.0,
+        "ScaleL2Factor": 1.0,
+        "OffsetL2Factor": 1.0,
+        "Name": "N1",
+        **READ_ONLY,
+    }
+    if kind == "batch":
+        expected |= {"TrainedMean": [], "TrainedVariance": []}
+        expected |= {"MeanDecay": 0.1, "VarianceDecay": 0.1}
+    if kind == "layer":
+        expected["OperationDimension"] = "auto"
+    if kind == "group":
+        expected["NumGroups"] = "all-channels"
+    assert matlab.properties(make(kind, Name="N1")) == expected
+
+
+def test_batch_normalization_trains_and_predicts_by_the_formulas():
+    layer = matlab.batchNormalizationLayer(**EVERY_PROPERTY["batch"], **COMMON)
+    # (x - mean) / sqrt(variance + 0.5), times 2 or 3, plus 1 or -1.
+    trained = [[-1 / 1.5**0.5 * 2 + 1, -10 / 100.5**0.5 * 3 - 1]]
+    trained += [[1 / 1.5**0.5 * 2 + 1, 10 / 100.5**0.5 * 3 - 1]]
+    np.testing.assert_allclose(to_numpy(layer(BATCH, training=True)), trained, **TOLERANCE)
+    found = matlab.properties(layer)
+    # 0.25 of the batch's mean and 0.75 of 1 and 2; half of the batch's variance and of 4 and 9.
+    np.testing.assert_allclose(found["TrainedMean"], [1.25, 6.5], **TOLERANCE)
+    np.testing.assert_allclose(found["TrainedVariance"], [2.5, 54.5], **TOLERANCE)
+    predicted = (BATCH - [1.25, 6.5]) / np.sqrt([3.0, 55.0]) * [2, 3] + [1, -1]
+    np.testing.assert_allclose(to_numpy(layer(BATCH)), predicted, **TOLERANCE)
+
+
+def test_a_decay_that_is_not_given_stays_at_a_tenth():
+    layer = matlab.batchNormalizationLayer(MeanDecay=0.5)
+    layer(BATCH, training=True)
+    np.testing.assert_allclose(to_numpy(layer.moving_mean), [1.0, 10.0], **TOLERANCE)
+    np.testing.assert_allclose(to_numpy(layer.moving_variance), [1.0, 10.9], **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("dimension", "shape", "axes"),
+    [
+        ("auto", (2, 3), (1,)),
+        ("auto", (2, 4, 3), (2,)),
+        ("auto", (2, 4, 5, 3), (1, 2, 3)),
+        ("channel-only", (2, 4, 5, 3), (3,)),
+        ("spatial-channel", (2, 4, 3), (1, 2)),
+        ("batch-excluded", (2, 4, 3), (1, 2)),
+    ],
+)
+def test_operation_dimension(dimension, shape, axes):
+    x = np.random.default_rng(0).normal(3, 2, shape).astype("float32")
+    layer = matlab.layerNormalizationLayer(OperationDimension=dimension, Epsilon=0.1)
+    centered = x - x.mean(axes, keepdims=True)
+    expected = centered / np.sqrt((centered**2).mean(axes, keepdims=True) + 0.1)
+    np.testing.assert_allclose(to_numpy(layer(x)), expected, rtol=1e-5, atol=1e-6)
+    again = type(layer).from_config(layer.get_config())
+    assert matlab.properties(again)["OperationDimension"] == dimension
+    np.testing.assert_allclose(to_numpy(again(x)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        (2, [-1, 1, -1, 1]),
+        ("channel-wise", [0, 0, 0, 0]),
+        # 1, 3, 5, 7: mean 4, variance 5
+        ("all-channels", np.array([-3, -1, 1, 3]) / 5**0.5),
+    ],
+)
+def test_number_of_groups(groups, expected):
+    layer = matlab.groupNormalizationLayer(groups, "Epsilon", 1e-12)
+    found = to_numpy(layer(np.array([[1, 3, 5, 7]], "float32")))[0]
+    np.testing.assert_allclose(found, expected, **TOLERANCE)
+    assert matlab.properties(layer)["NumGroups"] == groups
+
+
+def test_initializers():
+    layer = matlab.batchNormalizationLayer(
+        ScaleInitializer="narrow-normal", OffsetInitializer=lambda size: np.full(size, 7.0)
+    )
+    layer.build((None, 4000))
+    scale = to_numpy(layer.gamma)
+    # The error of a standard deviation from 4000 draws is 1.1%.
+    assert 0.009 < scale.std() < 0.011
+    assert abs(scale.mean()) < 0.001
+    assert np.all(to_numpy(layer.beta) == 7)
+    assert matlab.properties(layer)["ScaleInitializer"] == "narrow-normal"
+    assert matlab.properties(layer)["OffsetInitializer"](3).tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 2), (2, 1), (1, 1, 2), (1, 1, 1, 2)])
+def test_values_in_matlabs_sizes(shape):
+    values = np.array([5, 6]).reshape(shape)
+    layer = matlab.batchNormalizationLayer(
+        Scale=values, Offset=values.tolist(), TrainedMean=values, TrainedVariance=values
+    )
+    layer.build((None, 3, 3, 2))
+    for variable in layer.weights:
+        assert to_numpy(variable).tolist() == [5, 6]
+
+
+def test_empty_values_leave_the_defaults_and_names_know_no_case():
+    layer = matlab.batchNormalizationLayer("name", "BN1", "Scale", [], "TrainedMean", np.array([]))
+    layer.build((None, 2))
+    assert layer.name == "BN1"
+    assert to_numpy(layer.gamma).tolist() == [1, 1]
+    assert matlab.batchNormalizationLayer(Name="").name == "batch_normalization"
+
+
+@pytest.mark.parametrize("kind", EVERY_PROPERTY)
+def test_files_keep_everything(kind, tmp_path):
+    model = keras.Sequential(
+        [keras.Input((2,)), make(kind, **{**EVERY_PROPERTY[kind], **COMMON, "Scale": []})]
+    )
+    path = tmp_path / "model.keras"
+    model.save(path)
+    again = keras.saving.load_model(path)
+    before, after = (matlab.properties(m.layers[0]) for m in (model, again))
+    assert as_lists(before) == as_lists(after)
+    np.testing.assert_array_equal(to_numpy(model(BATCH)), to_numpy(again(BATCH)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "pairs", "properties", "message"),
+    [
+        ("batch", ("Epsilon",), {}, "odd number of arguments"),
+        ("batch", (1, 2), {}, "1 where a name should be"),
+        ("batch", (), {"Epsilom": 1}, "no property 'Epsilom'. Did you mean 'Epsilon'"),
+        ("layer", (), {"operationdimensions": 1}, "Did you mean 'OperationDimension'"),
+        ("group", (), {"MeanDecay": 0.1}, "groupNormalizationLayer has no property 'MeanDecay'"),
+        ("batch", ("Name", "a"), {"Name": "b"}, "'Name' twice"),
+        ("batch", (), {"NumInputs": 1}, "'NumInputs' of batchNormalizationLayer is read-only"),
+        ("batch", (), {"Epsilon": 0}, "`Epsilon` must be a finite number > 0"),
+        ("batch", (), {"Epsilon": "x"}, "`Epsilon` must be a finite number > 0"),
+        ("batch", (), {"MeanDecay": 1.5}, "`MeanDecay` must be a finite number >= 0 and <= 1"),
+        ("batch", (), {"ScaleL2Factor": -1}, "`ScaleL2Factor` must be"),
+        ("batch", (), {"NumChannels": 0}, "`NumChannels` must be a positive integer or 'auto'"),
+        ("batch", (), {"ScaleInitializer": "one"}, "Did you mean 'ones'"),
+        ("batch", (), {"TrainedVariance": [-1.0]}, "`TrainedVariance` must hold finite numbers >="),
+        ("batch", (), {"TrainedMean": [np.nan]}, "`TrainedMean` must hold finite numbers"),
+        ("batch", (), {"Scale": np.ones((2, 2))}, "`Scale` must hold one number for each channel"),
+        ("batch", (), {"Scale": [[1], [2, 3]]}, "`Scale` must hold one number for each channel"),
+        ("batch", (), {"Name": 1}, "`Name` must be a string"),
+        ("layer", (), {"OperationDimension": "channels"}, "Did you mean 'channel-only'"),
+    ],
+)
+def test_bad_properties(kind, pairs, properties, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make(kind, *pairs, **properties)
+
+
+@pytest.mark.parametrize("groups", [0, 2.0, True, None, "channelwise"])
+def test_bad_numbers_of_groups(groups):
+    with pytest.raises(ValueError, match="`numGroups` must be"):
+        matlab.groupNormalizationLayer(groups)
+
+
+def test_values_of_a_wrong_size_fail_at_build():
+    layer = matlab.batchNormalizationLayer(Name="BN1", Scale=[1, 2, 3])
+    with pytest.raises(ValueError, match="layer 'BN1'"):
+        layer.build((None, 2))
+
+
+def test_properties_are_those_of_our_layers_only():
+    with pytest.raises(TypeError, match="normalization of keras_norm"):
+        matlab.properties(keras.layers.Dense(1))

@@ -1,0 +1,100 @@
+"""What only TensorFlow has: sparse gradients, and replicas that reduce gradients on the way."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_norm
+from keras_norm.optimizers import MultiplierOptimizer
+from tests.optimizers import cases, test_training
+
+ROWS, FACTORS = [4, 0, 4], (0, 0.1, 1, 3)
+
+
+def sparse_gradient(step):
+    values = cases.arrays(10 + step, [(3, 2)])[0]
+    return tf.IndexedSlices(values, tf.constant(ROWS), dense_shape=(6, 2))
+
+
+@pytest.mark.parametrize("name", ["Adagrad", "Adam", "SGD-momentum"])
+def test_sparse_gradients(name):
+    (start,) = cases.arrays(0, [(6, 2)])
+
+    def train(optimizer, factors):
+        tables = [keras.Variable(start) for _ in factors]
+        for table, factor in zip(tables, factors, strict=True):
+            keras_norm.set_multipliers(table, lr=factor)
+        for step in range(3):
+            optimizer.apply([sparse_gradient(step) for _ in tables], tables)
+        return cases.values(tables)
+
+    make = cases.OPTIMIZERS[name]
+    results = train(MultiplierOptimizer(make(0.1, clipnorm=0.5)), FACTORS)
+    cases.assert_same(results[:1], [start])
+    for factor, result in zip(FACTORS[1:], results[1:], strict=True):
+        cases.assert_close([result], train(make(factor * 0.1, clipnorm=0.5), [1]))
+
+
+def test_sparse_gradients_stay_sparse_without_l2():
+    dense, sparse = (keras.Variable(np.ones((6, 2), "float32")) for _ in range(2))
+    keras_norm.set_multipliers(sparse, l2=0)
+    seen = []
+
+    class Seeing(keras.optimizers.SGD):
+        def update_step(self, gradient, variable, learning_rate):
+            seen.append(type(gradient))
+            super().update_step(gradient, variable, learning_rate)
+
+    optimizer = MultiplierOptimizer(Seeing(0.1), l2=0.5)
+    optimizer.apply([sparse_gradient(0)] * 2, [dense, sparse])
+    assert issubclass(seen[1], tf.IndexedSlices)
+    assert not issubclass(seen[0], tf.IndexedSlices)
+    gradient = tf.convert_to_tensor(sparse_gradient(0)).numpy()
+    cases.assert_close(cases.values([dense, sparse]), [0.95 - 0.1 * gradient, 1 - 0.1 * gradient])
+
+
+@pytest.fixture
+def two_replicas():
+    # As many as the logical CPUs of `tests/conftest.py`.
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert strategy.num_replicas_in_sync == 2
+    return strategy
+
+
+@pytest.mark.parametrize("loss_scaling", [False, True])
+def test_mirrored_strategy(two_replicas, loss_scaling):
+    with two_replicas.scope():
+        optimizer = MultiplierOptimizer(
+            keras.optimizers.SGD(test_training.RATE, momentum=0.9, weight_decay=0.2), l2=0.3
+        )
+        if loss_scaling:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=8.0)
+        model = test_training.linear_model(optimizer)
+    test_training.fit(model, 4)
+    expected = test_training.regression(
+        [test_training.RATE] * 4, momentum=0.9, weight_decay=0.2, l2=0.3
+    )
+    cases.assert_close(model.get_weights(), expected)
+
+
+def test_mirrored_strategy_step_by_step(two_replicas):
+    """With EMA, which Keras cannot do in a compiled step of replicas."""
+
+    def train(rate, factors):
+        with two_replicas.scope():
+            inner = keras.optimizers.SGD(
+                rate, weight_decay=0.1, use_ema=True, ema_momentum=0.3, ema_overwrite_frequency=2
+            )
+            optimizer = MultiplierOptimizer(inner) if factors else inner
+            groups = [cases.variables(lr=factor) for factor in factors or [1]]
+            variables = [variable for group in groups for variable in group]
+            for step in cases.gradients(3):
+                grads = [tf.constant(g) for _ in groups for g in step]
+                two_replicas.run(lambda grads=grads: optimizer.apply(grads, variables))
+            return [cases.values(group) for group in groups]
+
+    at_0, at_1, at_3 = train(0.1, [0, 1, 3])
+    cases.assert_same(at_0, cases.arrays(0))
+    cases.assert_same(at_1, *train(0.1, None))
+    cases.assert_close(at_3, *train(0.3, None))

@@ -1,0 +1,84 @@
+import doctest
+
+import keras
+import numpy as np
+import pytest
+
+import keras_norm
+from keras_norm import multipliers
+
+
+def lr_of(layer):
+    return [multipliers.lr_multiplier(weight) for weight in layer.weights]
+
+
+def test_a_variable_without_multipliers_has_1():
+    variable = keras.Variable(1.0)
+    assert multipliers.lr_multiplier(variable) == multipliers.l2_multiplier(variable) == 1.0
+
+
+def test_set_on_a_variable_a_layer_and_a_model():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+    keras_norm.set_multipliers(model, lr=0.1, l2=2)
+    keras_norm.set_multipliers(model.layers[1], lr=np.float32(3))
+    keras_norm.set_multipliers(model.layers[1].bias, l2=0)
+    assert lr_of(model) == [0.1, 0.1, 3.0, 3.0]
+    assert [multipliers.l2_multiplier(weight) for weight in model.weights] == [2.0, 2.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(-1, ValueError), (float("nan"), ValueError), (float("inf"), ValueError), ("1", TypeError)],
+)
+@pytest.mark.parametrize("name", ["lr", "l2"])
+def test_bad_multipliers(name, value, error):
+    variable = keras.Variable(1.0)
+    with pytest.raises(error, match=f"`{name}` must be a finite number >= 0. Received: {name}="):
+        keras_norm.set_multipliers(variable, **{name: value})
+    assert not hasattr(variable, "lr_multiplier")
+
+
+def test_bad_places_for_multipliers():
+    with pytest.raises(TypeError, match=r"must be a Keras variable or layer. Received: 'dense'"):
+        keras_norm.set_multipliers("dense", lr=1)
+    with pytest.raises(ValueError, match=r"'unbuilt' has no weights.*Build it first"):
+        keras_norm.set_multipliers(keras.layers.Dense(1, name="unbuilt"), lr=1)
+
+
+def test_layerwise_lr_decay():
+    shared = keras.layers.Dense(4)
+    inner = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(4), keras.layers.ReLU(), shared]
+    )
+    x = keras.Input((4,))
+    y = keras.layers.BatchNormalization()(shared(inner(x)))
+    model = keras.Model(x, keras.layers.Dense(2)(keras.layers.Dropout(0.1)(y)))
+    keras_norm.set_multipliers(model, lr=7)
+    keras_norm.layerwise_lr_decay(model, 0.5)
+    assert lr_of(inner.layers[0]) == [0.125] * 2
+    assert lr_of(shared) == [0.25] * 2
+    assert lr_of(model.layers[-3]) == [0.5] * 4
+    assert lr_of(model.layers[-1]) == [1.0] * 2
+
+
+def test_layerwise_lr_decay_by_0_trains_the_last_layer_only():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+    keras_norm.layerwise_lr_decay(model, 0)
+    assert lr_of(model) == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_bad_layerwise_lr_decay():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    with pytest.raises(ValueError, match="has no weights"):
+        keras_norm.layerwise_lr_decay(model, 0.5)
+    model.build((None, 2))
+    with pytest.raises(ValueError, match="`decay` must be a finite number >= 0"):
+        keras_norm.layerwise_lr_decay(model, -0.5)
+    with pytest.raises(TypeError, match="`model` must be a Keras model"):
+        keras_norm.layerwise_lr_decay(model.layers[0], 0.5)
+
+
+def test_the_examples_run():
+    result = doctest.testmod(multipliers)
+    assert result.attempted
+    assert not result.failed
