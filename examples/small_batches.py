@@ -8,6 +8,13 @@ handwritten digits (they come with scikit-learn) from batches of 2, 4, 8, 16 and
 learning rate in proportion to the batch. Batch normalization is tested with its moving statistics,
 and with those of all training scans. Prints a table of test error, the mean over several runs, and
 draws it into `small_batches.png`.
+
+What was found (3 runs, 450 test scans, standard errors near 0.3 points): population statistics were
+never worse than moving statistics, and better by most at batches of 2 (1.2% of the scans misread
+instead of 1.6%), where a moving average with momentum 0.9 sees some 20 scans. More passes changed
+nothing here. Group and layer normalization stayed near 2% at all batch sizes: as Wu and He say, the
+batch does not matter to them; but on these small scans batch normalization was ahead even at 2,
+unlike on ImageNet.
 """
 
 import argparse
