@@ -166,8 +166,8 @@ def _from_batch_norm(module, synchronized):
 
 
 def _from_layer_norm(module):
-    axis = list(range(-len(module.normalized_shape), 0))
-    axis = axis[0] if len(axis) == 1 else axis
+    rank = len(module.normalized_shape)
+    axis = -1 if rank == 1 else list(range(-rank, 0))
     layer = layers.LayerNormalization(
         axis=axis, reduction_axes=axis, **_arguments(module, module.weight)
     )

@@ -14,7 +14,7 @@ class UnmaskedLayerNormalization(LayerNormalization):
     `conversion.replace_normalization`.
     """
 
-    def call(self, inputs):
+    def call(self, inputs):  # type: ignore[override]
         """Returns the normalized inputs."""
         return super().call(inputs)
 
@@ -28,6 +28,6 @@ class UnmaskedGroupNormalization(GroupNormalization):
     `conversion.replace_normalization`.
     """
 
-    def call(self, inputs):
+    def call(self, inputs):  # type: ignore[override]
         """Returns the normalized inputs."""
         return super().call(inputs)

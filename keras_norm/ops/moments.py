@@ -90,12 +90,12 @@ def merge(parts, axes):
     Returns:
         `Moments` with size 1 along `axes`.
     """
-    size = math.prod(ops.shape(parts.shift)[axis] for axis in axes)
+    size = math.prod([ops.shape(parts.shift)[axis] for axis in axes])
     uniform = len(parts.count.shape) == 0
     if uniform:
         count = parts.count * _number(size, parts.count.dtype)
     else:
-        repeats = math.prod(ops.shape(parts.shift)[a] for a in axes if parts.count.shape[a] == 1)
+        repeats = math.prod([ops.shape(parts.shift)[a] for a in axes if parts.count.shape[a] == 1])
         count = ops.sum(parts.count, axis=tuple(axes), keepdims=True)
         count = count * _number(repeats, count.dtype)
         share = ops.where(count > 0, count, 1) / _number(size, count.dtype)
