@@ -100,8 +100,8 @@ def load_tf_saved_model(path):
     import tensorflow as tf
 
     loaded = tf.saved_model.load(path)
-    (function,) = loaded.signatures.values()
-    operators = [operation.type for operation in function.graph.get_operations()]
+    graph = loaded.signatures["serving_default"].graph
+    operators = [operation.type for operation in graph.get_operations()]
     return lambda x: loaded.serve(x).numpy(), operators
 
 
