@@ -26,8 +26,6 @@ LAYERS = {
     "layer": keras_norm.LayerNormalization,
     "layer, channels": lambda: keras_norm.LayerNormalization(reduction_axes=-1),
 }
-# Runtimes that cannot take group and layer normalization over sizes that TensorFlow left open.
-FIXED_SIZES_ONLY = {("tensorflow", "openvino"), ("tensorflow", "litert")}
 TOLERANCE = 1e-5
 
 
@@ -44,10 +42,7 @@ def model(names, size):
 @pytest.mark.parametrize("size", [8, None], ids=["fixed size", "open size"])
 @pytest.mark.parametrize("kind", FORMATS)
 def test_outputs_are_equal_for_every_batch(kind, size, tmp_path):
-    names = ["batch", *[name for name in LAYERS if name != "group"], "group"]
-    if size is None and (keras.backend.backend(), kind) in FIXED_SIZES_ONLY:
-        names = ["batch", "layer, channels"]
-    exported = model(names[1:], size)
+    exported = model(LAYERS, size)
     run, operators = export(exported, kind, tmp_path)
     assert not [name for name in operators if not is_plain(name)]
     for shape in [(1, 8, 8, 3), (5, 8, 8, 3)] + [(2, 9, 7, 3)] * (size is None):
