@@ -124,7 +124,8 @@ def merge(parts, axes):
     if parts.variance is not None:
         square = square + parts.variance
     variance = mean(square) - ops.square(residual)
-    return Moments(count, shift, residual, ops.maximum(variance, 0))
+    # Not `maximum` with 0, which Keras on PyTorch makes float32.
+    return Moments(count, shift, residual, ops.relu(variance))
 
 
 def _staged_mean(values, axes):
