@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from benchmarks import rows
+
 MODES = ("jit",)
 VERSION = f"jax {jax.__version__}"
 
@@ -22,8 +24,10 @@ def layer_step(layer, x, gradient, training, mode):
     state = [[v.value for v in layer.non_trainable_variables]]
     parameters = [v.value for v in layer.trainable_variables]
 
+    options = {"training": training} if isinstance(layer, rows.BATCH_LAYERS) else {}
+
     def forward(parameters, x, state):
-        return layer.stateless_call(parameters, state, x, training=training)
+        return layer.stateless_call(parameters, state, x, **options)
 
     step = _step(forward, training)
     return lambda: step(parameters, x, gradient, state[0])
@@ -98,8 +102,10 @@ def kept_bytes(layer, x):
     state = [v.value for v in layer.non_trainable_variables]
     parameters = [v.value for v in layer.trainable_variables]
 
+    options = {"training": True} if isinstance(layer, rows.BATCH_LAYERS) else {}
+
     def forward(parameters, x):
-        return layer.stateless_call(parameters, state, x, training=True)
+        return layer.stateless_call(parameters, state, x, **options)
 
     _, vjp, _ = jax.vjp(forward, parameters, x, has_aux=True)
     kept = {id(leaf): leaf.nbytes for leaf in jax.tree.leaves(vjp)}

@@ -11,6 +11,9 @@ IMAGE_CF = (32, 64, 56, 56)
 FEATURE = (4096, 1024)
 SEQUENCE = (32, 128, 768)
 
+# The layers that training and inference are not the same for.
+BATCH_LAYERS = (keras_norm.BatchNormalization, keras.layers.BatchNormalization)
+
 
 class Row(NamedTuple):
     """One line of the table.
