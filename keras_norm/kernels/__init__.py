@@ -16,6 +16,7 @@ import os
 import keras
 
 _enabled = os.environ.get("KERAS_NORM_KERNELS", "1") != "0"
+_kernels = {}
 
 
 def is_enabled():
@@ -47,9 +48,15 @@ def accelerated(plain):
     return function
 
 
-@functools.cache
 def _kernel(name):
     """Returns the backend's kernel of that name, or None."""
+    # A dictionary and not `functools.cache`, which torch.compile looks through.
+    if name not in _kernels:
+        _kernels[name] = _load(name)
+    return _kernels[name]
+
+
+def _load(name):
     module = f"{__name__}.{keras.backend.backend()}"
     try:
         return getattr(importlib.import_module(module), name, None)

@@ -206,7 +206,8 @@ class _Rows:
 
     def gradients(self, g, x, gamma, mean, inverse):
         """Returns the gradients of input, gamma and beta."""
-        beta = x.new_zeros(self.channels)
+        gamma = x.new_ones(self.channels) if gamma is None else gamma
+        beta = torch.zeros_like(gamma)
         found = [
             aten.native_layer_norm_backward(*part, x.shape[1:], *rest, gamma, beta, [True] * 3)
             for *part, rest in zip(
@@ -219,7 +220,7 @@ class _Rows:
         if len(found) == 1:
             return found[0]
         dx, dgamma, dbeta = zip(*found, strict=True)
-        return torch.cat(dx), *(None if v[0] is None else sum(v) for v in (dgamma, dbeta))
+        return torch.cat(dx), sum(dgamma), sum(dbeta)
 
 
 class _Channels:

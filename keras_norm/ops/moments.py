@@ -90,12 +90,14 @@ def merge(parts, axes):
     Returns:
         `Moments` with size 1 along `axes`.
     """
-    size = math.prod(ops.shape(parts.shift)[axis] for axis in axes)
+    size = math.prod([ops.shape(parts.shift)[axis] for axis in axes])
     uniform = len(parts.count.shape) == 0
     if uniform:
         count = parts.count * ops.cast(size, parts.count.dtype)
     else:
-        repeats = math.prod(ops.shape(parts.shift)[a] for a in axes if parts.count.shape[a] == 1)
+        repeats = math.prod(
+            [ops.shape(parts.shift)[a] for a in axes if parts.count.shape[a] == 1]
+        )
         count = ops.sum(parts.count, axis=tuple(axes), keepdims=True)
         count = count * ops.cast(repeats, count.dtype)
         share = ops.maximum(count, 1) / ops.cast(size, count.dtype)

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_norm.kernels import accelerated
+from keras_norm.ops.accelerated import accelerated
 from keras_norm.ops.blocks import Blocks
 
 
