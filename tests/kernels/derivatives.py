@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 
+DEFAULT = {"jax": "jit"}.get(keras.backend.backend())
 
-def all_orders(
-    function, arrays, cotangent, compiled="jit" if keras.backend.backend() == "jax" else None
-):
+
+def all_orders(function, arrays, cotangent, compiled=DEFAULT):
     """Returns the output, its gradients, and the gradients of their squared norm.
 
     Args:

@@ -191,7 +191,9 @@ def test_masks_are_the_plain_functions():
     assert_close(call(ops.normalize), call(plain), tolerance=0)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["float64"] * (BACKEND != "jax") + ["mixed_float16", "mixed_bfloat16"]
+)
 def test_dtypes_of_layers_are_the_plain_ones(dtype):
     x = np.random.default_rng(0).standard_normal((4, 3, 3, 8))
     for layer in (
@@ -226,10 +228,10 @@ def test_inference_is_the_plain_function(shape, axis, mean):
 def test_a_function_switches_them_off(monkeypatch):
     x = keras.ops.ones((2, 3))
     monkeypatch.setattr(kernels, "_kernel", lambda name: lambda *a, **k: ("kernel", None))
-    assert ops.normalize(x, (0,), 1e-2)[0] == "kernel"
+    assert ops.normalize(x, (0,), 1e-2) == ("kernel", None)
     kernels.set_enabled(False)
     assert not kernels.is_enabled()
-    assert ops.normalize(x, (0,), 1e-2)[0] != "kernel"
+    assert keras.ops.shape(ops.normalize(x, (0,), 1e-2)[0]) == (2, 3)
 
 
 def test_an_environment_variable_switches_them_off_and_nobody_needs_the_folder(tmp_path):
