@@ -124,11 +124,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tiny", action="store_true", help="tiny inputs: to see that all runs")
     parser.add_argument("--rounds", type=int, default=31, help="runs that a median is taken of")
+    parser.add_argument("--threads", type=int, help="PyTorch only: how many, if not one a core")
     parser.add_argument("--output", type=pathlib.Path, help="folder for JSON and pictures")
     parser.add_argument("--compare", type=pathlib.Path, help="earlier JSON: what got slower?")
     arguments = parser.parse_args()
     name = keras.backend.backend()
     backend = importlib.import_module(f"benchmarks.on_{name}")
+    threads = backend.use_threads(arguments.threads)
     rounds = 2 if arguments.tiny else arguments.rounds
     for mode in backend.MODES:
         title = name if len(backend.MODES) == 1 else f"{name}-{mode}"
@@ -137,7 +139,7 @@ def main():
             "mode": mode,
             "date": datetime.date.today().isoformat(),
             "versions": f"keras {keras.__version__}, {backend.VERSION}",
-            "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores{threads}",
             "rounds": rounds,
             "lines": run(backend, mode, arguments.tiny, rounds),
         }

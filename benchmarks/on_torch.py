@@ -7,6 +7,14 @@ MODES = ("eager",)
 VERSION = f"torch {torch.__version__}"
 
 
+def use_threads(number):
+    """Sets how many threads to use, if given; returns how to say so."""
+    if number is None:
+        return ""
+    torch.set_num_threads(number)
+    return f", {number} thread" + "s" * (number > 1)
+
+
 def tensor(values, dtype, mode):
     return torch.tensor(values).to(getattr(torch, dtype))
 

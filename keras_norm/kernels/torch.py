@@ -21,8 +21,11 @@ from keras_norm import ops
 
 aten = torch.ops.aten
 
-# A mean of this many deviations may be rounded to a float32: it costs 1e-7.
-LARGEST_MEAN = 1.0
+# A mean of this many deviations may be rounded to a float32: it costs 3e-7. Of long columns, which
+# are added up one after the other, a mean of one deviation costs as much.
+LARGEST_MEAN = 4.0
+LARGEST_MEAN_OF_COLUMN = 1.0
+SHORT_COLUMN = 256
 # Native kernels may add up this many rows, one after the other: it costs 1e-6.
 LONGEST_COLUMN = 4096
 # And this many elements that are neighbours in memory, which they add up in lanes.
@@ -92,7 +95,7 @@ class _Normalize(torch.autograd.Function):
     def forward(ctx, x, gamma, beta, sets, epsilon):
         shift = None
         y, mean, variance, inverse = sets.normalize(x, gamma, beta, epsilon)
-        if not _is_small(mean, inverse):
+        if not _is_small(mean, inverse, sets.largest_mean):
             shift = x.view(sets.shape).mean(sets.axes).view(sets.moments_shape)
             centered = x - sets.spread(shift)
             y, mean, variance, inverse = sets.normalize(centered, gamma, beta, epsilon)
@@ -127,7 +130,7 @@ class _Standardize(torch.autograd.Function):
         inverse = torch.rsqrt(variance + epsilon)
         ctx.save_for_backward(x, gamma, mean, variance, inverse)
         ctx.sets, ctx.epsilon = sets, epsilon
-        if not _is_small(mean, inverse):
+        if not _is_small(mean, inverse, LARGEST_MEAN):
             x, mean = x - sets.spread(mean), torch.zeros_like(mean)
         return sets.standardize(x, mean, variance, gamma, beta, epsilon)
 
@@ -176,18 +179,21 @@ def _plain_gradients(plain, ctx, x, gamma, gradient):
     return gradients
 
 
-def _is_small(mean, inverse):
+def _is_small(mean, inverse, limit):
     """Returns whether no mean is so many deviations from zero that its rounding would show."""
-    return (mean * inverse).abs_().max().item() <= LARGEST_MEAN  # False for NaN
+    return (mean * inverse).abs_().max().item() <= limit  # False for NaN
 
 
 class _Rows:
     """Sets that are rows of a matrix; gamma and beta belong to its columns.
 
-    The three classes of sets have in common: `count`, how many elements a set has; `channels`, the
+    The three classes of sets have in common: `largest_mean`, how many deviations from zero a mean
+    may be before a shift is needed; `count`, how many elements a set has; `channels`, the
     size of gamma; and the `shape` of the input, the `axes` that a set extends over and the shape of
     gamma, for the plain functions.
     """
+
+    largest_mean = LARGEST_MEAN
 
     def __init__(self, rows, columns):
         self.count = self.channels = columns
@@ -238,7 +244,10 @@ class _Channels:
         sizes = (positions, channels) if last else (channels, positions)
         self.view_shape = (samples, *sizes)
         # Whether a native call for each sample is worth it, and exact.
-        self._one_by_one = last and positions <= LONGEST_COLUMN and positions * channels >= 1 << 15
+        is_worth_it = samples == 1 or positions * channels >= 1 << 15
+        self._one_by_one = last and positions <= LONGEST_COLUMN and is_worth_it
+        is_short = not last or positions <= SHORT_COLUMN
+        self.largest_mean = LARGEST_MEAN if is_short else LARGEST_MEAN_OF_COLUMN
         self._chunk = max(1, CHUNK // (positions * channels))
 
     def over_positions(self, values):
@@ -373,10 +382,20 @@ class _Groups(_Channels):
     def merge(self, values):
         return values.view(-1, self._groups, self._group_size).mean(2)
 
+    def gradients(self, g, x, gamma, mean, inverse):
+        if self.last or self.positions > LONGEST_ROW:
+            return super().gradients(g, x, gamma, mean, inverse)
+        gamma = x.new_ones(self.channels) if gamma is None else gamma
+        options = (gamma, *self._sizes(x), [True] * 3)
+        return aten.native_group_norm_backward(g, x, mean, inverse, *options)
+
+    def _sizes(self, x):
+        return len(x), self.channels, self.positions, self._groups
+
     def normalize(self, x, gamma, beta, epsilon):
         if not self.last:
-            sizes = (len(x), self.channels, self.positions, self._groups)
-            y, mean, inverse = aten.native_group_norm(x, gamma, beta, *sizes, epsilon)
+            options = (*self._sizes(x), epsilon)
+            y, mean, inverse = aten.native_group_norm(x, gamma, beta, *options)
             return y, mean, _variance(inverse, epsilon), inverse
         mean, variance = self.moments(x)
         inverse = torch.rsqrt(variance + epsilon)
