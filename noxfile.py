@@ -10,13 +10,15 @@ nox.options.sessions = ["lint", "types", "tests", "docs", "examples"]
 
 # The oldest Keras that pyproject.toml declares, and the newest that was tried.
 KERAS = ["3.12.0", "3.15.1"]
-# What each backend's environment holds, besides the package and the test tools: one backend only.
+# What each backend's environment holds, besides the package and the test tools: one backend, and
+# its converters for exported models.
 BACKENDS = {
-    "tensorflow": ["tensorflow-cpu"],
-    "jax": ["jax", "flax"],
-    "torch": ["torch"],
+    "tensorflow": ["tensorflow-cpu", "tf2onnx", "ai-edge-litert"],
+    "jax": ["jax", "flax", "jax2onnx"],
+    "torch": ["torch", "onnxscript"],
 }
 TEST_TOOLS = ["pytest", "pytest-xdist", "scikit-learn", "matplotlib", "scipy", "h5py"]
+EXPORT_TOOLS = ["onnx", "onnxruntime", "openvino"]
 
 
 def install(session, *packages, keras=KERAS[-1]):
@@ -42,7 +44,7 @@ def environment(session, backend):
 @nox.parametrize("backend", list(BACKENDS))
 def tests(session, backend, keras):
     """Runs the tests on one backend and one version of Keras."""
-    install(session, *BACKENDS[backend], *TEST_TOOLS, keras=keras)
+    install(session, *BACKENDS[backend], *TEST_TOOLS, *EXPORT_TOOLS, keras=keras)
     arguments = session.posargs or ["-n", "2"]
     session.run("pytest", *arguments, env=environment(session, backend))
 

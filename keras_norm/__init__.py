@@ -1,6 +1,7 @@
 """Batch, layer and group normalization for Keras 3 on TensorFlow, JAX and PyTorch."""
 
-from keras_norm import callbacks, initializers, matlab, optimizers, wolfram
+from keras_norm import callbacks, conversion, initializers, matlab, optimizers, wolfram
+from keras_norm.conversion import fold_batch_normalization, from_keras, to_keras
 from keras_norm.layers import BatchNormalization, GroupNormalization, LayerNormalization
 from keras_norm.multipliers import layerwise_lr_decay, set_multipliers
 from keras_norm.population import update_population_statistics
@@ -12,11 +13,15 @@ __all__ = [
     "GroupNormalization",
     "LayerNormalization",
     "callbacks",
+    "conversion",
+    "fold_batch_normalization",
+    "from_keras",
     "initializers",
     "layerwise_lr_decay",
     "matlab",
     "optimizers",
     "set_multipliers",
+    "to_keras",
     "update_population_statistics",
     "wolfram",
 ]

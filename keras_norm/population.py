@@ -9,6 +9,7 @@ import inspect
 import threading
 import warnings
 import weakref
+from typing import Any
 
 import keras
 from keras import ops
@@ -38,7 +39,8 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
 
     Layers with `trainable=False` keep their statistics and run in inference. Layers that are used
     several times get the statistics of all their uses. A batch in which a layer's moments are not
-    finite is skipped, and counted in a warning. If the data or the model fails, or the run is
+    finite is skipped, and counted in a warning; layers that no data reaches keep what they have,
+    with a warning. If the data or the model fails, or the run is
     interrupted, the old statistics are back.
 
     Under `tf.distribute` and `keras.distribution` the moments are those of all replicas. Under
@@ -121,8 +123,8 @@ class Observer:
 
     def part(self, layer):
         """Returns the moments of all uses of a layer."""
-        uses = self._local.seen.get(id(layer))
-        return ops.zeros((4, layer.num_channels)) if uses is None else _merge_parts(uses)
+        uses = self._local.seen.get(id(layer), [ops.zeros((4, layer.num_channels))])
+        return uses[0] if len(uses) == 1 else _merge_parts(uses)
 
 
 class Union:
@@ -185,7 +187,7 @@ class _Loop(keras.Model):
     """
 
     def __init__(self, build, step):
-        super().__init__()
+        super().__init__(name="population_statistics")
         self._build_with = build
         self._step = step
         self.compile()
@@ -209,7 +211,7 @@ class _Passes:
 
     def __init__(self, model):
         self.signature = _signature(model)
-        self._model = weakref.ref(model)
+        self._model: Any = weakref.ref(model)
         self._observer = Observer()
         self._union = Union(model)
         self._batch_functions = {}
@@ -313,12 +315,20 @@ class _Passes:
                 stacklevel=5,
             )
         first = 1
+        unseen = []
         for layer in self._observed_layers:
             channels = slice(first, first + layer.num_channels)
             first = channels.stop
             if count[channels].all():
                 layer.moving_mean.assign((shift + residual)[channels])
                 layer.moving_variance.assign(variance[channels])
+            else:
+                unseen.append(f"'{layer.name}'")
+        if unseen:
+            warnings.warn(
+                f"Layers that no data reached keep their statistics: {', '.join(unseen)}.",
+                stacklevel=5,
+            )
 
 
 # Compiled steps are kept, as Keras keeps those of `evaluate`, with what they depend on.
@@ -330,6 +340,7 @@ def _signature(model):
     optimizer = getattr(model, "optimizer", None)
     return (
         [(weakref.ref(layer), layer.trainable) for layer in layers],
+        [id(variable) for variable in model.variables],
         optimizer and weakref.ref(optimizer),
         model.jit_compile,
         model.run_eagerly,

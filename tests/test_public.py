@@ -10,11 +10,11 @@ import pytest
 
 import keras_norm
 
-# Modules that import a backend belong to that backend's process.
+# Modules that import a framework belong to that framework's process.
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(keras_norm.__path__, "keras_norm.")
-    if not any(part in module.name.split(".") for part in ("tensorflow", "jax", "torch"))
+    if not any(part in module.name.split(".") for part in ("tensorflow", "jax", "torch", "flax"))
 ]
 
 

@@ -41,17 +41,16 @@ def batch_function(function, model):
 
     def call(x):
         with keras.StatelessScope():
-            return function(x)
+            return tf.expand_dims(function(x), 0)
 
     run = compiled(lambda x: strategy.run(call, args=(x,)), model)
 
     def parts(x):
-        result = run(keras.tree.map_structure(_without_optional, x))
-        if strategy.num_replicas_in_sync == 1:
-            return [result]
-        return tf.unstack(strategy.gather(tf.expand_dims(result, 0), axis=0))
+        return tf.unstack(strategy.gather(run(x), axis=0), strategy.num_replicas_in_sync)
 
-    return parts
+    if not model.run_eagerly:
+        parts = tf.function(parts, reduce_retracing=True)
+    return lambda x: parts(keras.tree.map_structure(_without_optional, x))
 
 
 def _without_optional(x):

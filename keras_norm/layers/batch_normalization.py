@@ -27,6 +27,16 @@ class BatchNormalization(Normalization):
     moments are not finite leaves the moving statistics as they were. A layer with
     `trainable=False` runs in inference, as in Keras.
 
+    To train gamma and beta while the statistics stand still, set `trainable=False` on the layer
+    and then `trainable=True` on `layer.gamma` and `layer.beta`; for the reverse set
+    `trainable=False` on these two alone. Compile the model afterwards.
+
+    Statistics move once for each batch, also with gradient accumulation and under
+    `keras.RematScope`, which leaves this layer out. A function under `keras.remat` that calls the
+    layer moves them once on PyTorch, but twice on TensorFlow, and not at all on JAX, where
+    nothing gets out of it: there, find them with `keras_norm.update_population_statistics` on a
+    model without `keras.remat`.
+
     Args:
         axis: Integer, the channel axis: -1 for channels last, 1 for channels first.
         momentum: Number in [0, 1], how much of the moving mean stays at each step. (MATLAB's
@@ -51,7 +61,12 @@ class BatchNormalization(Normalization):
         num_channels: Size of the channel axis, to be checked at build; None or "auto" takes it
             from the input.
         variance_momentum: The same as `momentum` for the variance; None means `momentum`.
-        synchronized: Whether to use the moments of the global batch over all replicas.
+        synchronized: Whether to use the moments of the global batch over all replicas: those of
+            `tf.distribute`, of the default group of `torch.distributed` (where shards may differ
+            in size and be empty, but every process must call the layer), and of the named axes of
+            `jax.shard_map` and `jax.pmap` (give these axes to the batch only). There is one
+            message each way. Under `keras.distribution` on JAX arrays are global: moments are
+            those of the global batch in any case. Without replicas this changes nothing.
         **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
 
     Call arguments:
@@ -185,7 +200,7 @@ class BatchNormalization(Normalization):
         if uses_batch:
             axes = [axis for axis in range(len(shape)) if axis != channel_axis]
             outputs, moments = normalize(
-                x, axes, self.epsilon, gamma, beta, weights, self._combine_replicas()
+                x, axes, self.epsilon, gamma, beta, weights, combine=self._combine_replicas()
             )
             if observer is None:
                 self._move_statistics(moments)

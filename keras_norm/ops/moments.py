@@ -42,7 +42,7 @@ class Moments(NamedTuple):
         return self.shift + self.residual
 
 
-def moments(x, axes, weights=None):
+def moments(x, axes, weights=None, split_open=True):
     """Returns the moments of `x` over `axes`.
 
     The error of the mean relative to the deviation, and of the variance relative to itself, stay
@@ -54,6 +54,7 @@ def moments(x, axes, weights=None):
         axes: Axes that a set extends over, counted from the front.
         weights: None, or an array of 0s and 1s that broadcasts against `x`: 0 keeps an element
             out, whatever it is.
+        split_open: Whether sums over axes of unknown size go in stages, too.
 
     Returns:
         `Moments` with the rank of `x` and size 1 along `axes`.
@@ -67,7 +68,7 @@ def moments(x, axes, weights=None):
     >>> keras.ops.convert_to_numpy(found.variance).tolist()
     [[1.0], [0.0]]
     """
-    blocks = Blocks(ops.shape(x), axes)
+    blocks = Blocks(ops.shape(x), axes, split_open)
     weights = blocks.split_weights(weights)
     elements = Moments(
         count=ops.ones((), x.dtype) if weights is None else ops.cast(weights, x.dtype),
@@ -90,15 +91,15 @@ def merge(parts, axes):
     Returns:
         `Moments` with size 1 along `axes`.
     """
-    size = math.prod(ops.shape(parts.shift)[axis] for axis in axes)
+    size = math.prod([ops.shape(parts.shift)[axis] for axis in axes])
     uniform = len(parts.count.shape) == 0
     if uniform:
-        count = parts.count * ops.cast(size, parts.count.dtype)
+        count = parts.count * _number(size, parts.count.dtype)
     else:
-        repeats = math.prod(ops.shape(parts.shift)[a] for a in axes if parts.count.shape[a] == 1)
+        repeats = math.prod([ops.shape(parts.shift)[a] for a in axes if parts.count.shape[a] == 1])
         count = ops.sum(parts.count, axis=tuple(axes), keepdims=True)
-        count = count * ops.cast(repeats, count.dtype)
-        share = ops.where(count > 0, count, 1) / ops.cast(size, count.dtype)
+        count = count * _number(repeats, count.dtype)
+        share = ops.where(count > 0, count, 1) / _number(size, count.dtype)
 
     def held(values):
         """Empty parts hold nothing, whatever stands in their place."""
@@ -134,6 +135,11 @@ def _staged_mean(values, axes):
     """
     for axis in sorted(axes, reverse=True):
         size = ops.shape(values)[axis]
-        size = max(size, 1) if isinstance(size, int) else ops.maximum(size, 1)
-        values = ops.sum(values, axis=axis, keepdims=True) / ops.cast(size, values.dtype)
+        size = ops.maximum(size, 1) if ops.is_tensor(size) else max(size, 1)
+        values = ops.sum(values, axis=axis, keepdims=True) / _number(size, values.dtype)
     return values
+
+
+def _number(size, dtype):
+    """Returns a size as something to calculate with: PyTorch's exporter fixes what is cast."""
+    return ops.cast(size, dtype) if ops.is_tensor(size) else size

@@ -42,9 +42,9 @@ def merge_replicas(local, replicas):
     fields = [ops.reshape(field, (-1,)) for field in local]
     row = ops.concatenate(fields)
     is_own = ops.expand_dims(ops.arange(replicas.size) == replicas.rank, 1)
-    rows = replicas.sum(ops.where(is_own, row, 0))
-    sets = fields[1].shape[0]
-    count, shift, residual, variance = ops.split(rows, [1, 1 + sets, 1 + 2 * sets], axis=1)
-    merged = merge(Moments(count, shift, residual, variance), [0])
+    message = ops.reshape(ops.where(is_own, row, 0), (-1,))
+    rows = ops.reshape(replicas.sum(message), (replicas.size, -1))
+    by_field = ops.reshape(rows[:, 1:], (replicas.size, 3, -1))
+    merged = merge(Moments(rows[:, :1], *ops.unstack(by_field, 3, axis=1)), [0])
     count = ops.reshape(merged.count, [1] * len(shape))
     return Moments(count, *(ops.reshape(field, shape) for field in merged[1:]))

@@ -240,3 +240,21 @@ if keras.backend.backend() == "tensorflow":
         unknown = tf.function(function, input_signature=[tf.TensorSpec([None, 7])])
         for rows in (1, 300):
             assert oracle.error(unknown(x[:rows]), oracle.normalize(x[:rows], [0])[0]) < TOLERANCE
+
+
+@pytest.mark.parametrize("compiled", [False, keras.backend.backend() != "torch"])
+def test_long_sums_go_in_stages(compiled):
+    """In stages the error of beta's gradient is 3e-7; TensorFlow in one go has 3e-6."""
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((250_000, 4)).astype("float32")
+    upstream = generator.uniform(0, 1, x.shape).astype("float32") * (x > 0)
+    gamma, beta = np.ones((1, 4), "float32"), np.zeros((1, 4), "float32")
+    _, _, to_gamma, to_beta = gradients.vjp(
+        lambda x, gamma, beta: normalize(x, [0], 1e-5, gamma, beta)[0],
+        [x, gamma, beta],
+        upstream,
+        compiled,
+    )
+    _, gamma_terms, beta_terms, _ = oracle.gradients(x, [0], upstream)
+    assert oracle.error(to_gamma, oracle.sum_to(gamma_terms, gamma.shape)) < 1e-6
+    assert oracle.error(to_beta, oracle.sum_to(beta_terms, beta.shape)) < 1e-6

@@ -1,0 +1,44 @@
+"""Arguments of normalization layers, as conversions read, check and make them."""
+
+
+def common_arguments(layer):
+    """Returns the arguments that all normalization layers have, as `layer` has them now."""
+    names = ["axis", "epsilon", "center", "scale", "activity_regularizer", "name", "trainable"]
+    names += [
+        f"{variable}_{kind}"
+        for variable in ("beta", "gamma")
+        for kind in ("initializer", "regularizer", "constraint")
+    ]
+    return {"dtype": layer.dtype_policy, **{name: getattr(layer, name) for name in names}}
+
+
+def affine_arguments(gamma, beta):
+    """Returns the arguments for values of gamma and beta; None stands for having none."""
+    arguments = {"scale": gamma is not None, "center": beta is not None}
+    if gamma is not None:
+        arguments["gamma_initializer"] = gamma
+    if beta is not None:
+        arguments["beta_initializer"] = beta
+    return arguments
+
+
+def sorted_axes(layer, name):
+    """Returns an argument of `layer` that names axes as a sorted list; None: all but the batch.
+
+    They are counted from the front if the layer is built, so that the rank of its input is known.
+    """
+    axes = getattr(layer, name)
+    shape = layer.get_build_config()["input_shape"] if layer.built else ()
+    if axes is None:
+        return list(range(1, len(shape)))
+    axes = axes if isinstance(axes, list) else [axes]
+    return sorted(axis % len(shape) if shape else axis for axis in axes)
+
+
+def check(name, value, *accepted):
+    """Raises if an argument has a value that the other kind of layer cannot express."""
+    if value not in accepted:
+        raise ValueError(
+            f"Argument `{name}` must be {accepted[0]}: its equal has no such argument. "
+            f"Received: {name}={value}"
+        )

@@ -1,0 +1,160 @@
+"""Folded models give what the models give in inference, without batch normalization."""
+
+import re
+
+import keras
+import pytest
+
+import keras_norm
+from tests.conversion import models
+from tests.oracle import error
+
+layers = keras.layers
+# What the issue allows. Measured: below 5e-7.
+TOLERANCE = 1e-5
+BEFORE = {
+    "Dense": ((3, 4), layers.Dense(5)),
+    "Conv1D groups": ((9, 4), layers.Conv1D(6, 3, groups=2)),
+    "Conv2D padded": ((7, 7, 4), layers.Conv2D(6, 3, padding="same", use_bias=False)),
+    "Conv3D": ((5, 5, 5, 3), layers.Conv3D(4, 2, strides=2)),
+    "Conv1DTranspose": ((5, 4), layers.Conv1DTranspose(3, 3, strides=2)),
+    "Conv2DTranspose": ((4, 4, 4), layers.Conv2DTranspose(3, 3, use_bias=False)),
+    "Conv3DTranspose": ((3, 3, 3, 2), layers.Conv3DTranspose(3, 2)),
+    "DepthwiseConv1D": ((7, 4), layers.DepthwiseConv1D(3, depth_multiplier=2)),
+    "DepthwiseConv2D": ((6, 6, 3), layers.DepthwiseConv2D(3, padding="same")),
+    "SeparableConv1D": ((7, 4), layers.SeparableConv1D(5, 3, use_bias=False)),
+    "SeparableConv2D": ((6, 6, 3), layers.SeparableConv2D(5, 3, depth_multiplier=2)),
+}
+AFTER = {
+    "Dense": ((3, 4), layers.Dense(5, activation="relu", use_bias=False)),
+    "Conv1D groups": ((9, 4), layers.Conv1D(6, 3, groups=2)),
+    "Conv2D dilated": ((7, 7, 4), layers.Conv2D(6, 3, dilation_rate=2, activation="relu")),
+    "Conv3D": ((5, 5, 5, 3), layers.Conv3D(4, 2, use_bias=False)),
+    "DepthwiseConv1D": ((7, 4), layers.DepthwiseConv1D(3, depth_multiplier=2, use_bias=False)),
+    "DepthwiseConv2D": ((6, 6, 3), layers.DepthwiseConv2D(3, depth_multiplier=2)),
+    "SeparableConv1D": ((7, 4), layers.SeparableConv1D(5, 3)),
+    "SeparableConv2D": ((6, 6, 3), layers.SeparableConv2D(5, 3, use_bias=False)),
+}
+
+
+def stack(shape, *parts):
+    parts = [type(part).from_config(part.get_config()) for part in parts]
+    return models.shake(keras.Sequential([keras.Input(shape), *parts]))
+
+
+def check(model, shape, kinds):
+    before = models.weights(model)
+    folded = keras_norm.fold_batch_normalization(model)
+    assert [type(layer).__name__ for layer in folded.layers] == kinds
+    x = models.batch(3, *shape)
+    assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE
+    for a, b in zip(before, models.weights(model), strict=True):
+        assert (a == b).all()
+    return folded
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_into_the_layer_before(name):
+    shape, linear = BEFORE[name]
+    model = stack(shape, linear, keras_norm.BatchNormalization(), layers.ReLU())
+    check(model, shape, [type(linear).__name__, "ReLU"])
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_into_the_layer_after(name):
+    shape, linear = AFTER[name]
+    model = stack(shape, layers.ReLU(), layers.BatchNormalization(scale=False), linear)
+    check(model, shape, ["ReLU", type(linear).__name__])
+
+
+def test_channels_first():
+    if keras.backend.backend() == "tensorflow":
+        return  # its CPU has no such convolutions
+    convolution = layers.Conv2D(6, 3, data_format="channels_first")
+    model = stack((4, 7, 7), convolution, keras_norm.BatchNormalization(axis=1))
+    check(model, (4, 7, 7), ["Conv2D"])
+
+
+def test_several_into_one(tmp_path, capsys):
+    norm = keras_norm.BatchNormalization
+    model = stack((4,), norm(), layers.Dense(4), norm(), norm(), layers.ReLU(), norm())
+    folded = check(model, (4,), ["Dense", "ReLU", "BatchNormalization"])
+    out = capsys.readouterr().out
+    assert "Folded 3 of 4 batch normalization layers.\nLeft " in out
+    folded.save(tmp_path / "folded.keras")
+    x = models.batch(3, 4)
+    loaded = keras.saving.load_model(tmp_path / "folded.keras")
+    assert error(models.outputs(loaded, x), models.outputs(folded, x)) < 1e-6
+
+
+def left(capsys, model):
+    """Returns what is said of the layer 'norm' when it is left, after checking that it is."""
+    keras_norm.fold_batch_normalization(model).get_layer("norm")
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("Left 'norm'"))
+    return line
+
+
+@pytest.mark.parametrize(
+    ("shape", "parts", "why"),
+    [
+        ((6, 6, 4), ["norm", layers.Conv2D(3, 3, padding="same")], "pads its input with zeros"),
+        ((6, 6, 4), ["norm", layers.Conv2DTranspose(3, 3)], "is transposed"),
+        ((4,), [layers.Dense(4, activation="relu"), "norm"], "has the activation relu"),
+        ((4,), [layers.ReLU(), "norm"], "is no Dense or convolution layer .ReLU.; and it makes"),
+        ((6, 4), [layers.TimeDistributed(layers.Dense(4)), "norm"], "TimeDistributed"),
+        ((6, 4), [layers.Permute((2, 1)), layers.Dense(4), "norm at 1"], "channels on axis 2, not"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_what_must_stay_is_said(shape, parts, why, capsys):
+    norms = {
+        "norm": keras_norm.BatchNormalization(name="norm"),
+        "norm at 1": keras_norm.BatchNormalization(axis=1, name="norm"),
+    }
+    model = stack(shape, *(norms[p] if isinstance(p, str) else p for p in parts))
+    assert re.search(why, left(capsys, model))
+    x = models.batch(2, *shape)
+    folded = keras_norm.fold_batch_normalization(model)
+    assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE
+
+
+def test_neighbours_that_others_use_stay(capsys):
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(4)(inputs)
+    norm = keras_norm.BatchNormalization(name="norm")
+    model = keras.Model(inputs, [layers.ReLU()(norm(hidden)), hidden])
+    assert "is not the only one beside it" in left(capsys, model)
+    dense = layers.Dense(4)
+    norm = keras_norm.BatchNormalization(name="norm")
+    model = keras.Model(inputs, layers.ReLU()(norm(dense(dense(inputs)))))
+    assert "is shared by several calls" in left(capsys, model)
+    norm = keras_norm.BatchNormalization(name="norm")
+    model = keras.Model(inputs, norm(layers.Dense(4)(norm(layers.Dense(4)(inputs)))))
+    assert "it is shared" in left(capsys, model)
+    norm = keras_norm.BatchNormalization(name="norm")
+    model = keras.Model(inputs, norm(layers.Dense(4)(inputs), training=True))
+    assert "training=True" in left(capsys, model)
+
+
+def test_models_in_models(capsys):
+    model = models.shake(models.nested())
+    folded = keras_norm.fold_batch_normalization(model)
+    x = models.batch(3, 6, 6, 4)
+    assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE
+    capsys.readouterr()
+    model = models.shake(models.subclassed())
+    folded = keras_norm.fold_batch_normalization(model)
+    assert "in no graph of a built model" in capsys.readouterr().out
+    assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE
+    with pytest.raises(TypeError, match=r"`model` must be a Keras model"):
+        keras_norm.fold_batch_normalization(3)
+
+
+def test_a_family_of_keras_applications():
+    model = keras.applications.MobileNet(
+        weights=None, input_shape=(32, 32, 3), classes=3, alpha=0.25
+    )
+    folded = keras_norm.fold_batch_normalization(models.shake(model))
+    assert not models.kinds(folded)
+    x = models.batch(2, 32, 32, 3)
+    assert error(folded.predict_on_batch(x), model.predict_on_batch(x)) < TOLERANCE

@@ -1,0 +1,106 @@
+"""When moving statistics move: once for each batch that was seen, and what holds them still."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_norm import BatchNormalization
+from tests.gradients import numpy
+
+BACKEND = keras.backend.backend()
+
+
+def data(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def moved(x, batches, momentum=0.9):
+    """Returns the moving mean after batches of the layer's inputs, from zero."""
+    mean = np.zeros(x.shape[-1])
+    for batch in np.split(x.astype("float64"), batches):
+        mean = momentum * mean + (1 - momentum) * batch.mean(0)
+    return mean
+
+
+def fit(model, x, **arguments):
+    model.compile(keras.optimizers.SGD(0.1, **arguments), "mse")
+    model.fit(x, np.ones((len(x), 1), "float32"), batch_size=5, shuffle=False, verbose=0)
+
+
+def test_gradient_accumulation_moves_them_once_a_batch():
+    x = data(20, 3)
+    norm = BatchNormalization()
+    fit(
+        keras.Sequential([keras.Input((3,)), norm, layers.Dense(1)]),
+        x,
+        gradient_accumulation_steps=2,
+    )
+    np.testing.assert_allclose(numpy(norm.moving_mean), moved(x, 4), atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["full", "larger_than", "list_of_layers"])
+def test_remat_scope_moves_them_once_a_batch(mode):
+    x = data(20, 3)
+    options = {
+        "larger_than": {"output_size_threshold": 1},
+        "list_of_layers": {"layer_names": ["n"]},
+    }
+    with keras.RematScope(mode, **options.get(mode, {})):
+        norm = BatchNormalization(name="n")
+    # Outside of the scope: Keras cannot recompute a Dense of a compiled step on TensorFlow.
+    fit(keras.Sequential([keras.Input((3,)), norm, layers.Dense(1)]), x)
+    np.testing.assert_allclose(numpy(norm.moving_mean), moved(x, 4), atol=1e-6)
+
+
+if BACKEND == "torch":
+
+    @pytest.mark.parametrize("synchronized", [False, True])
+    def test_recomputation_of_what_is_around_moves_them_once_a_batch(synchronized):
+        x = data(20, 3)
+        with keras.RematScope("full"):
+            norm = BatchNormalization(synchronized=synchronized)
+            block = keras.Sequential([keras.Input((3,)), norm, layers.Dense(3)])
+            # The scope holds for the whole model too, so that each step recomputes twice.
+            model = keras.Sequential([keras.Input((3,)), block, layers.Dense(1)])
+        fit(model, x)
+        np.testing.assert_allclose(numpy(norm.moving_mean), moved(x, 4), atol=1e-6)
+
+
+def weights_before_and_after_fit(norm):
+    x = data(20, 3)
+    model = keras.Sequential([keras.Input((3,)), norm, layers.Dense(1)])
+    before = [numpy(v) for v in norm.weights]
+    fit(model, x)
+    after = [numpy(v) for v in norm.weights]
+    return {
+        v.name: not np.array_equal(old, new)
+        for v, old, new in zip(norm.weights, before, after, strict=True)
+    }
+
+
+def test_trainable_can_hold_statistics_still_while_gamma_and_beta_train():
+    norm = BatchNormalization()
+    norm.build((None, 3))
+    norm.trainable = False
+    norm.gamma.trainable = norm.beta.trainable = True
+    changed = weights_before_and_after_fit(norm)
+    assert changed == {
+        "gamma": True,
+        "beta": True,
+        "moving_mean": False,
+        "moving_variance": False,
+    }
+
+
+def test_trainable_can_hold_gamma_and_beta_still_while_statistics_move():
+    norm = BatchNormalization()
+    norm.build((None, 3))
+    norm.gamma.trainable = norm.beta.trainable = False
+    changed = weights_before_and_after_fit(norm)
+    assert changed == {
+        "gamma": False,
+        "beta": False,
+        "moving_mean": True,
+        "moving_variance": True,
+    }

@@ -1,0 +1,69 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_norm import BatchNormalization
+from keras_norm.callbacks import PopulationStatistics
+from tests import oracle
+from tests.gradients import numpy
+
+# What is promised of the moments of all of the data.
+TOLERANCE = 2e-6
+
+
+def data(*shape, seed=0):
+    return (3 + np.random.default_rng(seed).standard_normal(shape)).astype("float32")
+
+
+def make_model(**optimizer):
+    norm = BatchNormalization()
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(3), norm, layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.01, **optimizer), "mse")
+    return model, norm
+
+
+def check_population(model, norm, x):
+    """The statistics are those of the final weights: what goes in is linear."""
+    kernel, bias = (numpy(v).astype("float64") for v in model.layers[0].weights)
+    fed = x @ kernel + bias
+    assert oracle.error(norm.moving_mean, fed.mean(0)) < TOLERANCE
+    assert oracle.error(norm.moving_variance, fed.var(0)) < TOLERANCE
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"use_ema": True}], ids=["plain", "averaged weights"])
+def test_when_fit_ends(optimizer):
+    x, y = data(20, 3), data(20, 1)
+    model, norm = make_model(**optimizer)
+    callback = PopulationStatistics(x, batch_size=7, verbose=0)
+    model.fit(x, y, batch_size=8, epochs=2, callbacks=[callback], verbose=0)
+    check_population(model, norm, x)
+
+
+@pytest.mark.parametrize("before_validation", [False, True])
+def test_before_each_validation_on_request(before_validation):
+    x, y = data(20, 3), data(20, 1)
+    model, norm = make_model()
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            seen.append([numpy(v) for v in (*model.layers[0].weights, norm.moving_mean)])
+
+    statistics = PopulationStatistics(x, verbose=0, before_validation=before_validation)
+    callbacks = [statistics, Look()]
+    arguments = {"batch_size": 8, "epochs": 2, "verbose": 0, "callbacks": callbacks}
+    model.fit(x, y, validation_data=(x, y), **arguments)
+    assert len(seen) == 2
+    for kernel, bias, mean in seen:
+        is_population = oracle.error(mean, (x @ kernel + bias).mean(0)) < TOLERANCE
+        assert is_population == before_validation
+    check_population(model, norm, x)
+    norm.moving_mean.assign([7, 7, 7])
+    model.evaluate(x, y, verbose=0, callbacks=callbacks)
+    np.testing.assert_array_equal(numpy(norm.moving_mean), [7, 7, 7])
+
+
+def test_arguments_are_checked_at_once():
+    with pytest.raises(ValueError, match="passes=0"):
+        PopulationStatistics(data(2, 3), passes=0)

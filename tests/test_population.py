@@ -1,0 +1,414 @@
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_norm
+from keras_norm import BatchNormalization, population, update_population_statistics
+from tests import oracle
+from tests.gradients import numpy
+
+BACKEND = keras.backend.backend()
+# What is promised of the moments of all of the data.
+TOLERANCE = 2e-6
+
+
+def data(*shape, mean=500.0, seed=0):
+    return (mean + np.random.default_rng(seed).standard_normal(shape)).astype("float32")
+
+
+def sequential(*model_layers, shape):
+    return keras.Sequential([keras.Input(shape), *model_layers])
+
+
+def update(model, x, **arguments):
+    update_population_statistics(model, x, verbose=0, **arguments)
+
+
+def statistics(layer):
+    return numpy(layer.moving_mean), numpy(layer.moving_variance)
+
+
+def check_moments(layer, values, weights=None):
+    """Compares the layer's statistics with the moments of `values` over all but the last axis."""
+    axes = range(values.ndim - 1)
+    _, mean, variance = oracle.normalize(values, axes, weights=weights)
+    assert oracle.error(layer.moving_mean, mean.ravel()) < TOLERANCE
+    assert oracle.error(layer.moving_variance, variance.ravel()) < TOLERANCE
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 101])
+def test_statistics_of_all_of_the_data_whatever_the_batch_size(batch_size):
+    x = data(101, 3, 2)
+    layer = BatchNormalization()
+    model = sequential(layer, shape=(3, 2))
+    update(model, x, batch_size=batch_size)
+    check_moments(layer, x)
+    once = statistics(layer)
+    update(model, x, batch_size=batch_size)
+    np.testing.assert_array_equal(statistics(layer), once)
+
+
+def test_union_of_many_parts():
+    rng = np.random.default_rng(0)
+    values = data(700, 2, mean=1e4)
+    # Each part stands for 3 million equal elements: float32 counts no further than 16 million.
+    counts = rng.integers(1, 3_000_000, (700, 1))
+    model = sequential(BatchNormalization(), shape=(2,))
+    union = population.Union(model)
+    held = 0
+    for count, value in zip(counts, values, strict=True):
+        zeros = np.zeros(2, "float32")
+        union.add(
+            keras.ops.convert_to_tensor(
+                np.stack([zeros + count, value, zeros, zeros]).astype("float32")
+            )
+        )
+        held = max(held, sum(map(len, union._levels)))
+    count, shift, residual, variance = numpy(union.result()).astype("float64")
+    weights = counts / counts.sum()
+    mean = (values * weights).sum(0)
+    expected = ((values - mean) ** 2 * weights).sum(0)
+    np.testing.assert_allclose(count, counts.sum(), rtol=1e-6)
+    assert oracle.error(shift + residual - mean, 0 * mean, np.sqrt(expected)) < TOLERANCE
+    assert oracle.error(variance, expected) < TOLERANCE
+    assert held <= 3 * population.Union.WIDTH
+    assert union.result() is None
+
+
+def test_a_pass_uses_batch_moments_and_inference():
+    x = data(10, 3)
+    first, second = BatchNormalization(), BatchNormalization()
+    model = sequential(first, layers.Dropout(0.5), layers.GaussianNoise(1.0), second, shape=(3,))
+    update(model, x, batch_size=4)
+    seen = [oracle.normalize(batch, [0])[0] for batch in np.split(x, [4, 8])]
+    check_moments(first, x)
+    # What the first layer puts out has mean 0: measured by its deviation.
+    expected = np.concatenate(seen)
+    np.testing.assert_allclose(numpy(second.moving_mean), 0, atol=TOLERANCE)
+    assert oracle.error(second.moving_variance, expected.var(0)) < TOLERANCE
+
+
+def test_second_pass_uses_what_the_first_found():
+    x = data(10, 3, mean=0.0)
+    first, second = BatchNormalization(), BatchNormalization()
+    model = sequential(first, layers.ReLU(), second, shape=(3,))
+    update(model, x, batch_size=4, passes=2)
+    _, mean, variance = oracle.normalize(x, [0])
+    check_moments(second, np.maximum((x - mean) / np.sqrt(variance + 1e-5), 0))
+
+
+def test_passes_make_deep_networks_consistent_with_inference():
+    keras.utils.set_random_seed(1)
+    norms = [BatchNormalization() for _ in range(4)]
+    blocks = [layer for norm in norms for layer in (layers.Dense(8), norm, layers.ReLU())]
+    model = sequential(*blocks, shape=(8,))
+    x = data(64, 8, mean=0.0)
+    probes = keras.Model(model.inputs[0], [norm.input for norm in norms])
+
+    def inconsistency():
+        """How far a layer's variance is from that of what inference feeds it."""
+        inputs = [numpy(values).astype("float64") for values in probes(x)]
+        return max(
+            oracle.error(norm.moving_variance, values.var(0))
+            for norm, values in zip(norms, inputs, strict=True)
+        )
+
+    found = []
+    for passes in (1, 2, 4):
+        update(model, x, batch_size=4, passes=passes)
+        found.append(inconsistency())
+    assert found[0] > 0.05
+    assert found[2] < 1e-5 < found[1]
+
+
+def test_nothing_else_changes_and_training_goes_on():
+    x, y = data(20, 4, mean=3.0), data(20, 1, mean=0.0)
+    norm = BatchNormalization()
+    model = sequential(
+        layers.Dense(4), norm, layers.Dropout(0.5, seed=1), layers.Dense(1), shape=(4,)
+    )
+    model.compile("adam", "mse", metrics=["mae"])
+    model.fit(x, y, batch_size=8, verbose=0)
+
+    def state():
+        own = (norm.moving_mean, norm.moving_variance)
+        others = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+        return [numpy(v) for v in others if not any(v is o for o in own)]
+
+    before = state()
+    update(model, x, batch_size=8)
+    for old, new in zip(before, state(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    population_mean = numpy(norm.moving_mean)
+    model.fit(x + 1, y, batch_size=20, verbose=0)
+    assert norm._observer is None
+    assert 0 < oracle.error(norm.moving_mean, population_mean) < 0.5
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, x):
+        super().__init__()
+        self.x = x
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return (self.x[4 * index : 4 * index + 4],)
+
+
+def kinds(x):
+    y = np.zeros(len(x), "float32")
+    parts = [slice(0, 4), slice(4, 8), slice(8, 10)]
+    weights = np.arange(len(x), dtype="float32")  # which are not used
+    yield "array", x, {"batch_size": 4}
+    yield "tensor", keras.ops.convert_to_tensor(x), {"batch_size": 4}
+    yield "PyDataset", Batches(x), {}
+    yield "generator of x", ((x[p],) for p in parts), {}
+    yield "generator of x, y", ((x[p], y[p]) for p in parts), {"steps": 3}
+    yield "generator of x, y, weight", ((x[p], y[p], weights[p]) for p in parts), {}
+    if BACKEND == "torch":
+        import torch
+
+        dataset = torch.utils.data.TensorDataset(torch.tensor(x), torch.tensor(y))
+        yield "DataLoader", torch.utils.data.DataLoader(dataset, batch_size=4), {}
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        yield "tf.data", tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(4), {}
+        yield "tf.data of x", tf.data.Dataset.from_tensor_slices(x).batch(4), {}
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # so says evaluate, too
+def test_takes_what_fit_takes():
+    x = data(10, 3)
+    layer = BatchNormalization()
+    model = sequential(layer, shape=(3,))
+    for name, values, arguments in kinds(x):
+        layer.moving_mean.assign([0, 0, 0])
+        update(model, values, **arguments)
+        assert oracle.error(layer.moving_mean, x.mean(0, "float64")) < TOLERANCE, name
+
+
+@pytest.mark.parametrize("container", [list, dict])
+def test_takes_several_inputs(container):
+    inputs = {"a": keras.Input((3,), name="a"), "b": keras.Input((2,), name="b")}
+    norms = [BatchNormalization(), BatchNormalization()]
+    outputs = [norm(value) for norm, value in zip(norms, inputs.values(), strict=True)]
+    values = {"a": data(5, 3), "b": data(5, 2, mean=-1.0)}
+    if container is list:
+        inputs, values = list(inputs.values()), list(values.values())
+    update(keras.Model(inputs, outputs), values, batch_size=2)
+    check_moments(norms[0], data(5, 3))
+    check_moments(norms[1], data(5, 2, mean=-1.0))
+
+
+class Subclassed(keras.Model):
+    """No argument `training`, and layers that are made when it is built."""
+
+    def build(self, input_shape):
+        self.inner = keras.Sequential([BatchNormalization(name="inner"), layers.Dropout(0.5)])
+
+    def call(self, x):
+        return self.inner(x) * 2
+
+
+def test_subclassed_nested_and_not_built():
+    x = data(10, 3)
+    model = Subclassed()
+    update(model, x, batch_size=4)
+    check_moments(model.inner.layers[0], x)
+
+
+def test_shared_layer_gets_the_statistics_of_all_its_uses():
+    shared = BatchNormalization()
+    first, second = keras.Input((4, 2)), keras.Input((1, 2))
+    model = keras.Model([first, second], [shared(first), shared(second)])
+    x = [data(5, 4, 2), data(5, 1, 2, mean=400.0, seed=1)]
+    update(model, x, batch_size=2)
+    check_moments(shared, np.concatenate([a.reshape(-1, 2) for a in x]))
+
+
+def test_masks_weigh_what_they_hold():
+    x = data(9, 5, 2)
+    held = np.random.default_rng(1).random((9, 5)) < 0.4
+    held[0] = False
+    x[~held] = 0
+    layer = BatchNormalization()
+    update(sequential(layers.Masking(), layer, shape=(5, 2)), x, batch_size=2)
+    check_moments(layer, x, held[..., None])
+
+
+def test_frozen_layers_keep_theirs_and_run_in_inference():
+    frozen = BatchNormalization(trainable=False, moving_mean_initializer=[500.0, 400.0])
+    layer = BatchNormalization()
+    x = data(6, 2)
+    update(sequential(frozen, layer, shape=(2,)), x, batch_size=4)
+    np.testing.assert_array_equal(statistics(frozen), [[500, 400], [1, 1]])
+    check_moments(layer, (x - np.array([500.0, 400.0])) / np.sqrt(1 + 1e-5))
+
+
+def test_trainable_is_looked_at_again():
+    layer = BatchNormalization()
+    model = sequential(layer, shape=(2,))
+    update(model, data(6, 2))
+    layer.trainable = False
+    before = statistics(layer)
+    update(model, data(6, 2, mean=7.0))
+    np.testing.assert_array_equal(statistics(layer), before)
+
+
+def test_statistics_are_float32_in_mixed_precision():
+    x = data(50, 2, mean=0.0)
+    layer = BatchNormalization(dtype="mixed_float16")
+    model = keras.Sequential([keras.Input((2,)), layer])
+    update(model, x, batch_size=7)
+    check_moments(layer, x)
+
+
+def failing(error, x):
+    yield (x[:4],)
+    yield (x[4:8],)
+    raise error
+
+
+@pytest.mark.parametrize("error", [OSError("lost"), KeyboardInterrupt()])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_failure_leaves_the_old_statistics_and_a_usable_model(error, passes):
+    x = data(10, 3)
+    layer = BatchNormalization(moving_mean_initializer=[1.0, 2.0, 3.0])
+    model = sequential(layer, shape=(3,))
+    before = statistics(layer)
+    values = Batches(x)
+    if passes == 1:
+        values = failing(error, x)
+    else:
+        values.on_epoch_end = lambda: exec("raise error", {"error": error})
+    # TensorFlow reports what a generator raises as an error of its own.
+    with pytest.raises(BaseException, match=r"lost|Keyboard|^$"):
+        update(model, values, passes=passes)
+    np.testing.assert_array_equal(statistics(layer), before)
+    assert layer._observer is None
+    assert np.isfinite(model.predict(x, verbose=0)).all()
+    update(model, x, batch_size=4)
+    check_moments(layer, x)
+
+
+def test_old_statistics_are_back_if_a_later_pass_finds_no_data():
+    x = data(10, 3)
+    layer = BatchNormalization()
+    model = sequential(layer, shape=(3,))
+    with pytest.raises(ValueError, match="at least one batch"):
+        update(model, ((x[i : i + 5],) for i in (0, 5)), passes=2)
+    np.testing.assert_array_equal(statistics(layer), [[0] * 3, [1] * 3])
+
+
+def test_batches_with_nan_are_skipped_in_all_layers_and_counted():
+    x = data(12, 3)
+    x[5, 1] = np.nan
+    x[9, 0] = np.inf
+    layers_ = [BatchNormalization(), BatchNormalization()]
+    model = sequential(*layers_, shape=(3,))
+    with pytest.warns(UserWarning, match="^2 batches were left out"):
+        update(model, x, batch_size=4)
+    check_moments(layers_[0], x[:4])
+    assert np.isfinite(statistics(layers_[1])).all()
+
+
+def test_nothing_but_nan_keeps_the_old_statistics():
+    layer = BatchNormalization()
+    with (
+        pytest.warns(UserWarning, match="^1 batches were left out"),
+        pytest.warns(UserWarning, match="no data reached keep their statistics: 'batch_norm"),
+    ):
+        update(sequential(layer, shape=(3,)), np.full((4, 3), np.nan, "float32"))
+    np.testing.assert_array_equal(statistics(layer), [[0] * 3, [1] * 3])
+
+
+def test_keras_layers_are_left_alone_with_a_warning():
+    theirs = layers.BatchNormalization(name="theirs")
+    layer = BatchNormalization()
+    with pytest.warns(UserWarning, match="keep their statistics: 'theirs'.*from_keras"):
+        update(sequential(theirs, layer, shape=(3,)), data(6, 3, mean=0.0))
+    np.testing.assert_array_equal(statistics(theirs), [[0] * 3, [1] * 3])
+    check_moments(layer, data(6, 3, mean=0.0) / np.sqrt(1 + 1e-3))
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"at least one `keras_norm.BatchNorm.*1 of them Keras's"):
+        update(sequential(layers.BatchNormalization(), shape=(3,)), data(6, 3))
+    model = sequential(BatchNormalization(), shape=(3,))
+    for passes in (0, 1.5, True, None):
+        with pytest.raises(ValueError, match=f"passes={passes}"):
+            update(model, data(6, 3), passes=passes)
+    with pytest.raises(TypeError, match="must be a Keras model"):
+        update(BatchNormalization(), data(6, 3))
+
+
+def test_no_warnings_and_a_progress_bar(capsys):
+    model = sequential(BatchNormalization(), shape=(3,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        keras_norm.update_population_statistics(model, data(6, 3), batch_size=2, verbose=2)
+    assert "3/3" in capsys.readouterr().out
+
+
+def test_steps_are_compiled_once():
+    calls = []
+
+    class Counting(layers.Layer):
+        def call(self, x):
+            calls.append(x)
+            return x
+
+    model = sequential(BatchNormalization(), Counting(), shape=(3,))
+    for _ in range(2):
+        del calls[:]
+        update(model, data(40, 3), batch_size=4)
+    assert len(calls) == (10 if BACKEND == "torch" else 0)
+
+
+if BACKEND == "tensorflow":
+
+    @pytest.mark.parametrize("synchronized", [False, True])
+    def test_mirrored_strategy(synchronized):
+        from tests.replicas.on_tensorflow import strategy
+
+        x = data(11, 3)
+        with strategy().scope():
+            layer = BatchNormalization(synchronized=synchronized)
+            model = sequential(layer, shape=(3,))
+        update(model, x, batch_size=4)
+        check_moments(layer, x)
+        copies = layer.moving_mean.value.values
+        np.testing.assert_array_equal(*(copy.numpy() for copy in copies))
+
+
+if BACKEND == "jax":
+
+    def test_data_parallel():
+        import jax
+
+        x = data(12, 3)
+        distribution = keras.distribution.DataParallel(devices=jax.devices())
+        with distribution.scope():
+            layer = BatchNormalization()
+            model = sequential(layer, shape=(3,))
+            update(model, x, batch_size=4)
+        check_moments(layer, x)
+
+
+if BACKEND == "torch":
+
+    def _local_update(rank, x, folder):
+        layer = BatchNormalization(synchronized=True)
+        update(sequential(layer, shape=(3,)), x[rank::2], batch_size=4)
+        check_moments(layer, x)
+
+    def test_processes(tmp_path):
+        from tests.replicas.on_torch import spawn
+
+        spawn(_local_update, data(11, 3), tmp_path)
