@@ -75,13 +75,15 @@ def test_files_that_are_named_exist(page):
 
 
 def public_names():
-    """Returns all public names with their modules."""
+    """Returns all public names with their modules; those at the top have one name only."""
     for name in keras_norm.__all__:
         value = getattr(keras_norm, name)
-        if inspect.ismodule(value):
-            yield from (f"keras_norm.{name}.{inner}" for inner in value.__all__)
-        else:
+        if not inspect.ismodule(value):
             yield f"keras_norm.{name}"
+            continue
+        for inner in value.__all__:
+            top = getattr(keras_norm, inner, None) is getattr(value, inner)
+            yield f"keras_norm.{inner}" if top else f"keras_norm.{name}.{inner}"
 
 
 def test_reference_has_every_public_name():
@@ -104,3 +106,8 @@ def test_pictures_are_written_by_a_script(image):
 def test_pages_are_not_empty():
     assert len(PAGES) > 20
     assert sum(len(blocks(page)) for page in PAGES) > 15
+
+
+def test_citation_has_the_version():
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {keras_norm.__version__}" in lines
