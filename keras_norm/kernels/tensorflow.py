@@ -73,7 +73,7 @@ def _gradients(g, centered, residual, inverse, gamma, beta, inner, outer):
     """Returns the gradients of input, gamma and beta."""
     sums = _sum(g, inner)
     products = (_sum(g * centered, inner) - residual * sums) * inverse
-    size = tf.cast(tf.reduce_prod(tf.gather(tf.shape(g), inner)), g.dtype)
+    size = tf.cast(tf.maximum(tf.reduce_prod(tf.gather(tf.shape(g), inner)), 1), g.dtype)
     scale = gamma * inverse
     slope = _mean(gamma * products, [], outer) / -size * inverse * inverse
     offset = _mean(gamma * sums, [], outer) / -size * inverse - slope * residual
@@ -97,7 +97,8 @@ def _mean(x, inner, outer):
     One axis at a time; the division between two sums keeps XLA from making them one.
     """
     for axis in (*reversed(inner), *reversed(outer)):
-        x = tf.reduce_mean(x, axis, keepdims=True)
+        size = tf.maximum(tf.shape(x)[axis], 1)  # the mean of nothing is 0
+        x = tf.reduce_sum(x, axis, keepdims=True) / tf.cast(size, x.dtype)
     return x
 
 

@@ -11,6 +11,9 @@ Everything else declines: other devices, compiled and exported graphs, `torch.fu
 derivatives, subclasses of tensors, masks, and axes in an order that no kernel here knows.
 """
 
+# Parts of classes that are put together are no whole classes to a type checker.
+# mypy: disable-error-code="attr-defined, assignment"
+
 import functools
 import math
 import re
