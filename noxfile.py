@@ -130,6 +130,15 @@ def build(session):
             session.run(python, "-P", smoke_test, env={"KERAS_BACKEND": backend}, external=True)
 
 
+@nox.session(default=False)
+@nox.parametrize("backend", list(BACKENDS))
+def bench(session, backend):
+    """Measures speed against Keras's layers, native kernels and the copy of memory."""
+    install(session, *BACKENDS[backend], "matplotlib")
+    arguments = session.posargs or ["--output", "benchmarks/results"]
+    session.run("python", "-m", "benchmarks", *arguments, env=environment(session, backend))
+
+
 @nox.session(venv_backend="none")
 def gpu(session):
     """Runs the tests on the accelerators that the installed backends see; fails without one."""
