@@ -1,5 +1,7 @@
 """The project's commands. `nox` runs what CI runs; `nox -l` lists the rest."""
 
+import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -10,13 +12,15 @@ nox.options.sessions = ["lint", "types", "tests", "docs", "examples"]
 
 # The oldest Keras that pyproject.toml declares, and the newest that was tried.
 KERAS = ["3.12.0", "3.15.1"]
-# What each backend's environment holds, besides the package and the test tools: one backend only.
+# What each backend's environment holds, besides the package and the test tools: one backend, and
+# its converters for exported models.
 BACKENDS = {
-    "tensorflow": ["tensorflow-cpu"],
-    "jax": ["jax", "flax"],
-    "torch": ["torch"],
+    "tensorflow": ["tensorflow-cpu", "tf2onnx", "ai-edge-litert"],
+    "jax": ["jax", "flax", "jax2onnx"],
+    "torch": ["torch", "onnxscript"],
 }
 TEST_TOOLS = ["pytest", "pytest-xdist", "scikit-learn", "matplotlib", "scipy", "h5py"]
+EXPORT_TOOLS = ["onnx", "onnxruntime", "openvino"]
 
 
 def install(session, *packages, keras=KERAS[-1]):
@@ -42,7 +46,7 @@ def environment(session, backend):
 @nox.parametrize("backend", list(BACKENDS))
 def tests(session, backend, keras):
     """Runs the tests on one backend and one version of Keras."""
-    install(session, *BACKENDS[backend], *TEST_TOOLS, keras=keras)
+    install(session, *BACKENDS[backend], *TEST_TOOLS, *EXPORT_TOOLS, keras=keras)
     arguments = session.posargs or ["-n", "2"]
     session.run("pytest", *arguments, env=environment(session, backend))
 
@@ -72,15 +76,58 @@ def docs(session):
     )
 
 
+# What runs as an example, at a small size, in which backend's environment.
+EXAMPLES = {
+    "jax": [
+        "quickstart.py --epochs 1 --output {output}",
+        "small_batches.py --small --output {output}",
+        "population_passes.py --epochs 1",
+        "finetune_multipliers.py --small --out {output}/finetune_multipliers.png",
+        "padded_series.py --small --out {output}/padded_series.png",
+        "distributed/jax_data_parallel.py --epochs 1",
+    ],
+    "torch": ["distributed/torch_ddp.py --epochs 1"],
+    "tensorflow": ["distributed/tensorflow_mirrored.py --epochs 1"],
+}
+
+
 @nox.session
-def examples(session):
+@nox.parametrize("backend", list(EXAMPLES))
+def examples(session, backend):
     """Runs the examples at a small size."""
-    install(session, *BACKENDS["jax"], "scikit-learn", "matplotlib")
+    install(session, *BACKENDS[backend], "scikit-learn", "matplotlib")
     output = session.create_tmp()
-    session.run(
-        *("python", "examples/quickstart.py", "--epochs", "1", "--output", output),
-        env=environment(session, "jax"),
-    )
+    for example in EXAMPLES[backend]:
+        script, *arguments = example.format(output=output).split()
+        launcher = ["torchrun", "--nproc-per-node", "2"] if "torch_ddp" in script else ["python"]
+        session.run(*launcher, f"examples/{script}", *arguments, env=environment(session, backend))
+
+
+@nox.session(default=False)
+def build(session):
+    """Makes the distributions, and tries the wheel in a fresh environment for each backend."""
+    session.install("build", "twine")
+    dist = Path("dist").absolute()
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist))
+    files = sorted(map(str, dist.iterdir()))
+    session.run("twine", "check", "--strict", *files)
+    wheel = next(file for file in files if file.endswith(".whl"))
+    smoke_test = Path("tests/smoke.py").absolute()
+    for backend in BACKENDS:
+        place = Path(session.create_tmp()).absolute() / backend
+        shutil.rmtree(place, ignore_errors=True)
+        session.run("python", "-m", "venv", str(place / "venv"))
+        python = str(place / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python")
+        constraints = str(Path("constraints.txt").absolute())
+        session.run(
+            *(python, "-m", "pip", "install", "-q", "-c", constraints, f"keras=={KERAS[-1]}"),
+            *(wheel, BACKENDS[backend][0]),
+            external=True,
+        )
+        (place / "empty").mkdir()
+        with session.chdir(place / "empty"):
+            session.run(python, "-P", smoke_test, env={"KERAS_BACKEND": backend}, external=True)
 
 
 @nox.session(venv_backend="none")

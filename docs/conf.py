@@ -1,5 +1,6 @@
 """Settings of the site: `nox -s docs` builds it."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -22,6 +23,8 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 default_role = "code"
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
 html_title = f"keras_norm {version}"
 html_theme_options = {"navigation_with_keys": True}
 exclude_patterns = ["figures"]
@@ -70,6 +73,15 @@ def as_napoleon_reads(app, what, name, obj, options, lines):
     lines[:] = result
 
 
+def own_signature(app, what, name, obj, options, signature, return_annotation):
+    """Gives a class the signature of its own constructor: Keras wraps it in `(*args, **kwargs)`."""
+    if what != "class":
+        return None
+    parameters = list(inspect.signature(obj.__init__).parameters.values())[1:]
+    return str(inspect.Signature(parameters)), None
+
+
 def setup(app):
-    """Puts the above in front of napoleon."""
+    """Puts `as_napoleon_reads` in front of napoleon."""
+    app.connect("autodoc-process-signature", own_signature)
     app.connect("autodoc-process-docstring", as_napoleon_reads, priority=100)

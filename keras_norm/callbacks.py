@@ -4,6 +4,8 @@ import keras
 
 from keras_norm.population import check_passes, update_population_statistics
 
+__all__ = ["PopulationStatistics"]
+
 
 class PopulationStatistics(keras.callbacks.Callback):
     """Gives batch normalization the statistics of all of the data when `fit` ends.

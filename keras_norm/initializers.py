@@ -5,6 +5,8 @@ import inspect
 import keras
 import numpy as np
 
+__all__ = ["NarrowNormal"]
+
 
 @keras.saving.register_keras_serializable("keras_norm")
 class NarrowNormal(keras.initializers.RandomNormal):

@@ -5,6 +5,8 @@ import numpy as np
 
 from keras_norm import _name_value, _validation, layers
 
+__all__ = ["BatchNormalizationLayer", "NetExtract"]
+
 AUTOMATIC = "Automatic"
 # Each learnable array: its names, the newer one first; the layer's variable; the least value.
 _ARRAYS = (

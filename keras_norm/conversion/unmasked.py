@@ -14,9 +14,9 @@ class UnmaskedLayerNormalization(LayerNormalization):
     `conversion.replace_normalization`.
     """
 
-    def call(self, inputs):  # type: ignore[override]
+    def call(self, inputs, training=None):  # type: ignore[override]
         """Returns the normalized inputs."""
-        return super().call(inputs)
+        return super().call(inputs, training=training)
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -28,6 +28,6 @@ class UnmaskedGroupNormalization(GroupNormalization):
     `conversion.replace_normalization`.
     """
 
-    def call(self, inputs):  # type: ignore[override]
+    def call(self, inputs, training=None):  # type: ignore[override]
         """Returns the normalized inputs."""
-        return super().call(inputs)
+        return super().call(inputs, training=training)

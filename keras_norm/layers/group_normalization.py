@@ -49,6 +49,8 @@ class GroupNormalization(Normalization):
 
     Call arguments:
         inputs: Tensor of rank 2 to 6 (or any), of a floating or integer dtype.
+        training: Whether gradients are to come: outputs are the same, but the graph of TensorFlow
+            for inputs of unknown size is not.
         mask: Tensor whose 0s or Falses keep padding out of the moments: of the input's shape
             without the channel axis, or a leading part of that. A sample that is all padding
             gives beta.
@@ -132,7 +134,7 @@ class GroupNormalization(Normalization):
             ndim=len(input_shape), axes={channel_axis: self.num_channels}
         )
 
-    def call(self, inputs, mask=None):
+    def call(self, inputs, training=None, mask=None):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
@@ -155,6 +157,7 @@ class GroupNormalization(Normalization):
             gamma,
             beta,
             weights,
+            split_open=bool(training),
         )
         return ops.cast(ops.reshape(outputs, full_shape), self.compute_dtype)
 

@@ -47,6 +47,8 @@ class LayerNormalization(Normalization):
 
     Call arguments:
         inputs: Tensor of rank 2 to 6 (or any), of a floating or integer dtype.
+        training: Whether gradients are to come: outputs are the same, but the graph of TensorFlow
+            for inputs of unknown size is not.
         mask: Tensor whose 0s or Falses keep padding out of the moments: of the input's shape
             without the channel axis (the last one that `axis` names), or a leading part of that.
             A sample, or a step, that is all padding gives beta.
@@ -137,7 +139,7 @@ class LayerNormalization(Normalization):
             )
         self._add_scale_and_offset(self._parameter_shape)
 
-    def call(self, inputs, mask=None):
+    def call(self, inputs, training=None, mask=None):
         """Returns the normalized inputs."""
         rank = len(inputs.shape)
         axes = self._indices("axis", rank)
@@ -147,7 +149,15 @@ class LayerNormalization(Normalization):
         for axis, size in zip(axes, self._parameter_shape, strict=True):
             shape[axis] = size
         gamma, beta = self._scale_and_offset(shape, x.dtype)
-        outputs, _ = normalize(x, self._reduced(rank), self.epsilon, gamma, beta, weights)
+        outputs, _ = normalize(
+            x,
+            self._reduced(rank),
+            self.epsilon,
+            gamma,
+            beta,
+            weights,
+            split_open=bool(training),
+        )
         return ops.cast(outputs, self.compute_dtype)
 
     def _reduced(self, rank):

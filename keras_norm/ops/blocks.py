@@ -9,7 +9,6 @@ padded, and the padding gets weight 0 like all padding.
 import math
 from typing import Any
 
-import keras
 from keras import ops
 
 LIMIT = 512
@@ -22,12 +21,16 @@ class Blocks:
         shape: Shape of the largest array; the others have its sizes or 1. A size that is unknown
             while a graph is traced is a scalar tensor, as `keras.ops.shape` gives it.
         axes: The axes to view as short ones, counted from the front.
+        split_open: Whether also axes of unknown size. Exporters take little arithmetic on sizes.
     """
 
-    def __init__(self, shape, axes):
+    def __init__(self, shape, axes, split_open=True):
         self._shape = tuple(shape)
         self._sizes = [
-            _short_sizes(size) if axis in axes else (size,) for axis, size in enumerate(self._shape)
+            _short_sizes(size)
+            if axis in axes and (split_open or isinstance(size, int))
+            else (size,)
+            for axis, size in enumerate(self._shape)
         ]
         # Where each axis of the original starts in the view.
         self._starts = [sum(map(len, self._sizes[:axis])) for axis in range(len(self._sizes))]
@@ -88,10 +91,6 @@ class Blocks:
 def _short_sizes(size):
     """Returns sizes, each at most `LIMIT`, whose product is `size` or as little more as may be."""
     if not isinstance(size, int):
-        # Sizes stay open in TensorFlow's graphs; with JAX and PyTorch only while a model is
-        # exported, and their exporters take no arithmetic on sizes.
-        if keras.backend.backend() != "tensorflow":
-            return (size,)
         parts = size // LIMIT + 1
         return parts, (size + parts - 1) // parts
     if size <= LIMIT:

@@ -42,7 +42,7 @@ class Moments(NamedTuple):
         return self.shift + self.residual
 
 
-def moments(x, axes, weights=None):
+def moments(x, axes, weights=None, split_open=True):
     """Returns the moments of `x` over `axes`.
 
     The error of the mean relative to the deviation, and of the variance relative to itself, stay
@@ -54,6 +54,7 @@ def moments(x, axes, weights=None):
         axes: Axes that a set extends over, counted from the front.
         weights: None, or an array of 0s and 1s that broadcasts against `x`: 0 keeps an element
             out, whatever it is.
+        split_open: Whether sums over axes of unknown size go in stages, too.
 
     Returns:
         `Moments` with the rank of `x` and size 1 along `axes`.
@@ -67,7 +68,7 @@ def moments(x, axes, weights=None):
     >>> keras.ops.convert_to_numpy(found.variance).tolist()
     [[1.0], [0.0]]
     """
-    blocks = Blocks(ops.shape(x), axes)
+    blocks = Blocks(ops.shape(x), axes, split_open)
     weights = blocks.split_weights(weights)
     elements = Moments(
         count=ops.ones((), x.dtype) if weights is None else ops.cast(weights, x.dtype),

@@ -2,11 +2,13 @@
 
 from keras import ops
 
+from keras_norm.ops.accelerated import accelerated
 from keras_norm.ops.moments import moments
 from keras_norm.ops.standardize import standardize
 
 
-def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None, combine=None):
+@accelerated
+def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None, combine=None, split_open=True):
     """Returns `x` standardized with its own moments, scaled and shifted; and the moments.
 
     Args:
@@ -20,6 +22,8 @@ def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None, combine=Non
             spoils a gradient.
         combine: None, or a function of the `Moments` of `x` that returns the `Moments` to
             standardize with instead: those of the global batch, for one.
+        split_open: Whether sums over axes of unknown size go in stages, too. Training asks for it,
+            on TensorFlow; what is exported does better without.
 
     Returns:
         The output, of the shape and dtype of `x`, and the `Moments` it was standardized with.
@@ -27,7 +31,7 @@ def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None, combine=Non
     if weights is not None:
         weights = ops.cast(weights, x.dtype)
         x = ops.where(ops.logical_or(weights > 0, ops.isfinite(x)), x, 0)
-    found = moments(x, axes, weights)
+    found = moments(x, axes, weights, split_open)
     if combine is not None:
         found = combine(found)
-    return standardize(x, found, epsilon, gamma, beta), found
+    return standardize(x, found, epsilon, gamma, beta, split_open), found

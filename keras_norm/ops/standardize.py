@@ -2,10 +2,12 @@
 
 from keras import ops
 
+from keras_norm.ops.accelerated import accelerated
 from keras_norm.ops.blocks import Blocks
 
 
-def standardize(x, moments, epsilon, gamma=None, beta=None):
+@accelerated
+def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
     """Returns `gamma * (x - mean) / sqrt(variance + epsilon) + beta`.
 
     Elements of an empty set standardize to 0, so that their output is `beta`.
@@ -16,6 +18,7 @@ def standardize(x, moments, epsilon, gamma=None, beta=None):
         epsilon: Number > 0 that is added to the variance.
         gamma: None, for 1, or an array of the rank of `x` that broadcasts against it.
         beta: None, for 0, or an array of the rank of `x` that broadcasts against it.
+        split_open: Whether gradients' sums over axes of unknown size go in stages, too.
 
     Returns:
         An array of the shape and dtype of `x`.
@@ -37,7 +40,7 @@ def standardize(x, moments, epsilon, gamma=None, beta=None):
     if not is_stored:
         # Gradients sum over what is broadcast, so these sums go in stages. Stored statistics, one
         # number a mean, are for inference: its graph stays plain, for exporters too.
-        blocks = Blocks(ops.shape(x), _broadcast_axes(x, operands))
+        blocks = Blocks(ops.shape(x), _broadcast_axes(x, operands), split_open)
         x = blocks.split(x)
         operands = [_spread(blocks.split(v), x) for v in operands]
     shift, inverse, offset, gamma, beta = operands
