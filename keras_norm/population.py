@@ -63,7 +63,8 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
     Raises:
         TypeError: If `model` is no Keras model.
         ValueError: If the model has no `keras_norm.BatchNormalization` layer, `passes` is not a
-            positive integer, or a pass finds no data.
+            positive integer (or more than 1 for a generator without `steps`), or a pass finds no
+            data.
 
     Example:
     >>> import keras, keras_norm
@@ -80,6 +81,11 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
     passes = check_passes(passes)
     if not isinstance(model, keras.Model):
         raise TypeError(f"Argument `model` must be a Keras model. Received: {model!r}")
+    if passes > 1 and steps is None and inspect.isgenerator(x):
+        raise ValueError(
+            "A generator serves one pass, and is then used up: give `steps` too if it goes on, or "
+            f"data that can be gone through again. Received: passes={passes}, steps=None"
+        )
     with engines.scope(model):
         # Not kept if it fails: a failure leaves Keras's loop in a state of its own.
         run = _passes.pop(model, None)
@@ -304,8 +310,7 @@ class _Passes:
         """Gives the layers the statistics that a pass has found."""
         if part is None:
             raise ValueError(
-                "Population statistics need at least one batch of data in each pass, and found "
-                "none. A generator serves one pass only, unless it goes on and `steps` is given."
+                "Population statistics need at least one batch of data in each pass, and found none."
             )
         count, shift, residual, variance = ops.convert_to_numpy(part).astype("float64")
         if count[0]:
