@@ -46,10 +46,11 @@ def batch_function(function, model):
     run = compiled(lambda x: strategy.run(call, args=(x,)), model)
 
     def parts(x):
-        result = run(keras.tree.map_structure(_without_optional, x))
-        return tf.unstack(strategy.gather(result, axis=0))
+        return tf.unstack(strategy.gather(run(x), axis=0), strategy.num_replicas_in_sync)
 
-    return parts
+    if not model.run_eagerly:
+        parts = tf.function(parts, reduce_retracing=True)
+    return lambda x: parts(keras.tree.map_structure(_without_optional, x))
 
 
 def _without_optional(x):

@@ -200,7 +200,7 @@ class BatchNormalization(Normalization):
         if uses_batch:
             axes = [axis for axis in range(len(shape)) if axis != channel_axis]
             outputs, moments = normalize(
-                x, axes, self.epsilon, gamma, beta, weights, self._combine_replicas()
+                x, axes, self.epsilon, gamma, beta, weights, combine=self._combine_replicas()
             )
             if observer is None:
                 self._move_statistics(moments)

@@ -2,10 +2,12 @@
 
 from keras import ops
 
+from keras_norm.ops.accelerated import accelerated
 from keras_norm.ops.moments import moments
 from keras_norm.ops.standardize import standardize
 
 
+@accelerated
 def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None, combine=None, split_open=True):
     """Returns `x` standardized with its own moments, scaled and shifted; and the moments.
 

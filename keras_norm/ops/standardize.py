@@ -2,9 +2,11 @@
 
 from keras import ops
 
+from keras_norm.ops.accelerated import accelerated
 from keras_norm.ops.blocks import Blocks
 
 
+@accelerated
 def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
     """Returns `gamma * (x - mean) / sqrt(variance + epsilon) + beta`.
 

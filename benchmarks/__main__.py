@@ -1,0 +1,157 @@
+"""Measures one backend, the one that KERAS_BACKEND names.
+
+    KERAS_BACKEND=torch python -m benchmarks --output benchmarks/results
+    KERAS_BACKEND=torch python -m benchmarks --compare benchmarks/results/torch.json
+    KERAS_BACKEND=torch python -m benchmarks --tiny
+
+All runs of a row are interleaved in one process: ours, Keras's, the backend's own, a copy of the
+input. Times are medians; the floor is the time to copy as many bytes as the step must move.
+"""
+
+import argparse
+import datetime
+import importlib
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+
+from benchmarks import report, rows
+
+
+def interleaved(functions, finish, rounds):
+    """Returns the median time of each function in ms."""
+    times = {name: [] for name in functions}
+    for _ in range(3):
+        for function in functions.values():
+            finish(function())
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            finish(function())
+            times[name].append(time.perf_counter() - start)
+    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
+
+
+def measure(backend, row, mode, training, rounds):
+    """Returns one line of the table, as a dictionary."""
+    x, gradient = (
+        backend.tensor(
+            np.random.default_rng(seed).standard_normal(row.shape, "float32"), row.dtype, mode
+        )
+        for seed in (0, 1)
+    )
+    policy = row.dtype if row.dtype == "float32" else f"mixed_{row.dtype}"
+    functions = {}
+    for name in ("ours", "keras"):
+        layer = getattr(row, name)(dtype=policy)
+        layer.build(row.shape)
+        functions[name] = backend.layer_step(layer, x, gradient, training, mode)
+    native = backend.native_step(*row.native, x, gradient, training, mode)
+    if native is not None and row.dtype == "float32":
+        functions["native"] = native
+    functions["copy"] = backend.copy(x, mode)
+    times = interleaved(functions, backend.finish, rounds)
+    floor = times.pop("copy") * row.passes[0 if training else 1] / 2
+    best = min(time for name, time in times.items() if name != "ours")
+    line = {
+        "row": row.name,
+        "step": "training" if training else "inference",
+        **{name: round(time, 4) for name, time in times.items()},
+        "floor": round(floor, 4),
+        "ours/best": round(times["ours"] / best, 3),
+        "keras/ours": round(times["keras"] / times["ours"], 3),
+        "ours/floor": round(times["ours"] / floor, 3),
+    }
+    if training and backend.kept_bytes is not None:
+        layer = row.ours(dtype=policy)
+        layer.build(row.shape)
+        line["kept"] = round(backend.kept_bytes(layer, x) / (x.nbytes or 1), 3)
+    return line
+
+
+def measure_model(batch, rounds):
+    """Returns the line of a whole model: one training step of it."""
+    import keras_norm
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, 32, 32, 3), "float32")
+    y = rng.integers(0, 10, batch)
+    functions = {}
+    for name, package in (("ours", keras_norm), ("keras", keras.layers)):
+        model = rows.resnet(package.BatchNormalization)
+        functions[name] = lambda model=model: model.train_on_batch(x, y)
+    times = interleaved(functions, lambda result: result, rounds)
+    return {
+        "row": "ResNet-style model",
+        "step": "training",
+        **{name: round(time, 3) for name, time in times.items()},
+        "ours/best": round(times["ours"] / times["keras"], 3),
+        "keras/ours": round(times["keras"] / times["ours"], 3),
+    }
+
+
+def run(backend, mode, tiny, rounds):
+    """Returns the lines of all rows."""
+    lines = []
+
+    def add(section, line):
+        lines.append({"section": section, **line})
+        print(report.line(lines[-1]), flush=True)
+
+    print(report.header(), flush=True)
+    for section, members, factor in (
+        ("main", rows.ROWS, 1),
+        ("16 bits", rows.HALF_ROWS, 1),
+        ("small", rows.SMALL_ROWS, 10),
+    ):
+        for row in members:
+            row = rows.tiny(row) if tiny else row
+            for training in (True, False):
+                add(section, measure(backend, row, mode, training, rounds * factor))
+    add("model", measure_model(2 if tiny else 32, max(2, rounds // 2)))
+    return lines
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--tiny", action="store_true", help="tiny inputs: to see that all runs")
+    parser.add_argument("--rounds", type=int, default=31, help="runs that a median is taken of")
+    parser.add_argument("--output", type=pathlib.Path, help="folder for JSON and pictures")
+    parser.add_argument("--compare", type=pathlib.Path, help="earlier JSON: what got slower?")
+    arguments = parser.parse_args()
+    name = keras.backend.backend()
+    backend = importlib.import_module(f"benchmarks.on_{name}")
+    rounds = 2 if arguments.tiny else arguments.rounds
+    for mode in backend.MODES:
+        title = name if len(backend.MODES) == 1 else f"{name}-{mode}"
+        result = {
+            "title": title,
+            "mode": mode,
+            "date": datetime.date.today().isoformat(),
+            "versions": f"keras {keras.__version__}, {backend.VERSION}",
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+            "rounds": rounds,
+            "lines": run(backend, mode, arguments.tiny, rounds),
+        }
+        print(report.summary(result), flush=True)
+        if arguments.output:
+            arguments.output.mkdir(parents=True, exist_ok=True)
+            path = arguments.output / f"{title}.json"
+            path.write_text(json.dumps(result, indent=1) + "\n")
+            report.picture(result, path.with_suffix(".png"))
+        if arguments.compare:
+            earlier = arguments.compare
+            earlier = earlier / f"{title}.json" if earlier.is_dir() else earlier
+            print(report.slower(result, json.loads(earlier.read_text())))
+
+
+if __name__ == "__main__":
+    main()

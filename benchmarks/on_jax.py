@@ -1,0 +1,112 @@
+"""JAX as its users run it: under jit."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from benchmarks import rows
+
+MODES = ("jit",)
+VERSION = f"jax {jax.__version__}"
+
+
+def tensor(values, dtype, mode):
+    return jnp.asarray(values, dtype)
+
+
+def finish(result):
+    """Waits for a result."""
+    jax.block_until_ready(result)
+
+
+def layer_step(layer, x, gradient, training, mode):
+    """Returns a function that runs a step of a layer."""
+    state = [[v.value for v in layer.non_trainable_variables]]
+    parameters = [v.value for v in layer.trainable_variables]
+
+    options = {"training": training} if isinstance(layer, rows.BATCH_LAYERS) else {}
+
+    def forward(parameters, x, state):
+        return layer.stateless_call(parameters, state, x, **options)
+
+    step = _step(forward, training)
+    return lambda: step(parameters, x, gradient, state[0])
+
+
+def native_step(name, options, x, gradient, training, mode):
+    """Returns a function that runs a step of the backend's own operation, or None."""
+    module = NATIVE[name](x, **options)
+    if module is None:
+        return None
+    if training:
+        module.train()
+    else:
+        module.eval()
+    graph, parameters, state = nnx.split(module, nnx.Param, ...)
+
+    def forward(parameters, x, state):
+        module = nnx.merge(graph, parameters, state, copy=True)
+        y = module(x)
+        return y, nnx.state(module, nnx.BatchStat)
+
+    step = _step(forward, training)
+    return lambda: step(parameters, x, gradient, state)
+
+
+def copy(x, mode):
+    """Returns a function that copies the input."""
+    negative = jax.jit(jnp.negative)
+    return lambda: negative(x)
+
+
+def _step(forward, training):
+    @jax.jit
+    def train(parameters, x, gradient, state):
+        y, vjp, state = jax.vjp(lambda p, x: forward(p, x, state), parameters, x, has_aux=True)
+        return y, state, vjp(gradient)
+
+    @jax.jit
+    def infer(parameters, x, gradient, state):
+        return forward(parameters, x, state)[0]
+
+    return train if training else infer
+
+
+def _batch(x, axis):
+    return nnx.BatchNorm(x.shape[axis], axis=axis, momentum=0.9, dtype=x.dtype, rngs=nnx.Rngs(0))
+
+
+def _group(x, groups, axis):
+    if axis != -1:
+        return None
+    groups = x.shape[-1] if groups == -1 else groups
+    return nnx.GroupNorm(x.shape[-1], groups, dtype=x.dtype, rngs=nnx.Rngs(0))
+
+
+def _layer(x):
+    return nnx.LayerNorm(x.shape[-1], dtype=x.dtype, rngs=nnx.Rngs(0))
+
+
+def _layer_all(x, **_):
+    axes = tuple(range(1, x.ndim))
+    return nnx.LayerNorm(
+        x.shape[-1], reduction_axes=axes, feature_axes=-1, dtype=x.dtype, rngs=nnx.Rngs(0)
+    )
+
+
+NATIVE = {"batch": _batch, "group": _group, "layer": _layer, "layer_all": _layer_all}
+
+
+def kept_bytes(layer, x):
+    """Returns how many bytes a training step keeps for its backward pass."""
+    state = [v.value for v in layer.non_trainable_variables]
+    parameters = [v.value for v in layer.trainable_variables]
+
+    options = {"training": True} if isinstance(layer, rows.BATCH_LAYERS) else {}
+
+    def forward(parameters, x):
+        return layer.stateless_call(parameters, state, x, **options)
+
+    _, vjp, _ = jax.vjp(forward, parameters, x, has_aux=True)
+    kept = {id(leaf): leaf.nbytes for leaf in jax.tree.leaves(vjp)}
+    return sum(kept.values())

@@ -1,0 +1,64 @@
+"""TensorFlow as its users run it: in a tf.function, compiled by XLA or not."""
+
+import tensorflow as tf
+
+MODES = ("xla", "graph")
+VERSION = f"tensorflow {tf.__version__}"
+
+
+def tensor(values, dtype, mode):
+    return tf.cast(tf.constant(values), dtype)
+
+
+def finish(result):
+    """Waits for a result: eager TensorFlow on the CPU has already."""
+
+
+def layer_step(layer, x, gradient, training, mode):
+    """Returns a function that runs a step of a layer."""
+    parameters = [variable.value for variable in layer.trainable_variables]
+    return _step(lambda x: layer(x, training=training), parameters, x, gradient, training, mode)
+
+
+def native_step(name, options, x, gradient, training, mode):
+    """Returns a function that runs a step of the backend's own operation, or None."""
+    if name != "batch" or options["axis"] != -1:
+        return None
+    channels = x.shape[-1]
+    gamma, beta, mean, variance = (
+        tf.Variable(tf.fill([channels], v), trainable=t)
+        for v, t in ((1.0, True), (0.0, True), (0.0, False), (1.0, False))
+    )
+
+    def forward(x):
+        image = tf.reshape(x, [x.shape[0], -1, 1, channels])
+        y, m, v = tf.compat.v1.nn.fused_batch_norm(
+            image, gamma, beta, mean, variance, 1e-3, is_training=training
+        )
+        if training:
+            mean.assign(mean * 0.9 + m * 0.1)
+            variance.assign(variance * 0.9 + v * 0.1)
+        return tf.reshape(y, x.shape)
+
+    return _step(forward, [gamma, beta], x, gradient, training, mode)
+
+
+def copy(x, mode):
+    """Returns a function that copies the input."""
+    negative = tf.function(tf.negative, jit_compile=mode == "xla")
+    return lambda: negative(x)
+
+
+def _step(forward, parameters, x, gradient, training, mode):
+    @tf.function(jit_compile=mode == "xla")
+    def train(x, gradient):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = forward(x)
+        return y, tape.gradient(y, [x, *parameters], gradient)
+
+    infer = tf.function(forward, jit_compile=mode == "xla")
+    return (lambda: train(x, gradient)) if training else (lambda: infer(x))
+
+
+kept_bytes = None

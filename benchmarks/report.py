@@ -1,0 +1,88 @@
+"""The results as a table, a summary, a picture and a comparison."""
+
+import statistics
+
+COLUMNS = ("ours", "keras", "native", "floor", "ours/best", "keras/ours", "ours/floor", "kept")
+
+# Slower by more than this, relative to the floor, is more than noise.
+TOLERANCE = 1.25
+
+
+def header():
+    return f"{'':44}" + "".join(f"{column:>11}" for column in COLUMNS)
+
+
+def line(values):
+    """Returns one line of the table; times are in ms, memory kept for backward in inputs."""
+    cells = (f"{values[c]:11.3f}" if c in values else f"{'-':>11}" for c in COLUMNS)
+    return f"{values['row'] + ', ' + values['step']:44}" + "".join(cells)
+
+
+def geometric_mean(lines, column, step):
+    """Returns the geometric mean of a column over the main rows of a step."""
+    return statistics.geometric_mean(
+        values[column] for values in lines if values["section"] == "main" and values["step"] == step
+    )
+
+
+def summary(result):
+    lines = result["lines"]
+    text = [f"{result['title']}: {result['versions']}, {result['machine']}, {result['date']}"]
+    for step in ("training", "inference"):
+        means = (f"{c} {geometric_mean(lines, c, step):.2f}" for c in ("keras/ours", "ours/floor"))
+        text.append(f"  geometric means of {step}: {', '.join(means)}")
+    text.append(f"  ours/best above 1.05: {_names(v for v in lines if v['ours/best'] > 1.05)}")
+    return "\n".join(text)
+
+
+def slower(result, earlier):
+    """Returns which rows got slower, as multiples of the copy floor of their own run."""
+    before = {(v["row"], v["step"]): v for v in earlier["lines"]}
+    flagged = []
+    for values in result["lines"]:
+        old = before.get((values["row"], values["step"]))
+        # A ratio from one run can be compared with another run's: both machines may differ.
+        column = "ours/floor" if values["section"] == "main" else "ours/best"
+        if old and values[column] > TOLERANCE * old[column]:
+            change = f"{column} {old[column]:.2f} -> {values[column]:.2f}"
+            flagged.append(f"  {values['row']}, {values['step']}: {change}")
+    found = "\n".join(flagged) or "  nothing"
+    return f"slower than on {earlier['date']} ({earlier['versions']}):\n{found}"
+
+
+def picture(result, path):
+    """Draws the main rows: bars in multiples of the time to copy the bytes; shorter is better."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    colors = {"ours": "#d1495b", "native": "#8fb8c8", "keras": "#c8c8c8"}
+    labels = {"ours": "keras_norm", "native": "native", "keras": "Keras"}
+    figure, panels = plt.subplots(1, 2, figsize=(11, 5.6), sharey=True, layout="constrained")
+    for panel, step in zip(panels, ("training", "inference"), strict=True):
+        lines = [v for v in result["lines"] if v["section"] == "main" and v["step"] == step]
+        for index, values in enumerate(lines):
+            names = [name for name in colors if name in values]
+            for place, name in enumerate(names):
+                width = values[name] / values["floor"]
+                y = index + 0.27 * (place - (len(names) - 1) / 2)
+                panel.barh(y, width, 0.25, color=colors[name])
+                weight = "bold" if name == "ours" else "normal"
+                panel.text(width, y, f" {width:.1f}", va="center", fontsize=7, weight=weight)
+        panel.axvline(1, color="black", linewidth=1, linestyle=":")
+        panel.set_yticks(range(len(lines)), [values["row"] for values in lines])
+        panel.set_title("one training step" if step == "training" else "inference")
+        panel.set_xlabel("time / time to copy the bytes (shorter is better)")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.margins(x=0.08)
+    panels[0].invert_yaxis()
+    bars = [plt.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
+    figure.legend(bars, labels.values(), loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(f"{result['title']} ({result['versions']}; CPU, float32, {result['date']})")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _names(lines):
+    return "; ".join(f"{v['row']} {v['step']} {v['ours/best']:.2f}" for v in lines) or "none"

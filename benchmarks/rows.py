@@ -1,0 +1,113 @@
+"""What is measured: layers on inputs that networks have."""
+
+from typing import NamedTuple
+
+import keras
+
+import keras_norm
+
+IMAGE = (32, 56, 56, 64)
+IMAGE_CF = (32, 64, 56, 56)
+FEATURE = (4096, 1024)
+SEQUENCE = (32, 128, 768)
+
+# The layers that training and inference are not the same for.
+BATCH_LAYERS = (keras_norm.BatchNormalization, keras.layers.BatchNormalization)
+
+
+class Row(NamedTuple):
+    """One line of the table.
+
+    `ours` and `keras` take a dtype policy and return a layer. `native` names a function of the
+    backend's module and its options. A step must move at least as many bytes as `passes` passes
+    over the input, in training and in inference.
+    """
+
+    name: str
+    shape: tuple
+    ours: object
+    keras: object
+    native: tuple
+    passes: tuple = (8, 3)
+    dtype: str = "float32"
+
+
+def _batch(axis):
+    return (
+        lambda **options: keras_norm.BatchNormalization(axis=axis, **options),
+        lambda **options: keras.layers.BatchNormalization(axis=axis, **options),
+        ("batch", {"axis": axis}),
+        (8, 2),
+    )
+
+
+def _group(groups, axis=-1, native="group"):
+    return (
+        lambda **options: keras_norm.GroupNormalization(groups, axis=axis, **options),
+        lambda **options: keras.layers.GroupNormalization(groups, axis=axis, **options),
+        (native, {"groups": groups, "axis": axis}),
+    )
+
+
+def _layer():
+    return (
+        lambda **options: keras_norm.LayerNormalization(reduction_axes=-1, **options),
+        lambda **options: keras.layers.LayerNormalization(**options),
+        ("layer", {}),
+    )
+
+
+# Layer normalization over all axes but the batch is the seed's; Keras has it as one group.
+_, KERAS_ALL, NATIVE_ALL = _group(1, native="layer_all")
+ALL = (keras_norm.LayerNormalization, KERAS_ALL, NATIVE_ALL)
+
+ROWS = [
+    Row("BN image", IMAGE, *_batch(-1)),
+    Row("BN image, channels first", IMAGE_CF, *_batch(1)),
+    Row("BN feature", FEATURE, *_batch(-1)),
+    Row("LN channel, sequence", SEQUENCE, *_layer()),
+    Row("LN all, image", IMAGE, *ALL),
+    Row("GN 32, image", IMAGE, *_group(32)),
+    Row("GN 32, image, channels first", IMAGE_CF, *_group(32, axis=1)),
+    Row("GN channel-wise, image", IMAGE, *_group(-1)),
+    Row("GN 8, sequence", SEQUENCE, *_group(8)),
+]
+
+# Without targets: what 16-bit inputs cost.
+HALF_ROWS = [
+    row._replace(name=f"{row.name}, {dtype}", dtype=dtype)
+    for dtype in ("float16", "bfloat16")
+    for row in ROWS
+    if row.name in ("BN image", "LN channel, sequence", "GN 32, image")
+]
+
+SMALL_ROWS = [
+    Row("BN (8, 16)", (8, 16), *_batch(-1)),
+    Row("LN (8, 16)", (8, 16), *_layer()),
+    Row("GN 4 (8, 16)", (8, 16), *_group(4)),
+]
+
+
+def tiny(row):
+    """Returns the row on an input that takes no time: the shape that CI runs."""
+    sizes = {32: 2, 56: 6, 4096: 8, 128: 5, 768: 64, 1024: 16}
+    return row._replace(shape=tuple(sizes.get(size, size) for size in row.shape))
+
+
+def resnet(normalization):
+    """Returns a network in the style of ResNet for (32, 32, 3) images, compiled."""
+    layers = keras.layers
+    x = inputs = keras.Input((32, 32, 3))
+    x = layers.Conv2D(32, 3, padding="same", use_bias=False)(x)
+    for width in (32, 64, 128):
+        stride = 1 if width == 32 else 2
+        shortcut = layers.Conv2D(width, 1, strides=stride, use_bias=False)(x)
+        x = layers.ReLU()(normalization()(x))
+        x = layers.Conv2D(width, 3, strides=stride, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(normalization()(x))
+        x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
+        x = layers.Add()([x, shortcut])
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(normalization()(x)))
+    model = keras.Model(inputs, layers.Dense(10)(x))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model

@@ -1,0 +1,69 @@
+"""What only JAX has: its transformations, and memory."""
+
+import keras
+import pytest
+
+if keras.backend.backend() != "jax":
+    pytest.skip("tests of the JAX kernel", allow_module_level=True)
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from keras_norm import ops
+
+X = jax.random.normal(jax.random.key(0), (5, 3, 4))
+
+
+def loss(x, normalize=ops.normalize):
+    return (normalize(x, (0, 1), 1e-2)[0] * jnp.arange(4.0) ** 2).sum() ** 2 + (
+        normalize(x, (1, 2), 1e-2)[0] ** 3
+    ).sum()
+
+
+def plain_loss(x):
+    return loss(x, ops.normalize.__wrapped__)
+
+
+@pytest.mark.parametrize("transform", [
+    lambda f: lambda x: jax.jvp(f, (x,), (jnp.cos(x),))[1],
+    lambda f: jax.jit(jax.jacfwd(f)),
+    lambda f: jax.jacrev(jax.jacrev(f)),
+    lambda f: lambda x: jax.vmap(f)(jnp.stack([x, x + 1])),
+    lambda f: lambda x: jax.vmap(jax.grad(f))(jnp.stack([x, x + 1])),
+    lambda f: jax.grad(jax.checkpoint(f)),
+    lambda f: lambda x: jax.linearize(f, x)[1](jnp.cos(x)),
+])  # fmt: skip
+def test_transforms(transform):
+    np.testing.assert_allclose(transform(loss)(X), transform(plain_loss)(X), rtol=1e-3, atol=2e-3)
+
+
+def test_moments_have_derivatives():
+    def variance(f):
+        return jax.grad(lambda x: (f(x, (0,), 1e-2)[1].variance ** 2).sum())(X)
+
+    np.testing.assert_allclose(
+        variance(ops.normalize), variance(ops.normalize.__wrapped__), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_only_the_input_and_the_moments_are_kept():
+    x = jax.random.normal(jax.random.key(0), (4, 50, 64))
+    for axes in ((0, 1), (1, 2), (2,)):
+        gamma, beta = jnp.ones((1, 1, 64)), jnp.zeros((1, 1, 64))
+        _, vjp = jax.vjp(
+            lambda *a, axes=axes: ops.normalize(a[0], axes, 1e-2, *a[1:])[0], x, gamma, beta
+        )
+        assert sum(leaf.nbytes for leaf in jax.tree.leaves(vjp)) <= 1.1 * x.nbytes
+
+
+def test_sharded_arrays():
+    devices = jax.devices()
+    assert len(devices) == 2
+    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
+    x = jax.random.normal(jax.random.key(0), (6, 20, 4))
+    sharded = jax.device_put(
+        x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    )
+    gradient = jax.jit(jax.grad(loss))
+    np.testing.assert_allclose(gradient(sharded), gradient(x), rtol=1e-4, atol=1e-4)

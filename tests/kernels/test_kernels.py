@@ -1,0 +1,254 @@
+"""The kernel against the plain function, and the switches."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_norm
+from keras_norm import kernels, ops
+from tests.kernels.derivatives import all_orders
+
+BACKEND = keras.backend.backend()
+COMPILED = {"jax": ["jit"], "torch": [None], "tensorflow": [None, "graph", "xla"]}[BACKEND]
+
+# Shape, axes of a set, axes of gamma and beta: each layer, channels last and first, rank 2 to 6.
+CASES = [
+    ((9, 4), (0,), (1,)),
+    ((5, 3, 4), (0, 1), (2,)),
+    ((5, 4, 3), (0, 2), (1,)),
+    ((5, 3, 20, 4), (0, 1, 2), (3,)),
+    ((5, 4, 3, 2), (0, 2, 3), (1,)),
+    ((2, 3, 2, 3, 4), (0, 1, 2, 3), (4,)),
+    ((2, 4, 2, 3, 2, 2), (0, 2, 3, 4, 5), (1,)),
+    ((5, 7), (1,), (1,)),
+    ((2, 3, 7), (2,), (2,)),
+    ((2, 3, 7), (1, 2), (2,)),
+    ((2, 7, 3), (1, 2), (1,)),
+    ((2, 20, 3, 4), (1, 2, 3), (3,)),
+    ((2, 3, 4, 5), (2, 3), (2, 3)),
+    ((2, 2, 3, 2, 2, 4), (1, 2, 3, 4, 5), (5,)),
+    ((3, 2, 4), (2,), (1, 2)),
+    ((2, 6, 2, 3), (1, 3), (2, 3)),
+    ((2, 2, 3, 6), (2, 3), (1, 2)),
+    ((2, 5, 4, 1), (1, 3), (2, 3)),
+    ((1, 6, 2, 3), (1, 3), (2, 3)),
+]
+# What a kernel may decline: sets, gamma and beta that no layer makes of itself.
+ODD_CASES = [
+    ((2, 3, 4), (1,), (2,)),
+    ((2, 3, 4, 5), (1, 3), (2,)),
+    ((3, 4, 2), (0, 2), (0, 2)),
+    ((4, 3), (0, 1), ()),
+]
+
+
+def problem(shape, spanned, mean=0.0, dtype="float32"):
+    """Returns x, gamma, beta and a cotangent."""
+    rng = np.random.default_rng(1)
+    sizes = [size if axis in spanned else 1 for axis, size in enumerate(shape)]
+    arrays = [
+        rng.standard_normal(shape) + mean,
+        rng.uniform(0.5, 1.5, sizes),
+        rng.standard_normal(sizes),
+        rng.standard_normal(shape),
+    ]
+    return [v.astype(dtype) for v in arrays]
+
+
+def plain(*args):
+    return ops.normalize.__wrapped__(*args)
+
+
+def assert_close(actual, expected, tolerance=2e-5):
+    for a, e in zip(actual, expected, strict=True):
+        assert a.dtype == e.dtype
+        assert a.shape == e.shape
+        np.testing.assert_allclose(a, e, rtol=0, atol=tolerance * max(1.0, np.abs(e).max()))
+
+
+@pytest.fixture(autouse=True)
+def _kernels_on():
+    kernels.set_enabled(True)
+    yield
+    kernels.set_enabled(True)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize(("shape", "axes", "spanned"), [*CASES, *ODD_CASES])
+def test_kernel_is_the_plain_function(shape, axes, spanned, compiled):
+    if compiled in ("graph", "xla") and shape not in {
+        (5, 3, 20, 4),
+        (2, 6, 2, 3),
+        (2, 3, 7),
+        (2, 20, 3, 4),
+    }:
+        pytest.skip("TensorFlow compiles one case of each kind")
+    *arrays, cotangent = problem(shape, spanned, mean=3.0)
+    expected, actual = (
+        all_orders(lambda *a, f=f: f(a[0], axes, 1e-2, *a[1:])[0], arrays, cotangent, compiled)
+        for f in (plain, ops.normalize)
+    )
+    assert_close(actual, expected)
+
+
+@pytest.mark.parametrize(("shape", "axes", "spanned"), CASES)
+def test_layers_problems_are_not_declined(shape, axes, spanned):
+    x, gamma, beta, _ = map(keras.ops.convert_to_tensor, problem(shape, spanned))
+    assert kernels._kernel("normalize")(x, axes, 1e-2, gamma, beta) is not None
+
+
+@pytest.mark.parametrize("mean", [0.0, -1e5])
+@pytest.mark.parametrize(("shape", "axes", "spanned"), [
+    ((3000, 16), (0,), (1,)),
+    ((16, 700, 64), (0, 1), (2,)),
+    ((6, 8, 300), (0, 2), (1,)),
+    ((4, 700, 64), (1, 2), (2,)),
+    ((4, 5000, 2, 2), (1, 3), (2, 3)),
+    ((600, 64), (1,), (1,)),
+])  # fmt: skip
+def test_kernel_keeps_the_promised_accuracy(shape, axes, spanned, mean):
+    x, gamma, beta, g = problem(shape, spanned, mean)
+    y, dx, dgamma, dbeta = all_orders(
+        lambda *a: ops.normalize(a[0], axes, 1e-5, *a[1:])[0], (x, gamma, beta), g
+    )[:4]
+    x, gamma, g = (v.astype("float64") for v in (x, gamma, g))
+    inverse = (x.var(axes, keepdims=True) + 1e-5) ** -0.5
+    h = (x - x.mean(axes, keepdims=True)) * inverse
+    u = g * gamma
+    mean_u, mean_uh = u.mean(axes, keepdims=True), (u * h).mean(axes, keepdims=True)
+    over = tuple(axis for axis in range(x.ndim) if axis not in spanned)
+    for actual, expected, scale in (
+        (y, h * gamma + beta, None),
+        (dx, inverse * (u - mean_u - h * mean_uh), inverse * u),
+        (dgamma, (g * h).sum(over, keepdims=True), None),
+        (dbeta, g.sum(over, keepdims=True), None),
+    ):
+        scale = expected if scale is None else scale
+        assert np.linalg.norm(actual - expected) < 2e-6 * np.linalg.norm(scale)
+
+
+@pytest.mark.parametrize(
+    ("given_gamma", "given_beta"), [(True, False), (False, True), (False, False)]
+)
+@pytest.mark.parametrize(("shape", "axes", "spanned"), [CASES[3], CASES[4], CASES[8], CASES[15]])
+def test_gamma_and_beta_may_be_missing(shape, axes, spanned, given_gamma, given_beta):
+    x, gamma, beta, g = problem(shape, spanned)
+    given = [v for v, is_given in ((gamma, given_gamma), (beta, given_beta)) if is_given]
+
+    def call(function):
+        def f(x, *rest):
+            rest = list(rest)
+            gamma = rest.pop(0) if given_gamma else None
+            return function(x, axes, 1e-2, gamma, rest.pop(0) if given_beta else None)[0]
+
+        return all_orders(f, [x, *given], g)
+
+    assert_close(call(ops.normalize), call(plain))
+
+
+@pytest.mark.parametrize(("shape", "axes", "spanned"), [CASES[3], CASES[8], CASES[15]])
+def test_moments_are_the_plain_ones(shape, axes, spanned):
+    x, gamma, beta, _ = map(keras.ops.convert_to_tensor, problem(shape, spanned, mean=50.0))
+    (_, found), (_, expected) = (f(x, axes, 1e-2, gamma, beta) for f in (ops.normalize, plain))
+    for field in ("count", "mean", "variance"):
+        assert_close(*([keras.ops.convert_to_numpy(getattr(m, field))] for m in (found, expected)))
+
+
+def test_nan_and_infinity_show_where_they_are():
+    x = np.ones((3, 4, 2), "float32")
+    x[0, 1, 1], x[1, 2, 0] = np.nan, np.inf
+    y = ops.normalize(keras.ops.convert_to_tensor(x), (1,), 1e-2)[0]
+    assert np.isnan(keras.ops.convert_to_numpy(y)[[0, 1], :, [1, 0]]).all()
+    assert (keras.ops.convert_to_numpy(y)[[0, 1, 2], :, [0, 1, 0]] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (0, 5, 4)])
+def test_empty_batches(shape):
+    layers = [keras_norm.BatchNormalization(), keras_norm.LayerNormalization(),
+              keras_norm.GroupNormalization(2)]  # fmt: skip
+    for layer in layers:
+        layer.build((None, *shape[1:]))
+        y = layer(np.zeros(shape, "float32"), training=True) if layer is layers[0] else layer(
+            np.zeros(shape, "float32"))  # fmt: skip
+        assert tuple(y.shape) == shape
+        assert np.isfinite(
+            [keras.ops.convert_to_numpy(keras.ops.sum(w)) for w in layer.weights]
+        ).all()
+
+
+def test_masks_are_the_plain_functions():
+    x, gamma, beta, g = problem((3, 5, 4), (2,))
+    weights = np.random.default_rng(0).integers(0, 2, (3, 5, 1)).astype("float32")
+    call = lambda f: all_orders(  # noqa: E731
+        lambda *a: f(a[0], (0, 1), 1e-2, *a[1:], keras.ops.convert_to_tensor(weights))[0],
+        (x, gamma, beta), g)  # fmt: skip
+    assert_close(call(ops.normalize), call(plain), tolerance=0)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float64"] * (BACKEND != "jax") + ["mixed_float16", "mixed_bfloat16"]
+)
+def test_dtypes_of_layers_are_the_plain_ones(dtype):
+    x = np.random.default_rng(0).standard_normal((4, 3, 3, 8))
+    for layer in (
+        keras_norm.BatchNormalization(dtype=dtype),
+        keras_norm.LayerNormalization(dtype=dtype),
+        keras_norm.GroupNormalization(2, dtype=dtype),
+    ):
+        inputs = keras.ops.cast(x, layer.compute_dtype)
+        found = []
+        for enabled in (True, False):
+            kernels.set_enabled(enabled)
+            y = layer(inputs)
+            assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
+            found.append(keras.ops.convert_to_numpy(keras.ops.cast(y, "float32")))
+        np.testing.assert_allclose(*found, atol=2e-6 if dtype == "float64" else 2e-2)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e5])
+@pytest.mark.parametrize(("shape", "axis"), [((6, 4), 1), ((3, 5, 4), 2), ((3, 4, 5), 1)])
+def test_inference_is_the_plain_function(shape, axis, mean):
+    x, gamma, beta, g = problem(shape, (axis,), mean)
+    moments = ops.Moments(
+        keras.ops.ones(()), keras.ops.convert_to_tensor(gamma + mean), None,
+        keras.ops.convert_to_tensor(gamma))  # fmt: skip
+    expected, actual = (
+        all_orders(lambda *a, f=f: f(a[0], moments, 1e-2, *a[1:]), (x, gamma, beta), g)
+        for f in (ops.standardize.__wrapped__, ops.standardize)
+    )
+    assert_close(actual, expected)
+
+
+def test_a_function_switches_them_off(monkeypatch):
+    x = keras.ops.ones((2, 3))
+    monkeypatch.setattr(kernels, "_kernel", lambda name: lambda *a, **k: ("kernel", None))
+    assert ops.normalize(x, (0,), 1e-2) == ("kernel", None)
+    kernels.set_enabled(False)
+    assert not kernels.is_enabled()
+    assert keras.ops.shape(ops.normalize(x, (0,), 1e-2)[0]) == (2, 3)
+
+
+def test_an_environment_variable_switches_them_off_and_nobody_needs_the_folder(tmp_path):
+    folder = pathlib.Path(keras_norm.__file__).parent
+    shutil.copytree(folder, tmp_path / "keras_norm", ignore=shutil.ignore_patterns("kernels"))
+    code = (
+        "import keras_norm, sys; from keras_norm import ops; import keras\n"
+        "print(keras_norm.__file__, keras.ops.convert_to_numpy(\n"
+        "    ops.normalize(keras.ops.ones((2, 3)), (0,), 1e-2)[0]).sum())\n"
+        "k = sys.modules.get('keras_norm.kernels'); print(k and k.is_enabled())"
+    )
+    for place, enabled in ((tmp_path, "None"), (folder.parent, "False")):
+        environment = {**os.environ, "PYTHONPATH": str(place), "KERAS_NORM_KERNELS": "0"}
+        result = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=place
+        )
+        assert result.returncode == 0, result.stderr
+        lines = result.stdout.split("\n")
+        assert lines[0] == f"{place / 'keras_norm' / '__init__.py'} 0.0"
+        assert lines[1] == enabled
