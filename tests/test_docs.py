@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import io
 import re
+import textwrap
 from pathlib import Path
 
 import keras
@@ -19,14 +20,14 @@ import keras_norm
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-BLOCK = re.compile(r"(?:<!-- backend: (\w+) -->\n)?```python\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(?:<!-- backend: (\w+) -->\n)? *```python\n(.*?)```", re.DOTALL)
 EXPECTED = re.compile(r"^print\(.*\)  # (.*)$")
 
 
 def blocks(page):
     """Returns the Python code of a page for this backend."""
     found = BLOCK.findall(page.read_text())
-    return [code for backend, code in found if backend in ("", keras.backend.backend())]
+    return [textwrap.dedent(code) for backend, code in found if backend in ("", keras.backend.backend())]
 
 
 def run(code, namespace):
