@@ -27,7 +27,9 @@ EXPECTED = re.compile(r"^print\(.*\)  # (.*)$")
 def blocks(page):
     """Returns the Python code of a page for this backend."""
     found = BLOCK.findall(page.read_text())
-    return [textwrap.dedent(code) for backend, code in found if backend in ("", keras.backend.backend())]
+    return [
+        textwrap.dedent(code) for backend, code in found if backend in ("", keras.backend.backend())
+    ]
 
 
 def run(code, namespace):

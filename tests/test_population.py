@@ -329,7 +329,8 @@ class OnceOnly(Batches):
 def test_old_statistics_are_back_if_a_later_pass_finds_no_data():
     layer = BatchNormalization()
     model = sequential(layer, shape=(3,))
-    with pytest.raises(Exception, match="."):
+    # Each backend's loop has its own way to say so; the point is what is left behind.
+    with pytest.raises(Exception):  # noqa: B017, PT011
         update(model, OnceOnly(data(10, 3)), passes=2)
     np.testing.assert_array_equal(statistics(layer), [[0] * 3, [1] * 3])
 
