@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_norm import _validation, initializers
-from keras_norm.layers.normalization import Normalization, single_axis
+from keras_norm.layers.normalization import Normalization, cast, single_axis
 from keras_norm.ops import Moments, normalize, standardize
 
 
@@ -175,7 +175,7 @@ class BatchNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        x = ops.cast(inputs, self._statistics_dtype(inputs))
+        x = cast(inputs, self._statistics_dtype(inputs))
         shape = [1] * len(inputs.shape)
         shape[channel_axis] = self.num_channels
         gamma, beta = self._scale_and_offset(shape, x.dtype)
@@ -185,7 +185,7 @@ class BatchNormalization(Normalization):
             self._move_statistics(moments)
         else:
             outputs = standardize(x, self._moving_moments(shape, x.dtype), self.epsilon, gamma, beta)
-        return ops.cast(outputs, self.compute_dtype)
+        return cast(outputs, self.compute_dtype)
 
     def _moving_moments(self, shape, dtype):
         return Moments(

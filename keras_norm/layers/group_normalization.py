@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_norm import _validation
-from keras_norm.layers.normalization import Normalization, single_axis
+from keras_norm.layers.normalization import Normalization, cast, single_axis
 from keras_norm.ops import normalize
 
 ALL_CHANNELS = "all-channels"
@@ -137,7 +137,7 @@ class GroupNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        x = ops.cast(inputs, self._statistics_dtype(inputs))
+        x = cast(inputs, self._statistics_dtype(inputs))
         groups = self._number_of_groups(self.num_channels)
         group_size = self.num_channels // groups
 
@@ -157,7 +157,7 @@ class GroupNormalization(Normalization):
             beta,
             weights,
         )
-        return ops.cast(ops.reshape(outputs, full_shape), self.compute_dtype)
+        return cast(ops.reshape(outputs, full_shape), self.compute_dtype)
 
     def _number_of_groups(self, channels):
         """Returns the number of groups that `channels` channels are divided into."""

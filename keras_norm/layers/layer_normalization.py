@@ -1,10 +1,9 @@
 """Layer normalization."""
 
 import keras
-from keras import ops
 
 from keras_norm import _validation
-from keras_norm.layers.normalization import Normalization
+from keras_norm.layers.normalization import Normalization, cast
 from keras_norm.ops import normalize
 
 
@@ -142,11 +141,11 @@ class LayerNormalization(Normalization):
         rank = len(inputs.shape)
         axes = self._indices("axis", rank)
         weights = self._mask_weights(mask, inputs.shape, axes[-1])
-        x = ops.cast(inputs, self._statistics_dtype(inputs))
+        x = cast(inputs, self._statistics_dtype(inputs))
         shape = [size if axis in axes else 1 for axis, size in enumerate(inputs.shape)]
         gamma, beta = self._scale_and_offset(shape, x.dtype)
         outputs, _ = normalize(x, self._reduced(rank), self.epsilon, gamma, beta, weights)
-        return ops.cast(outputs, self.compute_dtype)
+        return cast(outputs, self.compute_dtype)
 
     def _reduced(self, rank):
         """Returns the axes that the moments are taken over, counted from the front."""
