@@ -6,15 +6,9 @@ from typing import Any
 import keras
 from keras import ops
 
-<<<<<<< HEAD
 from keras_norm import _validation, engines, initializers
 from keras_norm.layers.normalization import Normalization, at_least_float32, single_axis
 from keras_norm.ops import Moments, merge_replicas, normalize, standardize
-=======
-from keras_norm import _validation, initializers
-from keras_norm.layers.normalization import Normalization, cast, single_axis
-from keras_norm.ops import Moments, normalize, standardize
->>>>>>> kernels
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -197,11 +191,7 @@ class BatchNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-<<<<<<< HEAD
         x = ops.cast(inputs, at_least_float32(inputs.dtype))
-=======
-        x = cast(inputs, self._statistics_dtype(inputs))
->>>>>>> kernels
         shape = [1] * len(inputs.shape)
         shape[channel_axis] = self.num_channels
         gamma, beta = self._scale_and_offset(shape, x.dtype)
@@ -209,7 +199,6 @@ class BatchNormalization(Normalization):
         uses_batch = self.trainable and (training or observer is not None)
         if uses_batch:
             axes = [axis for axis in range(len(shape)) if axis != channel_axis]
-<<<<<<< HEAD
             outputs, moments = normalize(
                 x, axes, self.epsilon, gamma, beta, weights, combine=self._combine_replicas()
             )
@@ -223,13 +212,6 @@ class BatchNormalization(Normalization):
                 x, self._moving_moments(shape, x.dtype), self.epsilon, gamma, beta
             )
         return ops.cast(outputs, self.compute_dtype)
-=======
-            outputs, moments = normalize(x, axes, self.epsilon, gamma, beta, weights)
-            self._move_statistics(moments)
-        else:
-            outputs = standardize(x, self._moving_moments(shape, x.dtype), self.epsilon, gamma, beta)
-        return cast(outputs, self.compute_dtype)
->>>>>>> kernels
 
     def _combine_replicas(self):
         """Returns the function that makes local moments global; None if they are."""

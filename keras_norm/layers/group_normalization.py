@@ -4,11 +4,7 @@ import keras
 from keras import ops
 
 from keras_norm import _validation
-<<<<<<< HEAD
 from keras_norm.layers.normalization import Normalization, at_least_float32, single_axis
-=======
-from keras_norm.layers.normalization import Normalization, cast, single_axis
->>>>>>> kernels
 from keras_norm.ops import normalize
 
 ALL_CHANNELS = "all-channels"
@@ -142,11 +138,7 @@ class GroupNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-<<<<<<< HEAD
         x = ops.cast(inputs, at_least_float32(inputs.dtype))
-=======
-        x = cast(inputs, self._statistics_dtype(inputs))
->>>>>>> kernels
         groups = self._number_of_groups(self.num_channels)
         group_size = self.num_channels // groups
 
@@ -167,7 +159,7 @@ class GroupNormalization(Normalization):
             weights,
             split_open=bool(training),
         )
-        return cast(ops.reshape(outputs, full_shape), self.compute_dtype)
+        return ops.cast(ops.reshape(outputs, full_shape), self.compute_dtype)
 
     def _number_of_groups(self, channels):
         """Returns the number of groups that `channels` channels are divided into."""

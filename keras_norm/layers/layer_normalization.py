@@ -1,13 +1,10 @@
 """Layer normalization."""
 
 import keras
+from keras import ops
 
 from keras_norm import _validation
-<<<<<<< HEAD
 from keras_norm.layers.normalization import Normalization, at_least_float32
-=======
-from keras_norm.layers.normalization import Normalization, cast
->>>>>>> kernels
 from keras_norm.ops import normalize
 
 
@@ -147,7 +144,6 @@ class LayerNormalization(Normalization):
         rank = len(inputs.shape)
         axes = self._indices("axis", rank)
         weights = self._mask_weights(mask, inputs.shape, axes[-1])
-<<<<<<< HEAD
         x = ops.cast(inputs, at_least_float32(inputs.dtype))
         shape = [1] * rank
         for axis, size in zip(axes, self._parameter_shape, strict=True):
@@ -163,13 +159,6 @@ class LayerNormalization(Normalization):
             split_open=bool(training),
         )
         return ops.cast(outputs, self.compute_dtype)
-=======
-        x = cast(inputs, self._statistics_dtype(inputs))
-        shape = [size if axis in axes else 1 for axis, size in enumerate(inputs.shape)]
-        gamma, beta = self._scale_and_offset(shape, x.dtype)
-        outputs, _ = normalize(x, self._reduced(rank), self.epsilon, gamma, beta, weights)
-        return cast(outputs, self.compute_dtype)
->>>>>>> kernels
 
     def _reduced(self, rank):
         """Returns the axes that the moments are taken over, counted from the front."""
