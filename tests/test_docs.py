@@ -9,6 +9,7 @@ import ast
 import contextlib
 import inspect
 import io
+import operator
 import re
 import textwrap
 from pathlib import Path
@@ -87,6 +88,20 @@ def public_names():
         for inner in value.__all__:
             top = getattr(keras_norm, inner, None) is getattr(value, inner)
             yield f"keras_norm.{inner}" if top else f"keras_norm.{name}.{inner}"
+
+
+SECTIONS = ["Args", "Call arguments", "Input shape", "Output shape", "Returns", "Raises", "Example"]
+
+
+@pytest.mark.parametrize("name", sorted(set(public_names())))
+def test_docstrings_have_their_sections_in_order(name):
+    value = operator.attrgetter(name.removeprefix("keras_norm."))(keras_norm)
+    found = re.findall(r"^([A-Z][a-z ]+):$", inspect.getdoc(value), re.MULTILINE)
+    order = [*SECTIONS, "Reference"]
+    assert found == sorted(found, key=order.index)
+    assert {"Args", "Example"} <= set(found)
+    if isinstance(value, type) and issubclass(value, keras.layers.Layer):
+        assert set(SECTIONS) - {"Returns"} <= set(found)
 
 
 def test_reference_has_every_public_name():
