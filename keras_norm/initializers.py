@@ -46,7 +46,8 @@ class SizeFunction(keras.initializers.Initializer):
     def __call__(self, shape, dtype=None):
         """Returns the function's values in the given shape."""
         values = self.function(shape, dtype=dtype) if self._takes_dtype() else self.function(shape)
-        values = reshape(values, shape)
+        values = keras.ops.convert_to_numpy(values)
+        values = _in_shape(values, shape, "An initializer function must return")
         self.values = values.tolist()
         return keras.ops.convert_to_tensor(values, dtype=dtype)
 
@@ -108,25 +109,16 @@ def for_shape(initializer, shape, name, owner):
     """
     if not isinstance(initializer, keras.initializers.Constant) or np.ndim(initializer.value) == 0:
         return initializer
-    values = np.asarray(initializer.value)
+    expected = f"Argument `{name}` of {owner} must hold"
+    values = _in_shape(np.asarray(initializer.value), shape, expected)
+    return keras.initializers.Constant(values)
+
+
+def _in_shape(values, shape, expected):
+    """Returns a NumPy array in the given shape; an error's message starts with `expected`."""
     if values.size != np.prod(shape, dtype=int):
         raise ValueError(
-            f"Argument `{name}` of {owner} must hold one value for each entry of shape {shape}. "
-            f"Received: {values.size} values, of shape {values.shape}"
-        )
-    return keras.initializers.Constant(values.reshape(shape))
-
-
-def reshape(values, shape):
-    """Returns `values` as a NumPy array of the given shape.
-
-    Raises:
-        ValueError: If the sizes differ.
-    """
-    values = keras.ops.convert_to_numpy(values)
-    if values.size != np.prod(shape, dtype=int):
-        raise ValueError(
-            f"An initializer function must return one value for each entry of shape {shape}. "
+            f"{expected} one value for each entry of shape {shape}. "
             f"Received: {values.size} values, of shape {values.shape}"
         )
     return values.reshape(shape)
