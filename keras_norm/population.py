@@ -198,6 +198,10 @@ class _Loop(keras.Model):
         self._step = step
         self.compile()
 
+    @property
+    def metrics(self):
+        return []
+
     def call(self, inputs):
         return self._build_with(inputs)
 
@@ -310,7 +314,7 @@ class _Passes:
         """Gives the layers the statistics that a pass has found."""
         if part is None:
             raise ValueError(
-                "Population statistics need at least one batch of data in each pass, and found none."
+                "Population statistics need at least one batch of data in each pass. Received: none"
             )
         count, shift, residual, variance = ops.convert_to_numpy(part).astype("float64")
         if count[0]:

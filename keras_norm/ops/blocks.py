@@ -75,7 +75,10 @@ class Blocks:
         if self._is_identity:
             return x
         x = ops.reshape(x, [math.prod(sizes) for sizes in self._sizes])
-        return x[tuple(slice(0, size) for size in self._shape)] if self._padded else x
+        if not self._padded:
+            return x
+        # TensorFlow forgets all sizes where one of a slice is unknown; a shape tells it again.
+        return ops.reshape(x[tuple(slice(0, size) for size in self._shape)], self._shape)
 
     def join_reduced(self, x):
         """Returns `x`, an array in the view with size 1 along what was split, in its old rank."""
