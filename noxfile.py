@@ -11,7 +11,7 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests", "docs", "examples"]
 
 # The oldest Keras that pyproject.toml declares, and the newest that was tried.
-KERAS = ["3.12.0", "3.15.1"]
+KERAS = ["3.15.0", "3.15.1"]
 # What each backend's environment holds, besides the package and the test tools: one backend, and
 # its converters for exported models.
 BACKENDS = {
@@ -128,6 +128,15 @@ def build(session):
         (place / "empty").mkdir()
         with session.chdir(place / "empty"):
             session.run(python, "-P", smoke_test, env={"KERAS_BACKEND": backend}, external=True)
+
+
+@nox.session(default=False)
+@nox.parametrize("backend", list(BACKENDS))
+def bench(session, backend):
+    """Measures speed against Keras's layers, native kernels and the copy of memory."""
+    install(session, *BACKENDS[backend], "matplotlib")
+    arguments = session.posargs or ["--output", "benchmarks/results"]
+    session.run("python", "-m", "benchmarks", *arguments, env=environment(session, backend))
 
 
 @nox.session(venv_backend="none")

@@ -16,10 +16,8 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
 ]
-myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 default_role = "code"
 html_theme = "furo"

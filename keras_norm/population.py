@@ -314,7 +314,8 @@ class _Passes:
         """Gives the layers the statistics that a pass has found."""
         if part is None:
             raise ValueError(
-                "Population statistics need at least one batch of data in each pass. Received: none"
+                "Population statistics need at least one batch of data in each pass, "
+                "and found none."
             )
         count, shift, residual, variance = ops.convert_to_numpy(part).astype("float64")
         if count[0]:

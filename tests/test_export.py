@@ -12,12 +12,13 @@ from tests.conversion import models
 from tests.gradients import numpy
 from tests.oracle import error
 
-# Keras 3.12 has fewer formats, and its way from JAX to ONNX leads over TensorFlow.
+# Keras 3.12 has fewer formats, fixes the batch in PyTorch's ONNX, goes from JAX to ONNX over
+# TensorFlow, and needs an older OpenVINO.
 RECENT = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 15)
 FORMATS = {
-    "tensorflow": ["tf_saved_model", "onnx", "openvino"] + ["litert"] * RECENT,
+    "tensorflow": ["tf_saved_model", "onnx"] + ["openvino", "litert"] * RECENT,
     "jax": ["onnx"] * RECENT,
-    "torch": ["onnx", "openvino"] + ["torch"] * RECENT,
+    "torch": ["onnx", "openvino", "torch"] * RECENT,
 }[keras.backend.backend()]
 SUFFIXES = {"onnx": "onnx", "openvino": "xml", "litert": "tflite", "torch": "pt2"}
 LAYERS = {
@@ -61,7 +62,8 @@ def test_inference_of_batch_normalization_is_a_few_operators(kind, tmp_path):
     for built in (plain, normal):
         built(models.batch(1, 8, 8, 3))
         counts.append(len(export(built, kind, tmp_path)[1]))
-    # Subtract, multiply and add, with a reshape or a cast for each operand.
+    # Subtract, multiply and add, with a reshape and a cast for each operand; PyTorch's program also
+    # checks every cast. Measured: 38 there, below 15 elsewhere.
     assert counts[1] - counts[0] <= 40
 
 

@@ -75,10 +75,15 @@ class Blocks:
         if self._is_identity:
             return x
         x = ops.reshape(x, [math.prod(sizes) for sizes in self._sizes])
-        if not self._padded:
-            return x
-        # TensorFlow forgets all sizes where one of a slice is unknown; a shape tells it again.
-        return ops.reshape(x[tuple(slice(0, size) for size in self._shape)], self._shape)
+        if self._padded:
+            # Whole where nothing was padded: TensorFlow then knows these sizes still.
+            x = x[
+                tuple(
+                    slice(0, size) if axis in self._padded else slice(None)
+                    for axis, size in enumerate(self._shape)
+                )
+            ]
+        return x
 
     def join_reduced(self, x):
         """Returns `x`, an array in the view with size 1 along what was split, in its old rank."""

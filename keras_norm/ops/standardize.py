@@ -50,7 +50,9 @@ def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
     if gamma is not None:
         y = ops.multiply(y, gamma)
     if beta is not None:
-        y = ops.add(y, beta)
+        # Not `ops.add`: on TensorFlow Keras takes what is added for a bias of the last axis wherever
+        # that has as many entries, also where it spans another axis.
+        y = y + ops.convert_to_tensor(beta)
     return y if is_stored else blocks.join(y)
 
 

@@ -116,6 +116,7 @@ def test_flags_policies_and_multipliers_stay():
         ]
     )
     keras_norm.set_multipliers(model.get_layer("set").gamma, lr=0.5)
+    model.get_layer("set").beta.trainable = False
     converted = keras_norm.from_keras(model)
     assert models.described(converted) == models.described(model)
     frozen, half, last = converted.layers

@@ -51,6 +51,23 @@ def test_ranks_and_channel_axes(kind, shape, first):
     np.testing.assert_allclose(y, channels_first(target) if first else target, atol=5e-6)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_last_axis_as_long_as_the_channels(kind, training):
+    # Keras's `ops.add` on TensorFlow takes beta for a bias of the last axis there.
+    x = np.ascontiguousarray(channels_first(data((3, 4, 5, 4))))
+    gamma, beta, mean = data((4,), 1, 1), data((4,), 0, 2), data((4,), 10, 3)
+    arguments = {"moving_mean_initializer": mean} if kind == "batch" else {}
+    layer = LAYERS[kind](axis=1, gamma_initializer=gamma, beta_initializer=beta, **arguments)
+    y = np.moveaxis(numpy(layer(x, training=training)), 1, -1)
+    last = np.moveaxis(x, 1, -1)
+    if kind == "batch" and not training:
+        target = (last - mean) / np.sqrt(1 + 1e-5) * gamma + beta
+    else:
+        target = expected(kind, last, gamma=gamma, beta=beta)
+    np.testing.assert_allclose(y, target, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize(
     ("shape", "first"), [((4, 5, 6), False), ((4, 5, 6), True), ((4, 5, 3, 2, 6), False)]
