@@ -50,8 +50,8 @@ def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
     if gamma is not None:
         y = ops.multiply(y, gamma)
     if beta is not None:
-        # Not `ops.add`: on TensorFlow Keras takes what is added for a bias of the last axis wherever
-        # that has as many entries, also where it spans another axis.
+        # Not `ops.add`: Keras on TensorFlow takes what is added for a bias of the last axis
+        # wherever that has as many entries, also where it spans another axis.
         y = y + ops.convert_to_tensor(beta)
     return y if is_stored else blocks.join(y)
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 import keras_norm
 from keras_norm.optimizers import MultiplierOptimizer
 from tests.optimizers import cases, test_training
+from tests.replicas import on_tensorflow
 
 ROWS, FACTORS = [4, 0, 4], (0, 0.1, 1, 3)
 
@@ -57,7 +58,7 @@ def test_sparse_gradients_stay_sparse_without_l2():
 @pytest.fixture
 def two_replicas():
     # As many as the logical CPUs of `tests/conftest.py`.
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = on_tensorflow.strategy()
     assert strategy.num_replicas_in_sync == 2
     return strategy
 
