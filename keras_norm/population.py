@@ -198,6 +198,10 @@ class _Loop(keras.Model):
         self._step = step
         self.compile()
 
+    @property
+    def metrics(self):
+        return []
+
     def call(self, inputs):
         return self._build_with(inputs)
 

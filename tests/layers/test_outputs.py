@@ -176,3 +176,17 @@ def test_unknown_batch_and_space(kind):
     for shape in [(2, 3, 4, 6), (5, 7, 2, 6)]:
         x = data(shape)
         np.testing.assert_allclose(numpy(model(x, training=True)), expected(kind, x), atol=5e-6)
+
+
+if keras.backend.backend() == "tensorflow":
+
+    @pytest.mark.parametrize("kind", LAYERS)
+    def test_known_sizes_stay_known_in_a_graph(kind):
+        import tensorflow as tf
+
+        layer = LAYERS[kind]()
+        layer.build((None, None, 6))
+        arguments = {"training": True} if kind == "batch" else {}
+        call = tf.function(lambda x: layer(x, **arguments))
+        graph = call.get_concrete_function(tf.TensorSpec((None, 4, 6)))
+        assert graph.output_shapes.as_list() == [None, 4, 6]
