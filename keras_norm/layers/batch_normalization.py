@@ -4,11 +4,10 @@ import functools
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_norm import _validation, engines, initializers
 from keras_norm.layers.normalization import Normalization, at_least_float32, single_axis
-from keras_norm.ops import Moments, merge_replicas, normalize, standardize
+from keras_norm.ops import Moments, convert, merge_replicas, moved, normalize, standardize
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -191,10 +190,11 @@ class BatchNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        x = ops.cast(inputs, at_least_float32(inputs.dtype))
+        dtype = at_least_float32(inputs.dtype)
+        x = convert(inputs, dtype)
         shape = [1] * len(inputs.shape)
         shape[channel_axis] = self.num_channels
-        gamma, beta = self._scale_and_offset(shape, x.dtype)
+        gamma, beta = self._scale_and_offset(shape, dtype)
         observer = self._observer
         uses_batch = self.trainable and (training or observer is not None)
         if uses_batch:
@@ -208,10 +208,8 @@ class BatchNormalization(Normalization):
                 observer.see(self, moments)
                 uses_batch = observer.uses_batch
         if not uses_batch:
-            outputs = standardize(
-                x, self._moving_moments(shape, x.dtype), self.epsilon, gamma, beta
-            )
-        return ops.cast(outputs, self.compute_dtype)
+            outputs = standardize(x, self._moving_moments(shape, dtype), self.epsilon, gamma, beta)
+        return convert(outputs, self.compute_dtype)
 
     def _combine_replicas(self):
         """Returns the function that makes local moments global; None if they are."""
@@ -228,30 +226,24 @@ class BatchNormalization(Normalization):
 
     def _moving_moments(self, shape, dtype):
         return Moments(
-            count=ops.ones((), dtype),
-            shift=ops.reshape(ops.cast(self.moving_mean, dtype), shape),
+            count=1,
+            shift=convert(self.moving_mean, dtype, shape),
             residual=None,
-            variance=ops.reshape(ops.cast(self.moving_variance, dtype), shape),
+            variance=convert(self.moving_variance, dtype, shape),
         )
 
     def _move_statistics(self, moments):
         """Moves the statistics towards a batch's moments, unless these are of no use."""
         if engines.recomputing():
             return
-        usable = ops.all(moments.count > 0)
-        for values in (moments.mean, moments.variance):
-            usable = ops.logical_and(usable, ops.all(ops.isfinite(values)))
-        variance_momentum = (
-            self.momentum if self.variance_momentum is None else self.variance_momentum
+        momenta = (
+            self.momentum,
+            self.momentum if self.variance_momentum is None else self.variance_momentum,
         )
-        for variable, batch, momentum in (
-            (self.moving_mean, moments.mean, self.momentum),
-            (self.moving_variance, moments.variance, variance_momentum),
-        ):
-            old = ops.convert_to_tensor(variable)
-            batch = ops.cast(ops.reshape(ops.stop_gradient(batch), variable.shape), old.dtype)
-            moved = old * momentum + batch * (1.0 - momentum)
-            variable.assign(ops.where(usable, moved, old))
+        variables = self.moving_mean, self.moving_variance
+        averages = [convert(variable, variable.dtype) for variable in variables]
+        for variable, average in zip(variables, moved(averages, moments, momenta), strict=True):
+            variable.assign(average)
 
     def get_config(self):
         """Returns the constructor's arguments."""

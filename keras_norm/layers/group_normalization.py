@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_norm import _validation
 from keras_norm.layers.normalization import Normalization, at_least_float32, single_axis
-from keras_norm.ops import normalize
+from keras_norm.ops import convert, normalize
 
 ALL_CHANNELS = "all-channels"
 CHANNEL_WISE = "channel-wise"
@@ -138,28 +138,29 @@ class GroupNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        x = ops.cast(inputs, at_least_float32(inputs.dtype))
+        dtype = at_least_float32(inputs.dtype)
         groups = self._number_of_groups(self.num_channels)
         group_size = self.num_channels // groups
 
         def grouped(shape, channels):
             return [*shape[:channel_axis], *channels, *shape[channel_axis + 1 :]]
 
-        full_shape = ops.shape(x)
+        full_shape = ops.shape(inputs)
         ones = [1] * len(full_shape)
-        gamma, beta = self._scale_and_offset(grouped(ones, (groups, group_size)), x.dtype)
+        gamma, beta = self._scale_and_offset(grouped(ones, (groups, group_size)), dtype)
         if weights is not None:
             weights = ops.reshape(weights, grouped(ops.shape(weights), (1, 1)))
         outputs, _ = normalize(
-            ops.reshape(x, grouped(full_shape, (groups, group_size))),
+            convert(inputs, dtype, grouped(full_shape, (groups, group_size))),
             [axis for axis in range(1, len(full_shape) + 1) if axis != channel_axis],
             self.epsilon,
             gamma,
             beta,
             weights,
             split_open=bool(training),
+            with_moments=False,
         )
-        return ops.cast(ops.reshape(outputs, full_shape), self.compute_dtype)
+        return convert(outputs, self.compute_dtype, full_shape)
 
     def _number_of_groups(self, channels):
         """Returns the number of groups that `channels` channels are divided into."""

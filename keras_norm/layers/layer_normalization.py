@@ -1,11 +1,10 @@
 """Layer normalization."""
 
 import keras
-from keras import ops
 
 from keras_norm import _validation
 from keras_norm.layers.normalization import Normalization, at_least_float32
-from keras_norm.ops import normalize
+from keras_norm.ops import convert, normalize
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -144,11 +143,12 @@ class LayerNormalization(Normalization):
         rank = len(inputs.shape)
         axes = self._indices("axis", rank)
         weights = self._mask_weights(mask, inputs.shape, axes[-1])
-        x = ops.cast(inputs, at_least_float32(inputs.dtype))
+        dtype = at_least_float32(inputs.dtype)
+        x = convert(inputs, dtype)
         shape = [1] * rank
         for axis, size in zip(axes, self._parameter_shape, strict=True):
             shape[axis] = size
-        gamma, beta = self._scale_and_offset(shape, x.dtype)
+        gamma, beta = self._scale_and_offset(shape, dtype)
         outputs, _ = normalize(
             x,
             self._reduced(rank),
@@ -157,8 +157,9 @@ class LayerNormalization(Normalization):
             beta,
             weights,
             split_open=bool(training),
+            with_moments=False,
         )
-        return ops.cast(outputs, self.compute_dtype)
+        return convert(outputs, self.compute_dtype)
 
     def _reduced(self, rank):
         """Returns the axes that the moments are taken over, counted from the front."""

@@ -1,10 +1,9 @@
 """What the three layers share: gamma and beta, their configuration and their checks."""
 
 import keras
-from keras import ops
 
 from keras_norm import _validation, initializers, multipliers
-from keras_norm.ops import mask_weights
+from keras_norm.ops import convert, mask_weights
 
 
 class Multiplier:
@@ -142,7 +141,7 @@ class Normalization(keras.layers.Layer):
     def _scale_and_offset(self, shape, dtype):
         """Returns gamma and beta in a shape that broadcasts against the input, or None."""
         return (
-            None if variable is None else ops.reshape(ops.cast(variable, dtype), shape)
+            None if variable is None else convert(variable, dtype, shape)
             for variable in (self.gamma, self.beta)
         )
 

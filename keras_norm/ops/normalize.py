@@ -3,12 +3,22 @@
 from keras import ops
 
 from keras_norm.ops.accelerated import accelerated
-from keras_norm.ops.moments import moments
+from keras_norm.ops.moments import Moments, moments
 from keras_norm.ops.standardize import standardize
 
 
 @accelerated
-def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None, combine=None, split_open=True):
+def normalize(
+    x,
+    axes,
+    epsilon,
+    gamma=None,
+    beta=None,
+    weights=None,
+    combine=None,
+    split_open=True,
+    with_moments=True,
+):
     """Returns `x` standardized with its own moments, scaled and shifted; and the moments.
 
     Args:
@@ -24,9 +34,12 @@ def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None, combine=Non
             standardize with instead: those of the global batch, for one.
         split_open: Whether sums over axes of unknown size go in stages, too. Training asks for it,
             on TensorFlow; what is exported does better without.
+        with_moments: Whether to return the moments. They are constants: no gradient flows
+            through them.
 
     Returns:
-        The output, of the shape and dtype of `x`, and the `Moments` it was standardized with.
+        The output, of the shape and dtype of `x`; and the `Moments` it was standardized with, or
+        None.
     """
     if weights is not None:
         weights = ops.cast(weights, x.dtype)
@@ -34,4 +47,5 @@ def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None, combine=Non
     found = moments(x, axes, weights, split_open)
     if combine is not None:
         found = combine(found)
-    return standardize(x, found, epsilon, gamma, beta, split_open), found
+    y = standardize(x, found, epsilon, gamma, beta, split_open)
+    return y, Moments(*map(ops.stop_gradient, found)) if with_moments else None

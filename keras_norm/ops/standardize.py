@@ -14,7 +14,8 @@ def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
 
     Args:
         x: Array, float32 or float64.
-        moments: `Moments` that broadcast against `x`.
+        moments: `Moments` that broadcast against `x`. A residual of None says that they are stored
+            statistics, of sets that are not empty.
         epsilon: Number > 0 that is added to the variance.
         gamma: None, for 1, or an array of the rank of `x` that broadcasts against it.
         beta: None, for 0, or an array of the rank of `x` that broadcasts against it.
@@ -31,12 +32,14 @@ def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
     >>> keras.ops.convert_to_numpy(y).round(3).tolist()
     [[-1.0, 1.0]]
     """
-    inverse = ops.where(moments.count > 0, ops.rsqrt(moments.variance + epsilon), 0)
+    is_stored = moments.residual is None
+    inverse = ops.rsqrt(moments.variance + epsilon)
+    if not is_stored:
+        inverse = ops.where(moments.count > 0, inverse, 0)
     # What is left of the mean is subtracted after the scaling: as (x - shift) - residual, compilers
     # that reassociate sums make it x - (shift + residual), and the second half of the mean is lost.
-    offset = None if moments.residual is None else moments.residual * inverse
+    offset = None if is_stored else moments.residual * inverse
     operands = [moments.shift, inverse, offset, gamma, beta]
-    is_stored = moments.residual is None
     if not is_stored:
         # Gradients sum over what is broadcast, so these sums go in stages. Stored statistics, one
         # number a mean, are for inference: its graph stays plain, for exporters too.

@@ -1,0 +1,206 @@
+"""The two kernels: what they take, and their derivatives."""
+
+# Parts of classes that are put together are no whole classes to a type checker.
+# mypy: disable-error-code="attr-defined"
+
+import keras
+import torch
+
+from keras_norm import ops
+from keras_norm.kernels.torch.layout import layout_of
+from keras_norm.kernels.torch.sets import Channels
+
+
+def convert(values, dtype, shape=None):
+    """The kernel of `keras_norm.ops.convert`: without Keras's search for symbolic tensors."""
+    values = values.value if isinstance(values, keras.Variable) else values
+    if type(values) not in (torch.Tensor, torch.nn.Parameter):
+        return None
+    if values.dtype != (dtype := getattr(torch, dtype)):
+        values = values.to(dtype)
+    return values if shape is None else values.reshape(shape)
+
+
+def normalize(
+    x,
+    axes,
+    epsilon,
+    gamma=None,
+    beta=None,
+    weights=None,
+    combine=None,
+    split_open=True,
+    with_moments=True,
+):
+    """The kernel of `keras_norm.ops.normalize`."""
+    if weights is not None or combine is not None or not _suit(x, gamma, beta):
+        return None
+    layout = layout_of(x, axes, gamma, beta)
+    if layout is None:
+        return None
+    function = _Normalize.apply if _needs_gradient(x, gamma, beta) else _normalized
+    y, *moments = function(*layout.views(x, gamma, beta), layout.sets, epsilon)
+    y = layout.unview(y)
+    return y, layout.moments(x, *moments, epsilon) if with_moments else None
+
+
+def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
+    """The kernel of `keras_norm.ops.standardize`, for constant moments of channels."""
+    mean, variance = moments.shift, moments.variance
+    if moments.residual is not None or not _suit(x, mean, variance, gamma, beta):
+        return None
+    if mean.requires_grad or variance.requires_grad or mean.shape != variance.shape:
+        return None
+    axes = tuple(axis for axis, size in enumerate(mean.shape) if size == 1)
+    layout = layout_of(x, axes, mean if gamma is None else gamma, beta)
+    if layout is None or not isinstance(layout.sets, Channels) or not layout.sets.are_channels:
+        return None
+    moments = mean.reshape(1, -1), variance.reshape(1, -1)
+    arguments = *layout.views(x, gamma, beta), *moments, layout.sets, epsilon
+    function = _Standardize.apply if _needs_gradient(x, gamma, beta) else _standardized
+    return layout.unview(function(*arguments)[0])
+
+
+def moved(averages, moments, momenta):
+    """The kernel of `keras_norm.ops.moved`."""
+    batch = moments.mean, moments.variance
+    if not _suit(*averages, *batch):
+        return None
+    usable = torch.isfinite(batch[0] + batch[1]).all() & (moments.count > 0).all()
+    return [
+        torch.where(usable, torch.lerp(old, new.detach().view_as(old), 1.0 - momentum), old)
+        for old, new, momentum in zip(averages, batch, momenta, strict=True)
+    ]
+
+
+def _suit(*tensors):
+    """Returns whether a kernel may be given these tensors, here and now."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_transformed():
+        return False
+    dtype = tensors[0].dtype
+    for tensor in tensors:
+        if tensor is not None and not (
+            type(tensor) in (torch.Tensor, torch.nn.Parameter)
+            and tensor.device.type == "cpu"
+            and tensor.dtype == dtype
+        ):
+            return False
+    return tensors[0].numel() > 0
+
+
+def _is_transformed():
+    return (
+        torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def _needs_gradient(*tensors):
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
+
+
+def _normalized(x, gamma, beta, sets, epsilon):
+    """Returns output, shift, mean of what is left, variance and 1 / sqrt(variance + epsilon).
+
+    Shift and variance are None for 0 and for what the last follows from.
+    """
+    y, mean, variance, inverse = sets.normalize(x, gamma, beta, epsilon)
+    if sets.is_exact(mean, inverse):
+        return y, None, mean, variance, inverse
+    shift = sets.mean(x)
+    y, *moments = sets.normalize(x - sets.spread(shift), gamma, beta, epsilon)
+    return y, shift, *moments
+
+
+def _standardized(x, gamma, beta, mean, variance, sets, epsilon):
+    """Returns output and deviation ** -1."""
+    inverse = torch.rsqrt(variance + epsilon)
+    if not sets.is_exact(mean, inverse):
+        x, mean = x - sets.spread(mean), torch.zeros_like(mean)
+    return sets.standardize(x, gamma, beta, mean, inverse), inverse
+
+
+class _Normalize(torch.autograd.Function):
+    """A view of the input, flat gamma and beta to what `_normalized` returns."""
+
+    @staticmethod
+    def forward(ctx, x, gamma, beta, sets, epsilon):
+        y, *moments = _normalized(x, gamma, beta, sets, epsilon)
+        shift, mean, _, inverse = moments
+        ctx.save_for_backward(x, gamma, shift, mean, inverse)
+        ctx.sets, ctx.epsilon = sets, epsilon
+        ctx.mark_non_differentiable(*(v for v in moments if v is not None))
+        return y, *moments
+
+    @staticmethod
+    def backward(ctx, gradient, *_):
+        x, gamma, shift, mean, inverse = ctx.saved_tensors
+        sets = ctx.sets
+        if torch.is_grad_enabled() or _is_transformed():
+
+            def plain(x, gamma, beta):
+                return ops.normalize.__wrapped__(x, sets.axes, ctx.epsilon, gamma, beta)[0]
+
+            gradients = _plain_gradients(plain, ctx, x, gamma, gradient)
+        else:
+            centered = x if shift is None else x - sets.spread(shift)
+            gradients = sets.gradients(gradient.contiguous(), centered, gamma, mean, inverse)
+        return *_needed(ctx, gradients), None, None
+
+
+class _Standardize(torch.autograd.Function):
+    """The same with given means and variances of channels."""
+
+    @staticmethod
+    def forward(ctx, x, gamma, beta, mean, variance, sets, epsilon):
+        y, inverse = _standardized(x, gamma, beta, mean, variance, sets, epsilon)
+        ctx.save_for_backward(x, gamma, mean, variance, inverse)
+        ctx.sets, ctx.epsilon = sets, epsilon
+        ctx.mark_non_differentiable(inverse)
+        return y, inverse
+
+    @staticmethod
+    def backward(ctx, gradient, _):
+        x, gamma, mean, variance, inverse = ctx.saved_tensors
+        sets = ctx.sets
+        if torch.is_grad_enabled() or _is_transformed():
+
+            def plain(x, gamma, beta):
+                m, v = (field.view(sets.parameter_shape) for field in (mean, variance))
+                moments = ops.Moments(x.new_ones(()), m, None, v)
+                return ops.standardize.__wrapped__(x, moments, ctx.epsilon, gamma, beta)
+
+            gradients = _plain_gradients(plain, ctx, x, gamma, gradient)
+        else:
+            scale = inverse if gamma is None else inverse * gamma
+            gradients = [gradient * sets.spread(scale), None, None]
+            if any(ctx.needs_input_grad[1:3]):
+                centered = x - sets.spread(mean)
+                sums, products = sets.sums(gradient.contiguous(), centered, torch.zeros_like(mean))
+                gradients[1:] = products.sum((0, 1)) * inverse[0], sums.sum((0, 1))
+        return *_needed(ctx, gradients), None, None, None, None
+
+
+def _needed(ctx, gradients):
+    return (
+        g if needed else None for g, needed in zip(gradients, ctx.needs_input_grad, strict=False)
+    )
+
+
+def _plain_gradients(plain, ctx, x, gamma, gradient):
+    """Returns gradients that can be differentiated again."""
+    sets = ctx.sets
+    with torch.enable_grad():
+        beta = torch.zeros(sets.channels, dtype=x.dtype, requires_grad=True)
+        inputs = [x, gamma, beta]
+        needed = [i for i in range(3) if ctx.needs_input_grad[i]]
+        parameters = (None if v is None else v.view(sets.parameter_shape) for v in (gamma, beta))
+        y = plain(x.view(sets.shape), *parameters)
+        found = torch.autograd.grad(
+            y, [inputs[i] for i in needed], gradient.reshape(sets.shape), create_graph=True
+        )
+    gradients = [None] * 3
+    for i, g in zip(needed, found, strict=True):
+        gradients[i] = g
+    return gradients

@@ -1,0 +1,268 @@
+"""Sets of elements as they lie in memory, and the fast operations on them.
+
+`native_batch_norm_backward`, asked for the gradients of its scale and offset alone, is two
+sums in one pass over its arguments, which eager PyTorch has nowhere else.
+"""
+
+import math
+
+import torch
+
+# Chosen overloads: a call costs half of one that looks for them.
+layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
+batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
+group_norm_backward = torch.ops.aten.native_group_norm_backward.default
+
+# A mean of this many deviations may be rounded to a float32: it costs 2e-7. Of long columns, which
+# are added up one after the other, a mean of one deviation costs as much.
+LARGEST_MEAN = 2.0
+LARGEST_MEAN_OF_COLUMN = 1.0
+SHORT_COLUMN = 256
+# Native kernels may add up this many rows, one after the other: it costs 1e-6.
+LONGEST_COLUMN = 4096
+# And this many elements that are neighbours in memory, which they add up in lanes.
+LONGEST_ROW = 4096
+# Rows this long are worth a native call of their own.
+SMALLEST_SAMPLE = 1 << 15
+# How many elements to work on at a time, where what lies between shall stay in the cache.
+CHUNK = 1 << 18
+
+
+class Rows:
+    """Sets that are rows of a matrix; gamma and beta belong to its columns.
+
+    This class and the next have in common: `count`, how many elements a set has; `channels`, the
+    size of gamma; `view_shape` of the input as the methods take it; the `shape` of the input, the
+    `axes` that a set extends over and the `parameter_shape` of gamma as the plain functions do.
+    """
+
+    def __init__(self, rows, columns):
+        self.count = self.channels = columns
+        self.shape = self.view_shape = (rows, columns)
+        self.axes, self.parameter_shape = (1,), (1, columns)
+
+    def is_exact(self, mean, inverse):
+        """Returns whether the means are so near zero that their rounding does not show."""
+        return _is_small(mean, inverse, LARGEST_MEAN)
+
+    def mean(self, x):
+        """Returns the means of the sets."""
+        return x.mean(1, keepdim=True)
+
+    def spread(self, moment):
+        """Returns a moment in a shape that broadcasts against the view of the input."""
+        return moment
+
+    def normalize(self, x, gamma, beta, epsilon):
+        """Returns output, mean, variance (or None) and 1 / sqrt(variance + epsilon)."""
+        y, mean, inverse = torch.native_layer_norm(x, x.shape[1:], gamma, beta, epsilon)
+        return y, mean, None, inverse
+
+    def gradients(self, g, x, gamma, mean, inverse):
+        """Returns the gradients of input, gamma and beta."""
+        gamma = x.new_ones(self.channels) if gamma is None else gamma
+        beta = torch.zeros_like(gamma)
+        parts = (v.split(LONGEST_COLUMN) for v in (g, x, mean, inverse))
+        found = [
+            layer_norm_backward(g, x, x.shape[1:], m, i, gamma, beta, [True] * 3)
+            for g, x, m, i in zip(*parts, strict=True)
+        ]
+        if len(found) == 1:
+            return found[0]
+        dx, dgamma, dbeta = zip(*found, strict=True)
+        return torch.cat(dx), sum(dgamma), sum(dbeta)
+
+
+class Channels:
+    """Sets that are channels, or groups of channels, of a sample; gamma and beta belong to these.
+
+    A batch, whose samples share their moments, counts as one sample.
+
+    Args:
+        samples: How many.
+        before: How many positions of a sample lie before its channels in memory.
+        groups: How many groups of channels, which are sets.
+        group_size: How many channels in a group.
+        after: How many positions lie after the channels, each time.
+    """
+
+    def __init__(self, samples, before, groups, group_size, after):
+        self.channels = groups * group_size
+        self.count = before * group_size * after
+        self.are_channels = samples == group_size == 1
+        self.shape = (samples, before, groups, group_size, after)
+        self.axes, self.parameter_shape = (1, 3, 4), (1, 1, groups, group_size, 1)
+        self._groups, self._group_size = groups, group_size
+        self._are_last = after == 1
+        # What native kernels return of the moments is not enough for moving statistics.
+        self._is_native = before == 1 and after <= LONGEST_ROW and not self.are_channels
+        # Sums run over the positions of one part of a sample.
+        if self._are_last:
+            # Some rows of channels together are one longer row, so that columns are short enough.
+            parts = _divisor(before, LONGEST_COLUMN)
+            positions = before // parts
+            self.view_shape = (samples, before, self.channels)
+            self._split, self._axis = (samples, positions, parts, self.channels), 1
+            are_worth_calls = samples == 1 or before * self.channels >= SMALLEST_SAMPLE
+            self._are_columns = positions <= LONGEST_COLUMN and are_worth_calls
+            self._are_rows = False
+        else:
+            parts, positions = before, after
+            self.view_shape = self._split = (samples, parts, self.channels, positions)
+            self._axis = 3
+            self._blocks = _divisor(positions, LONGEST_ROW)
+            self._are_rows = positions // self._blocks <= LONGEST_ROW
+            self._are_columns = False
+        self._samples, self._parts, self._positions = samples, parts, positions
+
+    def is_exact(self, mean, inverse):
+        """Returns whether the means are so near zero that their rounding does not show."""
+        is_column = self._are_last and self._positions > SHORT_COLUMN
+        return _is_small(mean, inverse, LARGEST_MEAN_OF_COLUMN if is_column else LARGEST_MEAN)
+
+    def mean(self, x):
+        """Returns the means of the sets."""
+        return x.view(self.shape).mean(self.axes)
+
+    def spread(self, moment):
+        """Returns a moment in a shape that broadcasts against the view of the input."""
+        return self._over_positions(self._by_channel(moment))
+
+    def normalize(self, x, gamma, beta, epsilon):
+        """Returns output, mean, variance (or None) and 1 / sqrt(variance + epsilon)."""
+        if self._is_native:
+            options = *self._native_sizes(), epsilon
+            y, mean, inverse = torch.native_group_norm(x, gamma, beta, *options)
+            return y, mean, None, inverse
+        mean, variance = self._moments(x)
+        inverse = torch.rsqrt(variance + epsilon)
+        return self.standardize(x, gamma, beta, mean, inverse), mean, variance, inverse
+
+    def standardize(self, x, gamma, beta, mean, inverse):
+        """Returns the output for given moments."""
+        scale = self._by_channel(inverse)
+        scale = scale if gamma is None else scale * gamma
+        beta = scale.new_zeros(()) if beta is None else beta
+        offset = torch.addcmul(beta, self._by_channel(mean), scale, value=-1)
+        return torch.addcmul(self._over_positions(offset), x, self._over_positions(scale))
+
+    def gradients(self, g, x, gamma, mean, inverse):
+        """Returns the gradients of input, gamma and beta."""
+        if self._is_native:
+            gamma = x.new_ones(self.channels) if gamma is None else gamma
+            options = gamma, *self._native_sizes(), [True] * 3
+            return group_norm_backward(g, x, mean, inverse, *options)
+        mean, inverse = self._by_channel(mean), self._by_channel(inverse)
+        sums, products = self.sums(g, x, mean)
+        products = products * inverse[:, None]
+        # The gradient is scale * g + slope * x + offset, and with inverse * (x - mean) for x:
+        slope, offset = (
+            self._by_channel(self._merge(v if gamma is None else v * gamma)) / -self._positions
+            for v in (products, sums)
+        )
+        slope = slope * inverse * inverse
+        offset = offset * inverse - slope * mean
+        scale = inverse if gamma is None else inverse * gamma
+        slope, offset, scale = map(self._over_positions, (slope, offset, scale))
+        dx = torch.addcmul(offset, x, slope).addcmul_(g, scale)
+        return dx, products.sum((0, 1)), sums.sum((0, 1))
+
+    def sums(self, u, v, mean):
+        """Returns the sums of u and of u * (v - mean), by sample, part and channel.
+
+        The mean is by sample and channel, or by sample, part and channel.
+        """
+        mean = mean if mean.dim() == 3 else mean[:, None]
+        mean = mean.expand(self._samples, self._parts, self.channels)
+        if self._are_columns:
+            found = self._sums_of_columns(u, v, mean)
+        elif self._are_rows:
+            found = self._sums_of_rows(u, v, mean)
+        else:
+            found = self._sums_of_products(u, v, mean)
+        return [s.view(mean.shape) for s in found]
+
+    def _sums_of_columns(self, u, v, mean):
+        columns = (self._positions, -1)
+        found = [
+            _native_sums(a.view(columns), b.view(columns), m.flatten())
+            for a, b, m in zip(u, v, mean, strict=True)
+        ]
+        return map(torch.stack, zip(*found, strict=True))
+
+    def _sums_of_rows(self, u, v, mean):
+        rows = (1, -1, self._positions // self._blocks)
+        mean = mean.reshape(-1, 1).expand(-1, self._blocks).flatten()
+        found = _native_sums(u.view(rows), v.view(rows), mean)
+        return (s.view(-1, self._blocks).sum(1) for s in found)
+
+    def _sums_of_products(self, u, v, mean):
+        """For sums too long, or samples too small, for native calls: a few samples at a time."""
+        size = max(1, CHUNK // math.prod(self._split[1:]))
+        u, v = u.view(self._split), v.view(self._split)
+        between = torch.empty_like(u[:size])
+        found = [
+            (a.sum(self._axis), torch.mul(a, b, out=between[: len(a)]).sum(self._axis))
+            for a, b in zip(u.split(size), v.split(size), strict=True)
+        ]
+        sums, products = map(torch.cat, zip(*found, strict=True))
+        return sums, products - mean * sums
+
+    def _moments(self, x):
+        """Returns the means and variances of the sets."""
+        if self._are_columns:
+            columns = (self._positions, -1)
+            found = [
+                torch.batch_norm_update_stats(part.view(columns), None, None, 0.0) for part in x
+            ]
+            means, variances = (
+                torch.stack(v).view(self._samples, self._parts, self.channels)
+                for v in zip(*found, strict=True)
+            )
+        else:
+            # Shifted: squares of numbers with few bits would all be rounded the same way.
+            means = x.view(self._split).mean(self._axis)
+            sums, products = (s / self._positions for s in self.sums(x, x, means))
+            variances = products - means * (sums - means)
+        if self._parts == self._group_size == 1:
+            return means[:, 0], variances[:, 0].clamp_(min=0)
+        mean = self._merge(means)
+        distances = means - self._by_channel(mean)[:, None]
+        return mean, self._merge(variances + distances * distances).clamp_(min=0)
+
+    def _merge(self, values):
+        """Returns the means by sample and group of values by sample, part and channel."""
+        return values.view(self._samples, self._parts, self._groups, -1).mean((1, 3))
+
+    def _by_channel(self, values):
+        """Returns values by sample and group by sample and channel."""
+        if self._groups == self.channels:
+            return values
+        return values[:, :, None].expand(-1, -1, self._group_size).flatten(1)
+
+    def _over_positions(self, values):
+        """Returns values by sample and channel in a shape that broadcasts against the view."""
+        return values[:, None] if self._are_last else values[:, None, :, None]
+
+    def _native_sizes(self):
+        return self._samples, self.channels, self._positions, self._groups
+
+
+def _divisor(number, longest):
+    """Returns a divisor that leaves at most `longest` of a number, not many times less; else 1."""
+    least = -(-number // longest)
+    return next((d for d in range(least, 16 * least) if number % d == 0), 1)
+
+
+def _native_sums(u, v, mean):
+    """Returns the sums of u and of u * (v - mean) over all axes but the second."""
+    mean = mean.contiguous()  # the native kernel takes it for that
+    one = torch.ones_like(mean)
+    options = one, None, None, mean, one, True, 0.0, [False, True, True]
+    _, products, sums = batch_norm_backward(u, v, *options)
+    return sums, products
+
+
+def _is_small(mean, inverse, limit):
+    """Returns whether no mean is more than `limit` deviations from zero. False for NaN."""
+    return (mean * inverse).abs_().max().item() <= limit
