@@ -178,6 +178,20 @@ def test_unknown_batch_and_space(kind):
         np.testing.assert_allclose(numpy(model(x, training=True)), expected(kind, x), atol=5e-6)
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_training_in_unknown_volumes(kind):
+    inputs = keras.Input((None, None, None, 6))
+    layer = LAYERS[kind]()
+    model = keras.Model(inputs, layer(inputs))
+    model.compile("sgd", "mse", jit_compile=False)
+    x = data((2, 3, 4, 5, 6))
+    beta_before = numpy(layer.beta)
+    loss = model.train_on_batch(x, x)
+    np.testing.assert_allclose(loss, np.mean((expected(kind, x) - x) ** 2), rtol=1e-5)
+    gradient = 2 * np.mean(expected(kind, x) - x, (0, 1, 2, 3)) / 6
+    np.testing.assert_allclose(numpy(layer.beta), beta_before - 0.01 * gradient, rtol=1e-5)
+
+
 if keras.backend.backend() == "tensorflow":
 
     @pytest.mark.parametrize("kind", LAYERS)
