@@ -5,7 +5,14 @@ import inspect
 import keras
 import numpy as np
 
+from keras_norm import _validation
+
 __all__ = ["NarrowNormal"]
+
+_ACCEPTED = (
+    "the name of a Keras initializer, 'narrow-normal', an initializer, a function of the size, or "
+    "the values themselves"
+)
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -39,15 +46,16 @@ class SizeFunction(keras.initializers.Initializer):
     Keras has no name for it.
     """
 
-    def __init__(self, function):
+    def __init__(self, function, name="initializer"):
         self.function = function
+        self.name = name
         self.values = None
 
     def __call__(self, shape, dtype=None):
         """Returns the function's values in the given shape."""
         values = self.function(shape, dtype=dtype) if self._takes_dtype() else self.function(shape)
         values = keras.ops.convert_to_numpy(values)
-        values = _in_shape(values, shape, "An initializer function must return")
+        values = _in_shape(values, shape, f"The function given as `{self.name}` must return")
         self.values = values.tolist()
         return keras.ops.convert_to_tensor(values, dtype=dtype)
 
@@ -60,7 +68,7 @@ class SizeFunction(keras.initializers.Initializer):
 
     def clone(self):
         """Returns an initializer with the same function and no values yet."""
-        return SizeFunction(self.function)
+        return SizeFunction(self.function, self.name)
 
 
 def get(identifier, name="initializer"):
@@ -74,28 +82,23 @@ def get(identifier, name="initializer"):
     Raises:
         ValueError: If it stands for no initializer.
     """
-    if isinstance(identifier, str):
-        if identifier in ("narrow-normal", "narrow_normal"):
-            return NarrowNormal()
-        try:
-            return keras.initializers.get(identifier)
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"Argument `{name}` must be the name of a Keras initializer, 'narrow-normal', an "
-                "initializer, a function of the size, or the values themselves. "
-                f"Received: {name}={identifier!r}"
-            ) from error
+    if isinstance(identifier, str) and identifier in ("narrow-normal", "narrow_normal"):
+        return NarrowNormal()
     if keras.ops.is_tensor(identifier) or isinstance(identifier, (np.ndarray, list, tuple)):
         return keras.initializers.Constant(_to_list(identifier, name))
     if isinstance(identifier, SizeFunction):
         return identifier.clone()
     is_function = callable(identifier) and not inspect.isclass(identifier)
     if is_function and not isinstance(identifier, keras.initializers.Initializer):
-        return SizeFunction(identifier)
-    initializer = keras.initializers.get(identifier)
-    if initializer is None:
-        raise ValueError(f"Argument `{name}` must stand for an initializer. Received: {name}=None")
-    return SizeFunction(initializer) if inspect.isfunction(initializer) else initializer
+        return SizeFunction(identifier, name)
+    initializer = _validation.keras_object(name, identifier, _of_keras, _ACCEPTED)
+    return SizeFunction(initializer, name) if inspect.isfunction(initializer) else initializer
+
+
+def _of_keras(identifier):
+    if identifier is None:
+        raise ValueError("None stands for no initializer.")
+    return keras.initializers.get(identifier)
 
 
 def for_shape(initializer, shape, name, owner):
@@ -151,6 +154,8 @@ def _to_list(values, name):
         values = keras.ops.convert_to_numpy(values)
     try:
         array = np.asarray(values)
+        if np.iscomplexobj(array):
+            raise TypeError("These numbers are complex.")
         if array.dtype.kind not in "biuf":  # ml_dtypes' bfloat16 is of kind V, lists of words of U
             array = array.astype("float64")
     except (TypeError, ValueError) as error:

@@ -155,7 +155,7 @@ class BatchNormalization(Normalization):
         self.moving_variance_initializer = initializers.get(
             moving_variance_initializer, "moving_variance_initializer"
         )
-        self.synchronized = synchronized
+        self.synchronized = _validation.boolean("synchronized", synchronized)
         self.moving_mean: Any = None
         self.moving_variance: Any = None
         # While population statistics are found, the `Observer` that wants the batches' moments.
@@ -191,7 +191,7 @@ class BatchNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        x = ops.cast(inputs, at_least_float32(inputs.dtype))
+        x = ops.cast(inputs, at_least_float32(inputs.dtype, self.compute_dtype))
         shape = [1] * len(inputs.shape)
         shape[channel_axis] = self.num_channels
         gamma, beta = self._scale_and_offset(shape, x.dtype)

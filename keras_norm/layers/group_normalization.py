@@ -138,7 +138,7 @@ class GroupNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        x = ops.cast(inputs, at_least_float32(inputs.dtype))
+        x = ops.cast(inputs, at_least_float32(inputs.dtype, self.compute_dtype))
         groups = self._number_of_groups(self.num_channels)
         group_size = self.num_channels // groups
 

@@ -138,13 +138,19 @@ class LayerNormalization(Normalization):
                 f"Received: axis={self.axis}, input shape {tuple(input_shape)}"
             )
         self._add_scale_and_offset(self._parameter_shape)
+        # Counted as in the argument: an input of another rank may do as well.
+        given = _as_list(self.axis)
+        self.input_spec = keras.layers.InputSpec(
+            min_ndim=max(axis + 1 if axis >= 0 else -axis for axis in given),
+            axes={axis: input_shape[axis] for axis in given},
+        )
 
     def call(self, inputs, training=None, mask=None):
         """Returns the normalized inputs."""
         rank = len(inputs.shape)
         axes = self._indices("axis", rank)
         weights = self._mask_weights(mask, inputs.shape, axes[-1])
-        x = ops.cast(inputs, at_least_float32(inputs.dtype))
+        x = ops.cast(inputs, at_least_float32(inputs.dtype, self.compute_dtype))
         shape = [1] * rank
         for axis, size in zip(axes, self._parameter_shape, strict=True):
             shape[axis] = size

@@ -1,5 +1,7 @@
 """MATLAB's functions that set and get the factors of a parameter."""
 
+import keras
+
 from keras_norm import _name_value, multipliers
 from keras_norm.layers.normalization import Normalization
 from keras_norm.matlab import parameters
@@ -176,6 +178,11 @@ def _place(layer, name, multiplier):
         names = [parameter for parameter in _OURS if has[parameter]]
         if name in names:
             return layer, f"{_OURS[name]}_{multiplier}"
+    elif not isinstance(layer, keras.layers.Layer):
+        raise TypeError(
+            "Argument `layer` must be a Keras layer, or a model followed by a layer's name. "
+            f"Received: {layer!r} (of type {type(layer).__name__})"
+        )
     elif not layer.weights:
         raise ValueError(
             f"Layer '{layer.name}' has no parameters yet, or none at all. "
