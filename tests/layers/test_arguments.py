@@ -149,6 +149,14 @@ def test_layer_normalization_takes_other_ranks_than_it_was_built_for():
         layer(np.ones((2, 3)))
 
 
+def test_masks():
+    x = np.ones((2, 3, 4))
+    layer = BatchNormalization()
+    layer(x, mask=[[True, True, False]] * 2, training=True)
+    with pytest.raises(ValueError, match=r"mask.shape=\(2, 2\), inputs.shape=\(2, 3, 4\)"):
+        layer(x, mask=[[True, False]] * 2, training=True)
+
+
 def test_synchronized():
     with pytest.raises(TypeError, match=r"`synchronized` must be True or False. Received: .*'yes'"):
         BatchNormalization(synchronized="yes")

@@ -141,6 +141,10 @@ def test_float64_policy(kind):
     x = data((8, 3, 4), 1e5).astype("float64") + np.random.default_rng(5).random((8, 3, 4)) * 1e-6
     y = LAYERS[kind](dtype="float64")(ops.convert_to_tensor(x, "float64"), training=True)
     np.testing.assert_allclose(numpy(y), expected(kind, x), rtol=0, atol=1e-9)
+    x, gamma = data((8, 3, 4)), np.random.default_rng(6).random(4)
+    layer = LAYERS[kind](dtype="float64", gamma_initializer=gamma)
+    target = expected(kind, x, gamma=gamma)
+    np.testing.assert_allclose(numpy(layer(x, training=True)), target, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
