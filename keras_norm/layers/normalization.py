@@ -147,7 +147,9 @@ class Normalization(keras.layers.Layer):
         )
 
     def _mask_weights(self, mask, shape, channel_axis):
-        return None if mask is None else mask_weights(mask, shape, channel_axis)
+        if mask is None:
+            return None
+        return mask_weights(ops.convert_to_tensor(mask), shape, channel_axis)
 
     def compute_output_shape(self, input_shape):
         """Returns the input's shape."""
