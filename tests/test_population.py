@@ -264,6 +264,20 @@ def test_frozen_layers_keep_theirs_and_run_in_inference():
     check_moments(layer, (x - np.array([500.0, 400.0])) / np.sqrt(1 + 1e-5))
 
 
+@pytest.mark.parametrize("trainable", [True, False])
+def test_parts_that_are_called_in_inference_keep_theirs_only_if_frozen(trainable):
+    layer = BatchNormalization(trainable=trainable)
+    part = sequential(layer, shape=(2,))
+    inputs = keras.Input((2,))
+    after = BatchNormalization()
+    x = data(20, 2)
+    update(keras.Model(inputs, after(part(inputs, training=False))), x, batch_size=20)
+    if trainable:
+        check_moments(layer, x)
+    else:
+        np.testing.assert_array_equal(statistics(layer), [[0, 0], [1, 1]])
+
+
 def test_trainable_is_looked_at_again():
     first, second = BatchNormalization(), BatchNormalization()
     model = sequential(first, second, shape=(2,))

@@ -102,6 +102,9 @@ def getLearnRateFactor(layer, *arguments):
     >>> from keras_norm import matlab
     >>> matlab.getLearnRateFactor(matlab.groupNormalizationLayer(2), "Offset")
     1.0
+
+    Reference:
+        https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.layer.getlearnratefactor.html
     """
     return _get("getLearnRateFactor", multipliers.LR, layer, arguments)
 
@@ -128,6 +131,9 @@ def getL2Factor(layer, *arguments):
     >>> from keras_norm import matlab
     >>> matlab.getL2Factor(matlab.layerNormalizationLayer(), "Scale")
     1.0
+
+    Reference:
+        https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.layer.getl2factor.html
     """
     return _get("getL2Factor", multipliers.L2, layer, arguments)
 

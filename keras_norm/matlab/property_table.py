@@ -212,6 +212,9 @@ def properties(layer):
     >>> layer = matlab.batchNormalizationLayer(MeanDecay=0.2)
     >>> matlab.properties(layer)["MeanDecay"], matlab.properties(layer)["Scale"]
     (0.2, [])
+
+    Reference:
+        https://www.mathworks.com/help/matlab/ref/properties.html
     """
     return {name: entry.read(layer) for name, entry in table_of(layer).items()} | (
         copy.deepcopy(READ_ONLY)

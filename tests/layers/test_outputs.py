@@ -100,6 +100,14 @@ def test_masks_come_from_the_model(kind):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
+def test_mask_as_a_list(kind):
+    x = data((2, 3, 6))
+    mask = [[True, False, True], [True, True, False]]
+    y, same = (LAYERS[kind]()(x, mask=m, training=True) for m in (mask, np.array(mask)))
+    np.testing.assert_array_equal(numpy(y), numpy(same))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
 def test_wrong_mask(kind):
     with pytest.raises(ValueError, match=r"mask\.shape=\(3, 4\), inputs\.shape=\(3, 5, 6\)"):
         LAYERS[kind]()(data((3, 5, 6)), mask=np.ones((3, 4)), training=True)
