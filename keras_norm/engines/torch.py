@@ -70,3 +70,8 @@ def batch_function(function, model):
             return [function(x)]
 
     return parts
+
+
+def add_multiples(tensors, others, factor):
+    """Returns the list of `tensor + factor * other`, computed together."""
+    return torch._foreach_add(tensors, others, alpha=factor)
