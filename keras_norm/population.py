@@ -192,22 +192,18 @@ class _Loop(keras.Model):
     variables while it runs, and a failure would leave them there.
 
     Args:
-        build: A function of a batch of inputs that builds what Keras can only build itself.
         step: A function of a batch of inputs.
     """
 
-    def __init__(self, build, step):
+    def __init__(self, step):
         super().__init__(name="population_statistics")
-        self._build_with = build
         self._step = step
+        self.built = True  # or Keras would take a batch to build it with
         self.compile()
 
     @property
     def metrics(self):
         return []
-
-    def call(self, inputs):
-        return self._build_with(inputs)
 
     def make_test_function(self, force=False):
         def step(*arguments):
@@ -230,7 +226,7 @@ class _Passes:
         self._union = Union(model)
         self._batch_functions = {}
         self._observed_layers = None
-        self._loop = _Loop(build=self._infer, step=self._add)
+        self._loop = _Loop(self._add)
 
     def update(self, x, batch_size, steps, passes, verbose):
         """Sets the statistics of the model's layers, or leaves them all as they were."""

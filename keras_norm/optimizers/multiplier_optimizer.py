@@ -255,7 +255,7 @@ def _check_inner(optimizer):
             "MultiplierOptimizer does not go around another MultiplierOptimizer. "
             "Give all multipliers to one."
         )
-    # Keras 3.12 does not have it yet.
+    # Keras has it from 3.15 on.
     multi_optimizer = getattr(keras.optimizers, "MultiOptimizer", ())
     if isinstance(optimizer, multi_optimizer):
         raise TypeError(
