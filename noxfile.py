@@ -11,7 +11,7 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests", "docs", "examples"]
 
 # The oldest Keras that pyproject.toml declares, and the newest that was tried.
-KERAS = ["3.15.0", "3.15.1"]
+KERAS = ["3.13.0", "3.15.1"]
 # What each backend's environment holds, besides the package and the test tools: one backend, and
 # its converters for exported models.
 BACKENDS = {

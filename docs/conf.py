@@ -25,7 +25,7 @@ html_static_path = ["_static"]
 html_css_files = ["style.css"]
 html_title = f"keras_norm {version}"
 html_theme_options = {"navigation_with_keys": True}
-exclude_patterns = ["figures"]
+exclude_patterns = ["figures", "shared"]
 nitpicky = False
 
 autodoc_member_order = "bysource"

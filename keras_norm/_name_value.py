@@ -1,6 +1,7 @@
 """What the MATLAB and Wolfram spellings share: properties as names and values, and vectors."""
 
 import difflib
+import itertools
 
 import keras
 import numpy as np
@@ -91,6 +92,24 @@ def vector(name, values, low=-np.inf):
         least = f" >= {low:g}" if np.isfinite(low) else ""
         raise ValueError(f"`{name}` must hold finite numbers{least}. Received: {name}={values!r}")
     return array.reshape(-1).astype(float)
+
+
+def check_sizes(owner, sizes):
+    """Checks that all numbers of channels are the same.
+
+    Args:
+        owner: The function that was called, for messages.
+        sizes: Dictionary from the names of properties to the numbers of channels they stand for.
+
+    Raises:
+        ValueError: If two differ; the message names both properties.
+    """
+    for (first, expected), (name, size) in itertools.pairwise(sizes.items()):
+        if size != expected:
+            raise ValueError(
+                f"{owner}: `{first}` and `{name}` must be for the same number of channels. "
+                f"Received: {first} for {expected}, {name} for {size}"
+            )
 
 
 def is_empty(value):

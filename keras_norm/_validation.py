@@ -3,8 +3,10 @@
 import math
 import numbers
 
+import numpy as np
 
-def real(name, value, *, low=-math.inf, high=math.inf, above=-math.inf):
+
+def real(name, value, *, low=-math.inf, high=math.inf, above=-math.inf, below=math.inf):
     """Returns `value` as a float, after checking that it is a finite number in `[low, high]`.
 
     Args:
@@ -13,6 +15,7 @@ def real(name, value, *, low=-math.inf, high=math.inf, above=-math.inf):
         low: Smallest value accepted.
         high: Largest value accepted.
         above: The value must be larger than this one.
+        below: The value must be smaller than this one.
 
     Raises:
         TypeError: If `value` is no real number.
@@ -25,12 +28,41 @@ def real(name, value, *, low=-math.inf, high=math.inf, above=-math.inf):
         accepted += f" >= {low:g}"
     if math.isfinite(high):
         accepted += f" and <= {high:g}"
+    if math.isfinite(below):
+        accepted += f" and < {below:g}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"Argument `{name}` must be {accepted}. Received: {name}={value!r}")
     number = float(value)
-    if not (math.isfinite(number) and low <= number <= high and number > above):
+    if not (math.isfinite(number) and low <= number <= high and above < number < below):
         raise ValueError(f"Argument `{name}` must be {accepted}. Received: {name}={value!r}")
     return number
+
+
+def boolean(name, value):
+    """Returns `value` as a bool, after checking that it is True or False, or 1 or 0.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if isinstance(value, (numbers.Integral, np.bool_)) and value in (0, 1):
+        return bool(value)
+    raise TypeError(f"Argument `{name}` must be True or False. Received: {name}={value!r}")
+
+
+def keras_object(name, identifier, get, accepted):
+    """Returns what a function of Keras, `get`, makes of an argument's value.
+
+    Raises:
+        ValueError: If it makes nothing of it; the message says what is accepted.
+    """
+    if isinstance(identifier, dict):  # from a config: Keras itself says best what is wrong
+        return get(identifier)
+    try:
+        return get(identifier)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Argument `{name}` must be {accepted}. Received: {name}={identifier!r}"
+        ) from error
 
 
 def is_integer(value):

@@ -16,12 +16,12 @@ class PopulationStatistics(keras.callbacks.Callback):
 
     Args:
         x: The data, as `fit` takes it, the training data as a rule.
-        batch_size: Samples per batch of arrays; None for 32.
-        steps: Number of batches in a pass; None for all.
-        passes: How often to go through the data.
+        batch_size: Positive integer, samples per batch of arrays; None for 32.
+        steps: Positive integer, number of batches in a pass; None for all.
+        passes: Positive integer, how often to go through the data.
         verbose: "auto", 0, 1 or 2, as in `evaluate`.
-        before_validation: Whether to do it before each validation too. Training goes on with
-            moving statistics that start from there.
+        before_validation: Boolean, whether to do it before each validation too. Training goes on
+            with moving statistics that start from there.
 
     Raises:
         ValueError: If `passes` is not a positive integer, or, when `fit` ends, whatever

@@ -5,23 +5,48 @@ import inspect
 import keras
 import numpy as np
 
+from keras_norm import _validation
+
 __all__ = ["NarrowNormal"]
+
+_ACCEPTED = (
+    "the name of a Keras initializer, 'narrow-normal', an initializer, a function of the size, or "
+    "the values themselves"
+)
 
 
 @keras.saving.register_keras_serializable("keras_norm")
 class NarrowNormal(keras.initializers.RandomNormal):
-    """Normal distribution with mean 0 and standard deviation 0.01.
+    """Draws from the normal distribution with mean 0 and standard deviation 0.01.
 
-    Layers take it as "narrow-normal" or "narrow_normal", too. Source of the name and the figures:
-    MATLAB's `ScaleInitializer="narrow-normal"`.
+        value = 0.01 * z, with z from the standard normal distribution
+
+    Layers take it by the names "narrow-normal" and "narrow_normal", too.
 
     Args:
-        seed: Integer or `keras.random.SeedGenerator`, for values that can be drawn again.
+        seed: Integer, for the same values in every call; or `keras.random.SeedGenerator`, for
+            others in each. None makes an integer of its own.
+
+    Call arguments:
+        shape: Tuple of integers, the shape of the values.
+        dtype: Floating dtype of the values; None for `keras.config.floatx()`.
+
+    Returns:
+        A tensor of that shape and dtype.
+
+    Raises:
+        ValueError: If `seed` is none of these.
 
     Example:
+    >>> import keras
     >>> from keras_norm.initializers import NarrowNormal
-    >>> tuple(NarrowNormal(seed=1)(shape=(5,)).shape)
-    (5,)
+    >>> values = keras.ops.convert_to_numpy(NarrowNormal(seed=1)(shape=(1000,)))
+    >>> values.shape, round(float(values.std()), 2)
+    ((1000,), 0.01)
+
+    Reference:
+        MATLAB's `ScaleInitializer="narrow-normal"`,
+        https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.batchnormalizationlayer.html
     """
 
     def __init__(self, seed=None):
@@ -39,15 +64,16 @@ class SizeFunction(keras.initializers.Initializer):
     Keras has no name for it.
     """
 
-    def __init__(self, function):
+    def __init__(self, function, name="initializer"):
         self.function = function
+        self.name = name
         self.values = None
 
     def __call__(self, shape, dtype=None):
         """Returns the function's values in the given shape."""
         values = self.function(shape, dtype=dtype) if self._takes_dtype() else self.function(shape)
         values = keras.ops.convert_to_numpy(values)
-        values = _in_shape(values, shape, "An initializer function must return")
+        values = _in_shape(values, shape, f"The function given as `{self.name}` must return")
         self.values = values.tolist()
         return keras.ops.convert_to_tensor(values, dtype=dtype)
 
@@ -60,7 +86,7 @@ class SizeFunction(keras.initializers.Initializer):
 
     def clone(self):
         """Returns an initializer with the same function and no values yet."""
-        return SizeFunction(self.function)
+        return SizeFunction(self.function, self.name)
 
 
 def get(identifier, name="initializer"):
@@ -74,28 +100,23 @@ def get(identifier, name="initializer"):
     Raises:
         ValueError: If it stands for no initializer.
     """
-    if isinstance(identifier, str):
-        if identifier in ("narrow-normal", "narrow_normal"):
-            return NarrowNormal()
-        try:
-            return keras.initializers.get(identifier)
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"Argument `{name}` must be the name of a Keras initializer, 'narrow-normal', an "
-                "initializer, a function of the size, or the values themselves. "
-                f"Received: {name}={identifier!r}"
-            ) from error
+    if isinstance(identifier, str) and identifier in ("narrow-normal", "narrow_normal"):
+        return NarrowNormal()
     if keras.ops.is_tensor(identifier) or isinstance(identifier, (np.ndarray, list, tuple)):
         return keras.initializers.Constant(_to_list(identifier, name))
     if isinstance(identifier, SizeFunction):
         return identifier.clone()
     is_function = callable(identifier) and not inspect.isclass(identifier)
     if is_function and not isinstance(identifier, keras.initializers.Initializer):
-        return SizeFunction(identifier)
-    initializer = keras.initializers.get(identifier)
-    if initializer is None:
-        raise ValueError(f"Argument `{name}` must stand for an initializer. Received: {name}=None")
-    return SizeFunction(initializer) if inspect.isfunction(initializer) else initializer
+        return SizeFunction(identifier, name)
+    initializer = _validation.keras_object(name, identifier, _of_keras, _ACCEPTED)
+    return SizeFunction(initializer, name) if inspect.isfunction(initializer) else initializer
+
+
+def _of_keras(identifier):
+    if identifier is None:
+        raise ValueError("None stands for no initializer.")
+    return keras.initializers.get(identifier)
 
 
 def for_shape(initializer, shape, name, owner):
@@ -151,6 +172,8 @@ def _to_list(values, name):
         values = keras.ops.convert_to_numpy(values)
     try:
         array = np.asarray(values)
+        if np.iscomplexobj(array):
+            raise TypeError("These numbers are complex.")
         if array.dtype.kind not in "biuf":  # ml_dtypes' bfloat16 is of kind V, lists of words of U
             array = array.astype("float64")
     except (TypeError, ValueError) as error:

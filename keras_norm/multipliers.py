@@ -26,8 +26,12 @@ def check(name, value):
 def set_multipliers(variable_or_layer, lr=None, l2=None):
     """Sets the multipliers of a variable, or of every weight of a layer or model.
 
-    `keras_norm.optimizers.MultiplierOptimizer` multiplies its learning rate by `lr` and its
-    `l2` by `l2` for each variable. Multipliers are read when a training step is traced: compile
+    `keras_norm.optimizers.MultiplierOptimizer` then trains the variable with
+
+        learning rate = lr * learning rate of the optimizer
+        L2 factor = l2 * l2 of the optimizer
+
+    Other optimizers take no notice. Multipliers are read when a training step is traced: compile
     the model again after a change, as with `trainable`.
 
     Args:
@@ -48,6 +52,10 @@ def set_multipliers(variable_or_layer, lr=None, l2=None):
     >>> keras_norm.set_multipliers(dense.bias, l2=0)
     >>> dense.bias.lr_multiplier, dense.bias.l2_multiplier
     (0.1, 0.0)
+
+    Reference:
+        MATLAB's factors,
+        https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.layer.setlearnratefactor.html
     """
     lr = None if lr is None else check("lr", lr)
     l2 = None if l2 is None else check("l2", l2)
@@ -71,7 +79,7 @@ def layerwise_lr_decay(model, decay):
     With n layers that have weights, the weights of layer i, counted from the input and from 1,
     get the learning-rate multiplier
 
-        `decay ** (n - i)`.
+        decay ** (n - i)
 
     The last layer keeps the full rate, and each layer nearer the input gets `decay` times the
     rate of the one after it. Layers count in the order of `model.layers`; those of a model inside
@@ -95,8 +103,8 @@ def layerwise_lr_decay(model, decay):
     [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
 
     Reference:
-        - [Universal Language Model Fine-tuning for Text Classification](
-            https://arxiv.org/abs/1801.06146), which calls it discriminative fine-tuning.
+        Howard and Ruder, "Universal language model fine-tuning for text classification", 2018,
+        https://arxiv.org/abs/1801.06146, which calls it discriminative fine-tuning
     """
     if not isinstance(model, keras.Model):
         raise TypeError(

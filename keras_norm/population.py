@@ -37,10 +37,14 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
     the passes before found in place of the batches' moments; a model that is n normalizations
     deep is then consistent with its own inference.
 
-    Layers with `trainable=False` keep their statistics and run in inference. Layers that are used
-    several times get the statistics of all their uses. A batch in which a layer's moments are not
-    finite is skipped, and counted in a warning; layers that no data reaches keep what they have,
-    with a warning. If the data or the model fails, or the run is
+    Layers with `trainable=False` keep their statistics and run in inference. An explicit
+    `training=False` in a call does not: a part of the model that is called as
+    `backbone(x, training=False)` gets new statistics like the rest. Set
+    `backbone.trainable = False` to keep those that it has.
+
+    Layers that are used several times get the statistics of all their uses. A batch in which a
+    layer's moments are not finite is skipped, and counted in a warning; layers that no data
+    reaches keep what they have, with a warning. If the data or the model fails, or the run is
     interrupted, the old statistics are back.
 
     Under `tf.distribute` and `keras.distribution` the moments are those of all replicas. Under
@@ -54,10 +58,10 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
         x: The data, as `fit` takes it: an array, or a list or dict of arrays; or a
             `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch `DataLoader` or generator of
             `x`, `(x, y)` or `(x, y, sample_weight)`. Targets and sample weights are not used.
-        batch_size: Samples per batch of arrays; None for 32.
-        steps: Number of batches in a pass; None for all.
-        passes: How often to go through the data. A generator serves more than one pass only
-            with `steps`.
+        batch_size: Positive integer, samples per batch of arrays; None for 32.
+        steps: Positive integer, number of batches in a pass; None for all.
+        passes: Positive integer, how often to go through the data. A generator serves more than
+            one pass only with `steps`.
         verbose: "auto", 0, 1 or 2, as in `evaluate`.
 
     Raises:
@@ -188,22 +192,18 @@ class _Loop(keras.Model):
     variables while it runs, and a failure would leave them there.
 
     Args:
-        build: A function of a batch of inputs that builds what Keras can only build itself.
         step: A function of a batch of inputs.
     """
 
-    def __init__(self, build, step):
+    def __init__(self, step):
         super().__init__(name="population_statistics")
-        self._build_with = build
         self._step = step
+        self.built = True  # or Keras would take a batch to build it with
         self.compile()
 
     @property
     def metrics(self):
         return []
-
-    def call(self, inputs):
-        return self._build_with(inputs)
 
     def make_test_function(self, force=False):
         def step(*arguments):
@@ -226,7 +226,7 @@ class _Passes:
         self._union = Union(model)
         self._batch_functions = {}
         self._observed_layers = None
-        self._loop = _Loop(build=self._infer, step=self._add)
+        self._loop = _Loop(self._add)
 
     def update(self, x, batch_size, steps, passes, verbose):
         """Sets the statistics of the model's layers, or leaves them all as they were."""

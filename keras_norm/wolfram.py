@@ -95,6 +95,9 @@ def BatchNormalizationLayer(*pairs, **options):
         "epsilon": _validation.real("Epsilon", values.get("Epsilon", 0.001), above=0.0),
         "momentum": _validation.real("Momentum", values.get("Momentum", 0.9), low=0.0, high=1.0),
     }
+    size = values.get("Input", AUTOMATIC)
+    size = None if _is_automatic(size) else _input_size(size)
+    sizes = {} if size is None else {"Input": size[-1 if arguments["axis"] == -1 else 0]}
     for aliases, variable, low in _ARRAYS:
         given = [name for name in aliases if name in values]
         if len(given) > 1:
@@ -102,9 +105,11 @@ def BatchNormalizationLayer(*pairs, **options):
         if given and not _is_automatic(values[given[0]]):
             array = _name_value.vector(given[0], values[given[0]], low)
             arguments[f"{variable}_initializer"] = array
+            sizes[given[0]] = array.size
+    _name_value.check_sizes(function, sizes)
     layer = AppliedBatchNormalization(**arguments)
-    if not _is_automatic(values.get("Input", AUTOMATIC)):
-        layer.build((None, *_input_size(values["Input"])))
+    if size is not None:
+        layer.build((None, *size))
     return layer
 
 

@@ -30,7 +30,7 @@ def _fixed_seeds():
     keras.utils.set_random_seed(0)
 
 
-# Keras ships its tests inside its package from 3.13 or so on; those of the newest are run.
+# Some versions of Keras, as 3.15, ship their tests inside the package: there they are run.
 collect_ignore = (
     []
     if importlib.util.find_spec("keras.src.layers.normalization.batch_normalization_test")

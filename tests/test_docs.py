@@ -1,8 +1,8 @@
 """The site: its code runs, its links lead somewhere, and the reference has every public name.
 
 A page's blocks of Python run one after the other, as a reader would run them. Where a line ends
-in `print(...)  # text`, the text is what it must print. A block after `<!-- backend: torch -->`
-runs on that backend only.
+in `print(...)  # text`, the text is what it must print; so is a block of text after a line such as
+"prints:". A block after `<!-- backend: torch -->` runs on that backend only.
 """
 
 import ast
@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import keras
@@ -25,6 +26,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"(?:<!-- backend: (\w+) -->\n)? *```python\n(.*?)```", re.DOTALL)
 EXPECTED = re.compile(r"^print\(.*\)  # (.*)$")
+OUTPUT = re.compile(r"prints[^\n]*:\n\n```text\n(.*?)```", re.DOTALL)
+# Python runs, commands are looked up; the others are formulas and output, MATLAB, and the site's.
+KINDS = {"python", "bash", "text", "matlab", "{eval-rst}", "{toctree}", "{include}"}
 
 
 def blocks(page):
@@ -36,8 +40,12 @@ def blocks(page):
 
 
 def run(code, namespace):
-    """Runs code statement by statement; compares what is printed with what the comments say."""
+    """Runs code statement by statement; compares what is printed with what the comments say.
+
+    Returns what was printed.
+    """
     lines = code.splitlines()
+    output = ""
     for statement in ast.parse(code).body:
         printed = io.StringIO()
         source = compile(ast.Module([statement], []), "page", "exec")
@@ -46,6 +54,8 @@ def run(code, namespace):
         expected = EXPECTED.match(lines[statement.end_lineno - 1])
         if expected:
             assert printed.getvalue().strip() == expected[1], lines[statement.end_lineno - 1]
+        output += printed.getvalue()
+    return output
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.stem)
@@ -62,8 +72,44 @@ def test_code_runs(page, tmp_path, monkeypatch):
 def run_page(page):
     """Runs the code of a page for this backend."""
     namespace = {"__name__": "page"}
-    for code in blocks(page):
-        run(code, namespace)
+    printed = "".join([run(code, namespace) for code in blocks(page)])
+    for expected in OUTPUT.findall(page.read_text()):
+        assert expected in printed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_no_block_is_skipped(page):
+    text = page.read_text()
+    fences = re.findall(r"^ *```(\S*)", text, re.MULTILINE)
+    assert set(fences[::2]) <= KINDS
+    assert not any(fences[1::2])
+    found = BLOCK.findall(text)
+    assert len(found) == fences.count("python")
+    backends = [backend for backend, _ in found if backend]
+    assert set(backends) <= {"tensorflow", "jax", "torch"}
+    assert len(backends) == text.count("<!-- backend:")
+    for _, code in found:
+        # An expected output that stands inside a statement would not be compared.
+        assert not re.search(r"^ +print\(.*\)  # ", textwrap.dedent(code), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_commands_name_what_there_is(page):
+    text = page.read_text()
+    for script in re.findall(r"python3? ([\w/]+\.py)", text):
+        assert (ROOT / script).exists(), script
+    sessions = re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
+    assert set(re.findall(r"nox -s \"?(\w+)", text)) <= set(sessions)
+    extras = ",".join(re.findall(r"(?:keras-norm|\.)\[([\w,]+)\]", text))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(filter(None, extras.split(","))) <= set(project["optional-dependencies"])
+
+
+def test_the_first_page_has_the_commands_of_the_readme():
+    commands = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(commands) == 2
+    start = (ROOT / "docs/start.md").read_text()
+    assert all(command in start for command in commands)
 
 
 def anchors(page):
@@ -111,7 +157,7 @@ def test_docstrings_have_their_sections_in_order(name):
     found = re.findall(r"^([A-Z][a-z ]+):$", inspect.getdoc(value), re.MULTILINE)
     order = [*SECTIONS, "Reference"]
     assert found == sorted(found, key=order.index)
-    assert {"Args", "Example"} <= set(found)
+    assert {"Args", "Raises", "Example", "Reference"} <= set(found)
     if isinstance(value, type) and issubclass(value, keras.layers.Layer):
         assert set(SECTIONS) - {"Returns"} <= set(found)
 

@@ -10,15 +10,13 @@ import pytest
 import keras_norm
 from tests.conversion import models
 from tests.gradients import numpy
+from tests.old_keras import EXPORTS_FROM_JAX_AND_TORCH
 from tests.oracle import error
 
-# Keras 3.12 has fewer formats, fixes the batch in PyTorch's ONNX, goes from JAX to ONNX over
-# TensorFlow, and needs an older OpenVINO.
-RECENT = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 15)
 FORMATS = {
-    "tensorflow": ["tf_saved_model", "onnx"] + ["openvino", "litert"] * RECENT,
-    "jax": ["onnx"] * RECENT,
-    "torch": ["onnx", "openvino", "torch"] * RECENT,
+    "tensorflow": ["tf_saved_model", "onnx", "openvino", "litert"],
+    "jax": ["onnx"] * EXPORTS_FROM_JAX_AND_TORCH,
+    "torch": ["openvino"] + ["onnx", "torch"] * EXPORTS_FROM_JAX_AND_TORCH,
 }[keras.backend.backend()]
 SUFFIXES = {"onnx": "onnx", "openvino": "xml", "litert": "tflite", "torch": "pt2"}
 LAYERS = {

@@ -34,6 +34,11 @@ def test_narrow_normal_object():
     assert isinstance(keras.initializers.get(serialized), initializers.NarrowNormal)
 
 
+def test_narrow_normal_refuses_other_seeds():
+    with pytest.raises(ValueError, match="seed"):
+        initializers.NarrowNormal(seed="3")
+
+
 @pytest.mark.parametrize("name", ["ones", "zeros", "Ones", "random_normal", "he_normal"])
 def test_names_of_keras(name):
     assert gamma(name).shape == (4,)

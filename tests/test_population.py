@@ -159,6 +159,33 @@ def test_nothing_else_changes_and_training_goes_on():
     assert 0 < oracle.error(norm.moving_mean, population_mean) < 0.5
 
 
+def test_training_takes_the_course_it_takes_without_a_pass():
+    x, y = data(20, 3, mean=0.0), data(20, 1, mean=0.0)
+
+    def losses(between):
+        keras.utils.set_random_seed(0)
+        model = sequential(BatchNormalization(), layers.Dropout(0.5), layers.Dense(1), shape=(3,))
+        model.compile("adam", "mse")
+        found = []
+        for _ in range(2):
+            found += model.fit(x, y, batch_size=8, shuffle=True, verbose=0).history["loss"]
+            between(model)
+        return found
+
+    assert losses(lambda model: update(model, x, batch_size=8)) == losses(lambda model: None)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_steps_of_arrays(steps):
+    x = data(11, 3)
+    layer = BatchNormalization()
+    model = sequential(layer, shape=(3,))
+    update(model, x, batch_size=4, steps=steps, passes=2)
+    check_moments(layer, x[: 4 * steps])
+    update(model, x, batch_size=4)
+    check_moments(layer, x)
+
+
 class Batches(keras.utils.PyDataset):
     def __init__(self, x):
         super().__init__()
@@ -264,6 +291,20 @@ def test_frozen_layers_keep_theirs_and_run_in_inference():
     check_moments(layer, (x - np.array([500.0, 400.0])) / np.sqrt(1 + 1e-5))
 
 
+@pytest.mark.parametrize("trainable", [True, False])
+def test_parts_that_are_called_in_inference_keep_theirs_only_if_frozen(trainable):
+    layer = BatchNormalization(trainable=trainable)
+    part = sequential(layer, shape=(2,))
+    inputs = keras.Input((2,))
+    after = BatchNormalization()
+    x = data(20, 2)
+    update(keras.Model(inputs, after(part(inputs, training=False))), x, batch_size=20)
+    if trainable:
+        check_moments(layer, x)
+    else:
+        np.testing.assert_array_equal(statistics(layer), [[0, 0], [1, 1]])
+
+
 def test_trainable_is_looked_at_again():
     first, second = BatchNormalization(), BatchNormalization()
     model = sequential(first, second, shape=(2,))
@@ -323,6 +364,14 @@ class OnceOnly(Batches):
 
     def on_epoch_end(self):
         self.size = 0
+
+
+@pytest.mark.filterwarnings("ignore")  # what Keras says of empty data differs
+@pytest.mark.parametrize("built", [True, False])
+def test_data_that_holds_nothing(built):
+    model = sequential(BatchNormalization(), shape=(3,)) if built else Subclassed()
+    with pytest.raises(ValueError, match="at least one batch"):
+        update(model, np.zeros((0, 3), "float32"))
 
 
 @pytest.mark.filterwarnings("ignore")  # what Keras says of empty data differs

@@ -111,7 +111,9 @@ def test_in_a_model_and_a_file(tmp_path):
         ((), {"Interleaving": 1}, "`Interleaving` must be True or False"),
         ((), {"Input": 0}, "`Input` must be a positive integer"),
         ((), {"Input": []}, "`Input` must be a positive integer"),
-        ((), {"Input": [2, 3], "Beta": [1, 2, 3]}, "3 values"),
+        ((), {"Input": [2, 3], "Beta": [1, 2, 3]}, "Received: Input for 2, Beta for 3"),
+        ((), {"Input": [2, 3], "Beta": [1, 2], "Interleaving": True}, "Input for 3, Beta for 2"),
+        ((), {"Gamma": [1, 2], "MovingMean": [1]}, "Received: Gamma for 2, MovingMean for 1"),
     ],
 )
 def test_bad_options(pairs, options, message):

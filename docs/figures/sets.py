@@ -21,10 +21,10 @@ from matplotlib.patches import Rectangle
 SAMPLES, CHANNELS = 2, 4
 # Positions of each kind of input; its time steps, and the grid of positions in each.
 KINDS = {
-    "feature vectors\n(batch, channels)": ((), 1, (1, 1)),
-    "sequences, time downwards\n(batch, time, channels)": ((3,), 3, (1, 1)),
-    "images\n(batch, height, width, channels)": ((3, 3), 1, (3, 3)),
-    "sequences of images, time downwards\n(batch, time, height, width, channels)": (
+    "feature vectors\n(batch, channels)\n": ((), 1, (1, 1)),
+    "sequences\n(batch, time,\nchannels)": ((3,), 3, (1, 1)),
+    "images\n(batch, height,\nwidth, channels)": ((3, 3), 1, (3, 3)),
+    "sequences of images\n(batch, time, height,\nwidth, channels)": (
         (3, 2, 2),
         3,
         (2, 2),
@@ -49,7 +49,12 @@ PICTURES = {
     },
 }
 FIRST = "#1f5fa8"
-OTHERS = ["#f6c28b", "#a8d5a2", "#d9b8e8", "#f2a6a6", "#c9c9a0", "#9fd8d8", "#e8d48a"]
+# No colour comes twice: images have up to 24 sets.
+OTHERS = [
+    *("#f6c28b", "#a8d5a2", "#d9b8e8", "#f2a6a6", "#c9c9a0", "#9fd8d8", "#e8d48a", "#b0b0b0"),
+    *("#e07b39", "#5fa85b", "#9a6fb8", "#cf4f4f", "#8a8a4f", "#3fa3a3", "#c9a227", "#6e6e6e"),
+    *("#ffe1bd", "#d6f0cf", "#f3e3fa", "#fbd5d5", "#8c5a2b", "#2f6b3a", "#e377c2"),
+]
 
 
 def sets(layer, shape):
@@ -89,7 +94,7 @@ def draw(axes, numbers, blocks, grid):
             channel * width + column,
             sample * height + row + row // rows * between_blocks,
         )
-        color = FIRST if number == 0 else OTHERS[(number - 1) % len(OTHERS)]
+        color = FIRST if number == 0 else OTHERS[number - 1]
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=color, edgecolor="white"))
     axes.set_xlim(0, CHANNELS * width - gap)
     axes.set_ylim(SAMPLES * height - height + tall, 0)
@@ -106,7 +111,7 @@ def draw(axes, numbers, blocks, grid):
 def main():
     """Draws the pictures."""
     for name, variants in PICTURES.items():
-        figure = plt.figure(figsize=(11, 3.4 * len(variants)), layout="constrained")
+        figure = plt.figure(figsize=(8.4, 3.1 * len(variants)), layout="constrained")
         parts = figure.subfigures(len(variants), 1, squeeze=False)[:, 0]
         for part, (title, make) in zip(parts, variants.items(), strict=True):
             part.suptitle(title, family="monospace", fontsize=12, fontweight="bold")
@@ -115,7 +120,7 @@ def main():
                 numbers = sets(make(), (SAMPLES, *positions, CHANNELS))
                 draw(axes, numbers, *tiles)
                 axes.set_title(kind, fontsize=9)
-        figure.savefig(Path(__file__).parent.parent / "images" / f"sets-{name}.png", dpi=110)
+        figure.savefig(Path(__file__).parent.parent / "images" / f"sets-{name}.png", dpi=140)
         plt.close(figure)
 
 

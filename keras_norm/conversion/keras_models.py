@@ -46,6 +46,9 @@ def from_keras(model):
     >>> layer = keras_norm.from_keras(model).get_layer("norm")
     >>> isinstance(layer, keras_norm.BatchNormalization), layer.epsilon
     (True, 0.001)
+
+    Reference:
+        https://keras.io/api/layers/normalization_layers/
     """
     return _translated(model, _TO_OURS)
 
@@ -74,6 +77,9 @@ def to_keras(model):
     >>> layer = keras_norm.to_keras(model).get_layer("norm")
     >>> isinstance(layer, keras.layers.BatchNormalization), layer.epsilon
     (True, 1e-05)
+
+    Reference:
+        https://keras.io/api/layers/normalization_layers/
     """
     return _translated(model, _TO_KERAS)
 

@@ -35,7 +35,9 @@ def why_not_after(layer, axis):
         return why_not
     if isinstance(layer, _TRANSPOSED):
         return "is transposed: fewer terms sum up to its border"
-    if not isinstance(layer, _DENSE) and layer.padding != "valid":
+    if isinstance(layer, _DENSE) or layer.padding == "valid":
+        return None
+    if max(layer.kernel_size) > 1:
         return f"pads its input with zeros (padding={layer.padding!r})"
     return None
 

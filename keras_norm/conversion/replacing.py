@@ -89,6 +89,9 @@ def batch_to_group(layer):
     >>> layer.build((None, 8, 8, 66))
     >>> batch_to_group(layer).groups
     22
+
+    Reference:
+        Wu and He, "Group normalization", 2018, https://arxiv.org/abs/1803.08494
     """
     if not isinstance(layer, (keras.layers.BatchNormalization, BatchNormalization)):
         return None

@@ -101,6 +101,9 @@ def to_torch(layer):
     >>> module = keras_norm.conversion.to_torch(layer)
     >>> type(module).__name__, module.num_groups, module.num_channels
     ('GroupNorm', 2, 6)
+
+    Reference:
+        https://docs.pytorch.org/docs/stable/nn.html#normalization-layers
     """
     if not isinstance(layer, _LAYERS):
         raise TypeError(

@@ -9,6 +9,7 @@ One module per backend, all with the same names, chosen here and nowhere else:
 - `batch_function(function, model)`: `function` of a batch of inputs that calls the model and
   returns an array, as a compiled function that returns a list of arrays, one for each replica.
   What `function` assigns to variables is dropped.
+- `add_multiples(tensors, others, factor)`: the list of `tensor + factor * other`, dense.
 
 `import keras` has imported the backend already, so that this imports nothing heavier. Backends
 that cannot train (NumPy, OpenVINO) have no module, and none of these names.
@@ -25,3 +26,4 @@ if keras.backend.backend() in ("jax", "tensorflow", "torch"):
     scope = _engine.scope
     compiled = _engine.compiled
     batch_function = _engine.batch_function
+    add_multiples = _engine.add_multiples

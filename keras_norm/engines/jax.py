@@ -53,3 +53,8 @@ def batch_function(function, model):
 
     call = compiled(call, model)
     return lambda x: [call([variable.value for variable in variables], x)]
+
+
+def add_multiples(tensors, others, factor):
+    """Returns the list of `tensor + factor * other`."""
+    return [factor * other + tensor for tensor, other in zip(tensors, others, strict=True)]

@@ -53,6 +53,11 @@ def batch_function(function, model):
     return lambda x: parts(keras.tree.map_structure(_without_optional, x))
 
 
+def add_multiples(tensors, others, factor):
+    """Returns the list of `tensor + factor * other`, dense also where a tensor is sparse."""
+    return [factor * other + tensor for tensor, other in zip(tensors, others, strict=True)]
+
+
 def _without_optional(x):
     """Returns None for what stands for it in a `tf.data.Dataset`."""
     return None if isinstance(x, tf.experimental.Optional) else x

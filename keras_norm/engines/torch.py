@@ -43,11 +43,14 @@ def recomputing():
 
 @contextlib.contextmanager
 def scope(model):
-    """Runs PyTorch modules in the model in inference, without gradients; then as they were."""
+    """Runs PyTorch modules in the model in inference, without gradients; then as they were.
+
+    So is PyTorch's random generator, from which each pass of a `DataLoader` takes a seed.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             yield
     finally:
         for module, mode in modes:
@@ -67,3 +70,8 @@ def batch_function(function, model):
             return [function(x)]
 
     return parts
+
+
+def add_multiples(tensors, others, factor):
+    """Returns the list of `tensor + factor * other`, computed together."""
+    return torch._foreach_add(tensors, others, alpha=factor)

@@ -18,7 +18,17 @@ from keras_norm import ops
 LONGEST = 16384
 
 
-def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None, combine=None, split_open=True):
+def normalize(
+    x,
+    axes,
+    epsilon,
+    gamma=None,
+    beta=None,
+    weights=None,
+    combine=None,
+    split_open=True,
+    with_moments=True,
+):
     """The kernel of `keras_norm.ops.normalize`."""
     if weights is not None or combine is not None:
         return None
@@ -33,7 +43,9 @@ def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None, combine=Non
     outer = tuple(axis for axis in axes if axis in spanned)
     y, *moments = _normalize(inner, outer, epsilon, x, gamma, beta)
     count = math.prod(x.shape[axis] for axis in axes)
-    return y, ops.Moments(jnp.asarray(count, x.dtype), *moments)
+    if not with_moments:
+        return y, None
+    return y, ops.Moments(jnp.asarray(count, x.dtype), *map(jax.lax.stop_gradient, moments))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))

@@ -15,7 +15,17 @@ from keras_norm import ops
 LONGEST = 4096
 
 
-def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None, combine=None, split_open=True):
+def normalize(
+    x,
+    axes,
+    epsilon,
+    gamma=None,
+    beta=None,
+    weights=None,
+    combine=None,
+    split_open=True,
+    with_moments=True,
+):
     """The kernel of `keras_norm.ops.normalize`."""
     if (
         weights is not None
@@ -36,6 +46,8 @@ def normalize(x, axes, epsilon, gamma=None, beta=None, weights=None, combine=Non
     gamma = tf.ones([1] * sizes.rank, x.dtype) if gamma is None else tf.convert_to_tensor(gamma)
     beta = tf.zeros([1] * sizes.rank, x.dtype) if beta is None else tf.convert_to_tensor(beta)
     y, *moments = _function(inner, outer, epsilon)(x, gamma, beta)
+    if not with_moments:
+        return y, None
     count = tf.reduce_prod(tf.gather(tf.shape(x), axes))
     return y, ops.Moments(tf.cast(count, x.dtype), *moments)
 

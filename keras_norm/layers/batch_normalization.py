@@ -21,6 +21,9 @@ class BatchNormalization(Normalization):
         moving_mean = momentum * moving_mean + (1 - momentum) * mean
         moving_variance = variance_momentum * moving_variance + (1 - variance_momentum) * variance
 
+    gamma, beta and the moving statistics have the shape `(channels,)`; gamma and beta have the
+    variable dtype of the layer's policy, the moving statistics at least float32.
+
     Statistics are computed in at least float32. Their error stays near float32's rounding also
     where the mean is 100,000 times the deviation. A batch that is empty, all padding, or whose
     moments are not finite leaves the moving statistics as they were. A layer with
@@ -40,11 +43,12 @@ class BatchNormalization(Normalization):
         axis: Integer, the channel axis: -1 for channels last, 1 for channels first.
         momentum: Number in [0, 1], how much of the moving mean stays at each step. (MATLAB's
             decay and PyTorch's momentum are 1 minus this.)
-        epsilon: Number > 0, added to the variance.
-        center: Whether to add beta.
-        scale: Whether to multiply by gamma.
-        beta_initializer: Initial beta: a name or initializer of Keras, "narrow-normal" (normal
-            with mean 0 and deviation 0.01), a function of the size, or the values themselves.
+        epsilon: Number > 0, in squared units of the input, added to the variance.
+        center: Boolean, whether to add beta.
+        scale: Boolean, whether to multiply by gamma.
+        beta_initializer: Initial beta, an entry for each channel: a name or initializer of Keras,
+            "narrow-normal" (normal with mean 0 and deviation 0.01), a function of the size, or the
+            values themselves.
         gamma_initializer: Initial gamma, likewise.
         moving_mean_initializer: Initial moving mean, likewise.
         moving_variance_initializer: Initial moving variance, likewise.
@@ -57,28 +61,31 @@ class BatchNormalization(Normalization):
         gamma_lr_multiplier: The same for gamma.
         beta_l2_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies its `l2` by for beta.
         gamma_l2_multiplier: The same for gamma.
-        num_channels: Size of the channel axis, to be checked at build; None or "auto" takes it
-            from the input.
+        num_channels: Positive integer, the size of the channel axis, to be checked at build; None
+            or "auto" takes it from the input.
         variance_momentum: The same as `momentum` for the variance; None means `momentum`.
-        synchronized: Whether to use the moments of the global batch over all replicas: those of
-            `tf.distribute`, of the default group of `torch.distributed` (where shards may differ
-            in size and be empty, but every process must call the layer), and of the named axes of
-            `jax.shard_map` and `jax.pmap` (give these axes to the batch only). There is one
-            message each way. Under `keras.distribution` on JAX arrays are global: moments are
+        synchronized: Boolean, whether to use the moments of the global batch over all replicas:
+            those of `tf.distribute`, of the default group of `torch.distributed` (where shards may
+            differ in size and be empty, but every process must call the layer), and of the named
+            axes of `jax.shard_map` and `jax.pmap` (give these axes to the batch only). There is
+            one message each way. Under `keras.distribution` on JAX arrays are global: moments are
             those of the global batch in any case. Without replicas this changes nothing.
         **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Tensor of rank 2 to 6 (or any), of a floating or integer dtype.
-        training: Whether to use the batch's moments, and to move the moving statistics.
-        mask: Tensor whose 0s or Falses keep padding out of the moments: of the input's shape
-            without the channel axis, or a leading part of that.
+        inputs: Tensor of a floating or integer dtype, the batch on its first axis.
+        training: Boolean or None, whether to use the batch's moments, and to move the moving
+            statistics.
+        mask: Tensor of booleans, or of 0s and 1s, or None. What is False or 0 is padding, and is
+            kept out of the moments. Its shape is the input's without the channel axis, or a
+            leading part of that.
 
     Input shape:
-        Any; the channel axis must have a known size.
+        `(batch, ..., channels)`, or what `axis` says; ranks 2 to 6 are tested. The channel axis
+        must have a known size.
 
     Output shape:
-        The input's, in the layer's compute dtype.
+        The input's. The dtype is the compute dtype of the layer's policy.
 
     Raises:
         TypeError: If an argument is of a wrong type.
@@ -154,7 +161,7 @@ class BatchNormalization(Normalization):
         self.moving_variance_initializer = initializers.get(
             moving_variance_initializer, "moving_variance_initializer"
         )
-        self.synchronized = synchronized
+        self.synchronized = _validation.boolean("synchronized", synchronized)
         self.moving_mean: Any = None
         self.moving_variance: Any = None
         # While population statistics are found, the `Observer` that wants the batches' moments.
@@ -190,7 +197,7 @@ class BatchNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        dtype = at_least_float32(inputs.dtype)
+        dtype = at_least_float32(inputs.dtype, self.compute_dtype)
         x = convert(inputs, dtype)
         shape = [1] * len(inputs.shape)
         shape[channel_axis] = self.num_channels

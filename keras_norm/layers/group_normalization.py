@@ -18,7 +18,7 @@ class GroupNormalization(Normalization):
         output = gamma * (input - mean) / sqrt(variance + epsilon) + beta
 
     Mean and (biased) variance are those of one group of neighbouring channels of one sample;
-    gamma and beta have an entry for each channel.
+    gamma and beta have the shape `(channels,)` and the variable dtype of the layer's policy.
 
     Statistics are computed in at least float32. Their error stays near float32's rounding also
     where the mean is 100,000 times the deviation. Training and inference are the same.
@@ -28,11 +28,12 @@ class GroupNormalization(Normalization):
             "all-channels" for one group (layer normalization with per-channel parameters); or
             "channel-wise" or -1 for a group a channel (instance normalization).
         axis: Integer, the channel axis: -1 for channels last, 1 for channels first.
-        epsilon: Number > 0, added to the variance.
-        center: Whether to add beta.
-        scale: Whether to multiply by gamma.
-        beta_initializer: Initial beta: a name or initializer of Keras, "narrow-normal" (normal
-            with mean 0 and deviation 0.01), a function of the size, or the values themselves.
+        epsilon: Number > 0, in squared units of the input, added to the variance.
+        center: Boolean, whether to add beta.
+        scale: Boolean, whether to multiply by gamma.
+        beta_initializer: Initial beta, an entry for each channel: a name or initializer of Keras,
+            "narrow-normal" (normal with mean 0 and deviation 0.01), a function of the size, or the
+            values themselves.
         gamma_initializer: Initial gamma, likewise.
         beta_regularizer: Keras regularizer for beta.
         gamma_regularizer: Keras regularizer for gamma.
@@ -43,23 +44,24 @@ class GroupNormalization(Normalization):
         gamma_lr_multiplier: The same for gamma.
         beta_l2_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies its `l2` by for beta.
         gamma_l2_multiplier: The same for gamma.
-        num_channels: Size of the channel axis, to be checked at build; None or "auto" takes it
-            from the input.
+        num_channels: Positive integer, the size of the channel axis, to be checked at build; None
+            or "auto" takes it from the input.
         **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Tensor of rank 2 to 6 (or any), of a floating or integer dtype.
-        training: Whether gradients are to come: outputs are the same, but the graph of TensorFlow
-            for inputs of unknown size is not.
-        mask: Tensor whose 0s or Falses keep padding out of the moments: of the input's shape
-            without the channel axis, or a leading part of that. A sample that is all padding
-            gives beta.
+        inputs: Tensor of a floating or integer dtype, the batch on its first axis.
+        training: Boolean or None, whether gradients are to come: outputs are the same, but the
+            graph of TensorFlow for inputs of unknown size is not.
+        mask: Tensor of booleans, or of 0s and 1s, or None. What is False or 0 is padding, and is
+            kept out of the moments. Its shape is the input's without the channel axis, or a
+            leading part of that. A sample that is all padding gives beta.
 
     Input shape:
-        Any of rank 2 or more; the first axis is the batch, the channel axis has a known size.
+        `(batch, ..., channels)`, or what `axis` says; ranks 2 to 6 are tested. The channel axis
+        must have a known size.
 
     Output shape:
-        The input's, in the layer's compute dtype.
+        The input's. The dtype is the compute dtype of the layer's policy.
 
     Raises:
         TypeError: If an argument is of a wrong type.
@@ -138,7 +140,7 @@ class GroupNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        dtype = at_least_float32(inputs.dtype)
+        dtype = at_least_float32(inputs.dtype, self.compute_dtype)
         groups = self._number_of_groups(self.num_channels)
         group_size = self.num_channels // groups
 
@@ -168,18 +170,19 @@ class GroupNormalization(Normalization):
             return 1
         if self.groups in (CHANNEL_WISE, -1):
             return channels
-        if self.groups > channels:
-            raise ValueError(
-                f"Argument `groups` of {self._described} cannot be more than the number of "
-                f"channels. Received: groups={self.groups}, {channels} channels"
-            )
-        if channels % self.groups:
-            raise ValueError(
-                f"Argument `groups` of {self._described} must divide the number of channels. "
-                f"Received: groups={self.groups}, {channels} channels. (Keras says of it: must be "
-                "a multiple of the number of channels.)"
-            )
-        return self.groups
+        if self.groups <= channels and channels % self.groups == 0:
+            return self.groups
+        wrong = (
+            "cannot be more than the number of channels"
+            if self.groups > channels
+            else "must divide the number of channels (as Keras puts it: must be a multiple of the "
+            "number of channels)"
+        )
+        divisors = ", ".join(str(n) for n in range(1, channels + 1) if channels % n == 0)
+        raise ValueError(
+            f"Argument `groups` of {self._described} {wrong}. Received: groups={self.groups}, "
+            f"{channels} channels. What divides them: {divisors}"
+        )
 
     def get_config(self):
         """Returns the constructor's arguments."""

@@ -18,16 +18,19 @@ class LayerNormalization(Normalization):
     time step of a sequence then depends on all the others, later ones too.** Where steps must not
     mix, as in transformers, pass `reduction_axes=-1`; `reduction_axes=axis` is Keras's layer.
 
+    gamma and beta have the variable dtype of the layer's policy.
+
     Statistics are computed in at least float32. Their error stays near float32's rounding also
     where the mean is 100,000 times the deviation. Training and inference are the same.
 
     Args:
         axis: Integer or list of integers: the axes that gamma and beta span.
-        epsilon: Number > 0, added to the variance.
-        center: Whether to add beta.
-        scale: Whether to multiply by gamma.
-        beta_initializer: Initial beta: a name or initializer of Keras, "narrow-normal" (normal
-            with mean 0 and deviation 0.01), a function of the size, or the values themselves.
+        epsilon: Number > 0, in squared units of the input, added to the variance.
+        center: Boolean, whether to add beta.
+        scale: Boolean, whether to multiply by gamma.
+        beta_initializer: Initial beta, of the sizes along `axis`: a name or initializer of Keras,
+            "narrow-normal" (normal with mean 0 and deviation 0.01), a function of the size, or the
+            values themselves.
         gamma_initializer: Initial gamma, likewise.
         beta_regularizer: Keras regularizer for beta.
         gamma_regularizer: Keras regularizer for gamma.
@@ -38,25 +41,27 @@ class LayerNormalization(Normalization):
         gamma_lr_multiplier: The same for gamma.
         beta_l2_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies its `l2` by for beta.
         gamma_l2_multiplier: The same for gamma.
-        num_channels: Size of the channel axis, to be checked at build; None or "auto" takes it
-            from the input. Goes with a single `axis`.
+        num_channels: Positive integer, the size of the channel axis, to be checked at build; None
+            or "auto" takes it from the input. Goes with a single `axis`.
         reduction_axes: Integer or list of integers: the axes that the moments are taken over.
             None: every axis but the batch.
         **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Tensor of rank 2 to 6 (or any), of a floating or integer dtype.
-        training: Whether gradients are to come: outputs are the same, but the graph of TensorFlow
-            for inputs of unknown size is not.
-        mask: Tensor whose 0s or Falses keep padding out of the moments: of the input's shape
-            without the channel axis (the last one that `axis` names), or a leading part of that.
-            A sample, or a step, that is all padding gives beta.
+        inputs: Tensor of a floating or integer dtype, the batch on its first axis.
+        training: Boolean or None, whether gradients are to come: outputs are the same, but the
+            graph of TensorFlow for inputs of unknown size is not.
+        mask: Tensor of booleans, or of 0s and 1s, or None. What is False or 0 is padding, and is
+            kept out of the moments. Its shape is the input's without the channel axis (the last
+            one that `axis` names), or a leading part of that. A sample, or a step, that is all
+            padding gives beta.
 
     Input shape:
-        Any; the axes that gamma and beta span must have known sizes.
+        `(batch, ..., channels)`, or what `axis` says; ranks 2 to 6 are tested. The axes that gamma
+        and beta span must have known sizes.
 
     Output shape:
-        The input's, in the layer's compute dtype.
+        The input's. The dtype is the compute dtype of the layer's policy.
 
     Raises:
         TypeError: If an argument is of a wrong type.
@@ -137,13 +142,19 @@ class LayerNormalization(Normalization):
                 f"Received: axis={self.axis}, input shape {tuple(input_shape)}"
             )
         self._add_scale_and_offset(self._parameter_shape)
+        # Counted as in the argument: an input of another rank may do as well.
+        given = _as_list(self.axis)
+        self.input_spec = keras.layers.InputSpec(
+            min_ndim=max(axis + 1 if axis >= 0 else -axis for axis in given),
+            axes={axis: input_shape[axis] for axis in given},
+        )
 
     def call(self, inputs, training=None, mask=None):
         """Returns the normalized inputs."""
         rank = len(inputs.shape)
         axes = self._indices("axis", rank)
         weights = self._mask_weights(mask, inputs.shape, axes[-1])
-        dtype = at_least_float32(inputs.dtype)
+        dtype = at_least_float32(inputs.dtype, self.compute_dtype)
         x = convert(inputs, dtype)
         shape = [1] * rank
         for axis, size in zip(axes, self._parameter_shape, strict=True):

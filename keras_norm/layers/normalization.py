@@ -69,14 +69,14 @@ class Normalization(keras.layers.Layer):
         self.beta = None
         self.axis = axis
         self.epsilon = _validation.real("epsilon", epsilon, above=0.0)
-        self.center = center
-        self.scale = scale
+        self.center = _validation.boolean("center", center)
+        self.scale = _validation.boolean("scale", scale)
         self.beta_initializer = initializers.get(beta_initializer, "beta_initializer")
         self.gamma_initializer = initializers.get(gamma_initializer, "gamma_initializer")
-        self.beta_regularizer = keras.regularizers.get(beta_regularizer)
-        self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
-        self.beta_constraint = keras.constraints.get(beta_constraint)
-        self.gamma_constraint = keras.constraints.get(gamma_constraint)
+        self.beta_regularizer = _regularizer("beta_regularizer", beta_regularizer)
+        self.gamma_regularizer = _regularizer("gamma_regularizer", gamma_regularizer)
+        self.beta_constraint = _constraint("beta_constraint", beta_constraint)
+        self.gamma_constraint = _constraint("gamma_constraint", gamma_constraint)
         self.beta_lr_multiplier = beta_lr_multiplier
         self.gamma_lr_multiplier = gamma_lr_multiplier
         self.beta_l2_multiplier = beta_l2_multiplier
@@ -177,9 +177,10 @@ class Normalization(keras.layers.Layer):
         return initializers.serialize(getattr(self, argument), argument, self._described)
 
 
-def at_least_float32(dtype):
-    """Returns the dtype that statistics of data of the given dtype are computed and kept in."""
-    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
+def at_least_float32(*dtypes):
+    """Returns the dtype that statistics are computed or kept in: float64 if one of `dtypes` is."""
+    is_double = "float64" in map(keras.backend.standardize_dtype, dtypes)
+    return "float64" if is_double else "float32"
 
 
 def single_axis(axis):
@@ -191,6 +192,16 @@ def single_axis(axis):
     if not _validation.is_integer(axis):
         raise TypeError(f"Argument `axis` must be an integer. Received: axis={axis!r}")
     return int(axis)
+
+
+def _regularizer(name, identifier):
+    accepted = "the name of a Keras regularizer, a regularizer or None"
+    return _validation.keras_object(name, identifier, keras.regularizers.get, accepted)
+
+
+def _constraint(name, identifier):
+    accepted = "the name of a Keras constraint, a constraint or None"
+    return _validation.keras_object(name, identifier, keras.constraints.get, accepted)
 
 
 def _check_num_channels(num_channels):

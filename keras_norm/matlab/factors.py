@@ -1,5 +1,7 @@
 """MATLAB's functions that set and get the factors of a parameter."""
 
+import keras
+
 from keras_norm import _name_value, multipliers
 from keras_norm.layers.normalization import Normalization
 from keras_norm.matlab import parameters
@@ -100,6 +102,9 @@ def getLearnRateFactor(layer, *arguments):
     >>> from keras_norm import matlab
     >>> matlab.getLearnRateFactor(matlab.groupNormalizationLayer(2), "Offset")
     1.0
+
+    Reference:
+        https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.layer.getlearnratefactor.html
     """
     return _get("getLearnRateFactor", multipliers.LR, layer, arguments)
 
@@ -126,6 +131,9 @@ def getL2Factor(layer, *arguments):
     >>> from keras_norm import matlab
     >>> matlab.getL2Factor(matlab.layerNormalizationLayer(), "Scale")
     1.0
+
+    Reference:
+        https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.layer.getl2factor.html
     """
     return _get("getL2Factor", multipliers.L2, layer, arguments)
 
@@ -176,6 +184,11 @@ def _place(layer, name, multiplier):
         names = [parameter for parameter in _OURS if has[parameter]]
         if name in names:
             return layer, f"{_OURS[name]}_{multiplier}"
+    elif not isinstance(layer, keras.layers.Layer):
+        raise TypeError(
+            "Argument `layer` must be a Keras layer, or a model followed by a layer's name. "
+            f"Received: {layer!r} (of type {type(layer).__name__})"
+        )
     elif not layer.weights:
         raise ValueError(
             f"Layer '{layer.name}' has no parameters yet, or none at all. "

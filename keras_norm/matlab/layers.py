@@ -159,4 +159,4 @@ def _arguments(function, table, pairs, keywords):
                 f"The property '{name}' of {function} is read-only: it is always "
                 f"{property_table.READ_ONLY[name]!r}. Leave it out."
             )
-    return property_table.arguments(table, values)
+    return property_table.arguments(function, table, values)

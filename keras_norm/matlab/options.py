@@ -66,6 +66,7 @@ def _data(name, value):
 
 
 _FRACTION = _number(low=0.0, high=1.0)
+_DECAY = _number(low=0.0, below=1.0)
 
 
 def _rate(default):
@@ -77,13 +78,13 @@ _SOLVER_OPTIONS = {
     "sgdm": {**_rate(0.01), "Momentum": Option(0.9, _FRACTION, "momentum")},
     "adam": {
         **_rate(0.001),
-        "GradientDecayFactor": Option(0.9, _FRACTION, "beta_1"),
-        "SquaredGradientDecayFactor": Option(0.999, _FRACTION, "beta_2"),
+        "GradientDecayFactor": Option(0.9, _DECAY, "beta_1"),
+        "SquaredGradientDecayFactor": Option(0.999, _DECAY, "beta_2"),
         "Epsilon": Option(1e-8, _number(above=0.0), "epsilon"),
     },
     "rmsprop": {
         **_rate(0.001),
-        "SquaredGradientDecayFactor": Option(0.9, _FRACTION, "rho"),
+        "SquaredGradientDecayFactor": Option(0.9, _DECAY, "rho"),
         "Epsilon": Option(1e-8, _number(above=0.0), "epsilon", lambda epsilon: epsilon**2),
     },
 }
@@ -170,8 +171,8 @@ def trainingOptions(solverName, *pairs, **options):
         **options: Options as keywords: `MaxEpochs=5, Verbose=False`.
             InitialLearnRate: Number > 0. Default: 0.01 for "sgdm", else 0.001.
             Momentum: Number in [0, 1], for "sgdm". Default: 0.9.
-            GradientDecayFactor: Number in [0, 1], for "adam". Default: 0.9.
-            SquaredGradientDecayFactor: Number in [0, 1], for "adam" and "rmsprop". Defaults:
+            GradientDecayFactor: Number in [0, 1), for "adam". Default: 0.9.
+            SquaredGradientDecayFactor: Number in [0, 1), for "adam" and "rmsprop". Defaults:
             0.999 and 0.9.
             Epsilon: Number > 0, for "adam" and "rmsprop". Default: 1e-8.
             LearnRateSchedule: "none", or "piecewise" to multiply the learning rate by

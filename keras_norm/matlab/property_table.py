@@ -103,7 +103,9 @@ def _name(name, value):
 
 
 def _num_channels(name, value):
-    if value == "auto" or (_validation.is_integer(value) and value > 0):
+    if isinstance(value, str) and value == "auto":
+        return value
+    if _validation.is_integer(value) and value > 0:
         return value
     raise ValueError(f"`{name}` must be a positive integer or 'auto'. Received: {name}={value!r}")
 
@@ -173,13 +175,23 @@ GROUP = {
 TABLES = {BatchNormalization: BATCH, LayerNormalization: LAYER, GroupNormalization: GROUP}
 
 
-def arguments(table, values):
-    """Returns a layer's arguments for MATLAB's properties; empty values leave the defaults."""
-    return {
-        entry.argument: entry.convert(name, values[name])
+def arguments(function, table, values):
+    """Returns a layer's arguments for MATLAB's properties; empty values leave the defaults.
+
+    Raises:
+        ValueError: If properties, NumChannels among them, are for different numbers of channels;
+            the message names `function`.
+    """
+    converted = {
+        name: entry.convert(name, values[name])
         for name, entry in table.items()
         if name in values and not _name_value.is_empty(values[name])
     }
+    sizes = {name: value.size for name, value in converted.items() if isinstance(value, np.ndarray)}
+    if converted.get("NumChannels", "auto") != "auto":
+        sizes = {"NumChannels": converted["NumChannels"], **sizes}
+    _name_value.check_sizes(function, sizes)
+    return {table[name].argument: value for name, value in converted.items()}
 
 
 def properties(layer):
@@ -200,6 +212,9 @@ def properties(layer):
     >>> layer = matlab.batchNormalizationLayer(MeanDecay=0.2)
     >>> matlab.properties(layer)["MeanDecay"], matlab.properties(layer)["Scale"]
     (0.2, [])
+
+    Reference:
+        https://www.mathworks.com/help/matlab/ref/properties.html
     """
     return {name: entry.read(layer) for name, entry in table_of(layer).items()} | (
         copy.deepcopy(READ_ONLY)

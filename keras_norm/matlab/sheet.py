@@ -52,6 +52,9 @@ def display(layer):
        Learnable Parameters
              Offset: []
               Scale: [4×1 double]
+
+    Reference:
+        https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.groupnormalizationlayer.html
     """  # noqa: RUF002
     table = table_of(layer)
     values = properties(layer)

@@ -12,10 +12,14 @@ from typing import Any
 from keras import ops
 
 LIMIT = 512
+# TensorFlow broadcasts arrays of up to 8 axes.
+MOST_AXES = 8
 
 
 class Blocks:
-    """A view of arrays in which none of the given axes is longer than `LIMIT`.
+    """A view of arrays in which none of the given axes is longer than `LIMIT`, as far as may be.
+
+    The view has up to `MOST_AXES` axes: of more sizes that are unknown, the last stay whole.
 
     Args:
         shape: Shape of the largest array; the others have its sizes or 1. A size that is unknown
@@ -26,12 +30,13 @@ class Blocks:
 
     def __init__(self, shape, axes, split_open=True):
         self._shape = tuple(shape)
-        self._sizes = [
-            _short_sizes(size)
-            if axis in axes and (split_open or isinstance(size, int))
-            else (size,)
-            for axis, size in enumerate(self._shape)
-        ]
+        self._sizes = []
+        room = MOST_AXES - len(self._shape)
+        for axis, size in enumerate(self._shape):
+            can_split = axis in axes and (split_open or isinstance(size, int))
+            sizes = _short_sizes(size) if can_split else (size,)
+            self._sizes.append(sizes if len(sizes) <= room + 1 else (size,))
+            room -= len(self._sizes[-1]) - 1
         # Where each axis of the original starts in the view.
         self._starts = [sum(map(len, self._sizes[:axis])) for axis in range(len(self._sizes))]
         self._padded = [

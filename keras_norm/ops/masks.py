@@ -7,7 +7,7 @@ def mask_weights(mask, shape, channel_axis):
     """Returns a mask as 0s and 1s that broadcast against an input.
 
     Args:
-        mask: Array; where it is 0 or False, the input is padding. It has the input's dimensions
+        mask: Array or list; where it is 0 or False, the input is padding. It has its dimensions
             without the channel axis, or a leading part of them; a size of 1 is broadcast. Where it
             fits only the dimensions without the last axis, it is taken as a mask of those: that is
             what `keras.layers.Masking` makes, whatever the channel axis.
@@ -20,6 +20,7 @@ def mask_weights(mask, shape, channel_axis):
     Raises:
         ValueError: If the mask fits neither.
     """
+    mask = ops.convert_to_tensor(mask)
     rank = len(shape)
     for axis in (channel_axis, rank - 1):
         sizes = [*shape[:axis], *shape[axis + 1 :]]

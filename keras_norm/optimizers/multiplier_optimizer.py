@@ -15,20 +15,17 @@ from keras_norm.optimizers.wrapper import OptimizerWrapper
 class MultiplierOptimizer(OptimizerWrapper):
     """Gives every variable its own learning rate and L2 factor, under any Keras optimizer.
 
-    A variable `w` with the multipliers `lr` and `l2` is updated as the inner optimizer, alone on
-    this variable, would update it at
+    A variable `w` with the multipliers `lr_multiplier` and `l2_multiplier` is updated as the inner
+    optimizer, alone on this variable, would update it with
 
-        `lr * inner_optimizer.learning_rate`
+        learning rate = lr_multiplier * inner_optimizer.learning_rate
+        gradient = gradient + l2_multiplier * l2 * w
 
-    from the gradient
-
-        `gradient + l2 * optimizer.l2 * w`,
-
-    that is, with the penalty `optimizer.l2 / 2 * sum(l2 * w ** 2)` added to the loss. A variable
+    that is, with the penalty `l2_multiplier * l2 / 2 * sum(w ** 2)` added to the loss. A variable
     has the multipliers that it was given by `keras_norm.set_multipliers`, or by the arguments
     `gamma_lr_multiplier` and the like of the layers of `keras_norm`; those without have 1. A
-    variable with `lr` 0 stays as it is, to the last bit; with 1 it is updated exactly as without
-    this wrapper.
+    variable with a learning-rate multiplier of 0 stays as it is, to the last bit; with 1 it is
+    updated exactly as without this wrapper.
 
     The learning rate (a schedule, a callback that sets it), weight decay, clipping, gradient
     accumulation and moving averages are the inner optimizer's: set them there. The L2 term joins
@@ -81,8 +78,8 @@ class MultiplierOptimizer(OptimizerWrapper):
     model/head/bias                0.001       0
 
     Reference:
-        - [Decoupled Weight Decay Regularization](https://arxiv.org/abs/1711.05101), on the
-            difference between an L2 penalty and weight decay.
+        Loshchilov and Hutter, "Decoupled weight decay regularization", 2019,
+        https://arxiv.org/abs/1711.05101, on the difference between an L2 penalty and weight decay
     """
 
     def __init__(
@@ -258,7 +255,7 @@ def _check_inner(optimizer):
             "MultiplierOptimizer does not go around another MultiplierOptimizer. "
             "Give all multipliers to one."
         )
-    # Keras 3.12 does not have it yet.
+    # Keras has it from 3.15 on.
     multi_optimizer = getattr(keras.optimizers, "MultiOptimizer", ())
     if isinstance(optimizer, multi_optimizer):
         raise TypeError(

@@ -13,6 +13,8 @@ from typing import Any
 
 import keras
 
+from keras_norm import engines
+
 
 def per_variable(optimizer, lr_multiplier, l2):
     """Returns a view of `optimizer` with a learning rate and an L2 factor for each variable.
@@ -58,33 +60,32 @@ class _PerVariable:
             self.at_factor[factor] = _view(self.at_factor[1.0], _AtFactor, factor=factor)
         return self.at_factor[factor]
 
-    def _groups(self, variables):
-        """Yields each multiplier but 0 with the positions in `variables` of those that have it."""
+    def _groups(self, number, variables):
+        """Yields each number but 0 with the positions in `variables` of those that have it."""
         groups: dict[float, list[int]] = {}
         for position, variable in enumerate(variables):
-            groups.setdefault(self._multiplier(variable), []).append(position)
+            groups.setdefault(number(self._get_variable_index(variable)), []).append(position)
         groups.pop(0.0, None)
         return groups.items()
 
     def _backend_apply_gradients(self, grads, trainable_variables):
         # Here gradients are unscaled, but neither clipped nor accumulated yet.
-        grads = [self._add_l2(g, v) for g, v in zip(grads, trainable_variables, strict=True)]
-        super()._backend_apply_gradients(grads, trainable_variables)
-
-    def _add_l2(self, gradient, variable):
-        l2 = self.l2(self._get_variable_index(variable))
-        if l2 == 0.0:
-            return gradient
+        grads = list(grads)
         # The gradients of TensorFlow's replicas are about to be summed: each brings its share.
         strategy = getattr(self, "_distribution_strategy", None)
-        share = l2 / strategy.num_replicas_in_sync if strategy else l2
-        return share * keras.ops.convert_to_tensor(variable) + gradient
+        replicas = strategy.num_replicas_in_sync if strategy else 1
+        for l2, group in self._groups(self.l2, trainable_variables):
+            weights = [keras.ops.convert_to_tensor(trainable_variables[i]) for i in group]
+            sums = engines.add_multiples([grads[i] for i in group], weights, l2 / replicas)
+            for i, total in zip(group, sums, strict=True):
+                grads[i] = total
+        super()._backend_apply_gradients(grads, trainable_variables)
 
     def _apply_weight_decay(self, variables):
         if keras.backend.backend() == "torch":
             # Keras's fused decay cannot do with a group that has nothing to decay.
             variables = [v for v in variables if self._use_weight_decay(v)]
-        for factor, group in self._groups(variables):
+        for factor, group in self._groups(self.lr_multiplier, variables):
             self._at(factor)._apply_weight_decay([variables[i] for i in group])
 
     def update_step(self, gradient, variable, learning_rate):
@@ -98,7 +99,7 @@ class _PerVariable:
         # each starts from the same value.
         common = [v for v in vars(self).values() if isinstance(v, keras.Variable)]
         before = [keras.ops.copy(v) for v in common]
-        for number, (factor, group) in enumerate(self._groups(variables)):
+        for number, (factor, group) in enumerate(self._groups(self.lr_multiplier, variables)):
             if number > 0:
                 for variable, value in zip(common, before, strict=True):
                     variable.assign(value)

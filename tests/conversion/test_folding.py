@@ -29,6 +29,7 @@ AFTER = {
     "Dense": ((3, 4), layers.Dense(5, activation="relu", use_bias=False)),
     "Conv1D groups": ((9, 4), layers.Conv1D(6, 3, groups=2)),
     "Conv2D dilated": ((7, 7, 4), layers.Conv2D(6, 3, dilation_rate=2, activation="relu")),
+    "Conv2D 1x1": ((6, 6, 4), layers.Conv2D(6, 1, strides=2, padding="same")),
     "Conv3D": ((5, 5, 5, 3), layers.Conv3D(4, 2, use_bias=False)),
     "DepthwiseConv1D": ((7, 4), layers.DepthwiseConv1D(3, depth_multiplier=2, use_bias=False)),
     "DepthwiseConv2D": ((6, 6, 3), layers.DepthwiseConv2D(3, depth_multiplier=2)),

@@ -61,8 +61,8 @@ def problem(shape, spanned, mean=0.0, dtype="float32"):
     return [v.astype(dtype) for v in arrays]
 
 
-def plain(*args):
-    return ops.normalize.__wrapped__(*args)
+def plain(*args, **kwargs):
+    return ops.normalize.__wrapped__(*args, **kwargs)
 
 
 def assert_close(actual, expected, tolerance=2e-5):
@@ -158,6 +158,19 @@ def test_moments_are_the_plain_ones(shape, axes, spanned):
     (_, found), (_, expected) = (f(x, axes, 1e-2, gamma, beta) for f in (ops.normalize, plain))
     for field in ("count", "mean", "variance"):
         assert_close(*([keras.ops.convert_to_numpy(getattr(m, field))] for m in (found, expected)))
+
+
+@pytest.mark.parametrize("function", [ops.normalize, plain])
+def test_moments_are_constants(function):
+    x, *_, g = problem((5, 3, 4), (2,))
+
+    def call(x):
+        y, found = function(x, (0, 1), 1e-2)
+        return y + found.mean + found.variance
+
+    expected = all_orders(lambda x: function(x, (0, 1), 1e-2)[0], [x], g)
+    assert_close(all_orders(call, [x], g)[1:], expected[1:])
+    assert function(keras.ops.convert_to_tensor(x), (0, 1), 1e-2, with_moments=False)[1] is None
 
 
 def test_nan_and_infinity_show_where_they_are():

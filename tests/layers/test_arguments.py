@@ -22,7 +22,15 @@ NAN = float("nan")
         ({"epsilon": None}, TypeError),
         ({"gamma_initializer": "narow-normal"}, ValueError),
         ({"beta_initializer": None}, ValueError),
+        ({"beta_initializer": 3}, ValueError),
         ({"beta_initializer": ["a", "b"]}, ValueError),
+        ({"beta_initializer": [1j, 2]}, ValueError),
+        ({"beta_regularizer": "l7"}, ValueError),
+        ({"gamma_regularizer": 0.1}, ValueError),
+        ({"beta_constraint": "positive"}, ValueError),
+        ({"gamma_constraint": 1}, ValueError),
+        ({"center": "no"}, TypeError),
+        ({"scale": None}, TypeError),
         ({"gamma_initializer": [[1.0], [2.0, 3.0]]}, ValueError),
         ({"gamma_lr_multiplier": -1}, ValueError),
         ({"beta_lr_multiplier": NAN}, ValueError),
@@ -64,7 +72,9 @@ def test_groups_that_do_not_divide():
         lambda: GroupNormalization(groups=4, name="gn")(np.ones((2, 6))),
         lambda: GroupNormalization(groups=4, num_channels=6, name="gn"),
     ):
-        with pytest.raises(ValueError, match=r"'gn'.*divide.*Received: groups=4, 6 channels"):
+        with pytest.raises(
+            ValueError, match=r"'gn'.*divide.*Received: groups=4, 6 channels\. .*: 1, 2, 3, 6$"
+        ):
             build()
     with pytest.raises(ValueError, match=r"cannot be more than.*groups=8, 6 channels"):
         GroupNormalization(groups=8)(np.ones((2, 6)))
@@ -117,13 +127,38 @@ def test_values_of_a_wrong_size(layer, name):
         ValueError, match=rf"`{name}`.*'n'.*shape \(4,\).*3 values, of shape \(3,\)"
     ):
         layer(name="n", **{name: [1.0, 2.0, 3.0]}, **arguments)(np.ones((2, 4)))
-    with pytest.raises(ValueError, match=r"shape \(4,\).*5 values"):
+    with pytest.raises(ValueError, match=rf"`{name}`.*shape \(4,\).*5 values"):
         layer(name="n", **{name: lambda shape: np.ones(5)}, **arguments)(np.ones((2, 4)))
 
 
-@pytest.mark.parametrize("layer", [BatchNormalization, GroupNormalization])
+@pytest.mark.parametrize("layer", ALL)
 def test_input_of_another_size_than_built_for(layer):
     layer = layer(**({"groups": 2} if layer is GroupNormalization else {}))
     layer(np.ones((2, 4)))
     with pytest.raises(ValueError, match="incompatible with the layer"):
         layer(np.ones((2, 6)))
+
+
+def test_layer_normalization_takes_other_ranks_than_it_was_built_for():
+    layer = LayerNormalization(reduction_axes=-1)
+    layer(np.ones((2, 4)))
+    assert layer(np.ones((2, 3, 4))).shape == (2, 3, 4)
+    with pytest.raises(ValueError, match="incompatible with the layer"):
+        layer(np.ones((2, 4, 3)))
+    layer = LayerNormalization(axis=[1, 2])
+    layer(np.ones((2, 3, 4)))
+    with pytest.raises(ValueError, match="incompatible with the layer"):
+        layer(np.ones((2, 3)))
+
+
+def test_masks():
+    x = np.ones((2, 3, 4))
+    layer = BatchNormalization()
+    layer(x, mask=[[True, True, False]] * 2, training=True)
+    with pytest.raises(ValueError, match=r"mask.shape=\(2, 2\), inputs.shape=\(2, 3, 4\)"):
+        layer(x, mask=[[True, False]] * 2, training=True)
+
+
+def test_synchronized():
+    with pytest.raises(TypeError, match=r"`synchronized` must be True or False. Received: .*'yes'"):
+        BatchNormalization(synchronized="yes")

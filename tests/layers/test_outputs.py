@@ -100,6 +100,14 @@ def test_masks_come_from_the_model(kind):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
+def test_mask_as_a_list(kind):
+    x = data((2, 3, 6))
+    mask = [[True, False, True], [True, True, False]]
+    y, same = (LAYERS[kind]()(x, mask=m, training=True) for m in (mask, np.array(mask)))
+    np.testing.assert_array_equal(numpy(y), numpy(same))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
 def test_wrong_mask(kind):
     with pytest.raises(ValueError, match=r"mask\.shape=\(3, 4\), inputs\.shape=\(3, 5, 6\)"):
         LAYERS[kind]()(data((3, 5, 6)), mask=np.ones((3, 4)), training=True)
@@ -141,6 +149,10 @@ def test_float64_policy(kind):
     x = data((8, 3, 4), 1e5).astype("float64") + np.random.default_rng(5).random((8, 3, 4)) * 1e-6
     y = LAYERS[kind](dtype="float64")(ops.convert_to_tensor(x, "float64"), training=True)
     np.testing.assert_allclose(numpy(y), expected(kind, x), rtol=0, atol=1e-9)
+    x, gamma = data((8, 3, 4)), np.random.default_rng(6).random(4)
+    layer = LAYERS[kind](dtype="float64", gamma_initializer=gamma)
+    target = expected(kind, x, gamma=gamma)
+    np.testing.assert_allclose(numpy(layer(x, training=True)), target, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -176,6 +188,20 @@ def test_unknown_batch_and_space(kind):
     for shape in [(2, 3, 4, 6), (5, 7, 2, 6)]:
         x = data(shape)
         np.testing.assert_allclose(numpy(model(x, training=True)), expected(kind, x), atol=5e-6)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_training_in_unknown_volumes(kind):
+    inputs = keras.Input((None, None, None, 6))
+    layer = LAYERS[kind]()
+    model = keras.Model(inputs, layer(inputs))
+    model.compile("sgd", "mse", jit_compile=False)
+    x = data((2, 3, 4, 5, 6))
+    beta_before = numpy(layer.beta)
+    loss = model.train_on_batch(x, x)
+    np.testing.assert_allclose(loss, np.mean((expected(kind, x) - x) ** 2), rtol=1e-5)
+    gradient = 2 * np.mean(expected(kind, x) - x, (0, 1, 2, 3)) / 6
+    np.testing.assert_allclose(numpy(layer.beta), beta_before - 0.01 * gradient, rtol=1e-5)
 
 
 if keras.backend.backend() == "tensorflow":

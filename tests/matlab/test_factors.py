@@ -99,6 +99,8 @@ def test_layers_without_the_parameter():
         matlab.setLearnRateFactor(keras.layers.Dense(1), "Weights", 2)
     with pytest.raises(TypeError, match="must be a Keras model"):
         matlab.setLearnRateFactor(layer, "bn", "Scale", 2)
+    with pytest.raises(TypeError, match=r"`layer` must be a Keras layer.*Received: 'bn'"):
+        matlab.setLearnRateFactor("bn", "Scale", 2)
     both = keras.layers.Bidirectional(keras.layers.LSTM(2))
     both.build((None, 3, 2))
     with pytest.raises(ValueError, match="has two variables for the parameter"):

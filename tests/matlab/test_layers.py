@@ -214,6 +214,7 @@ def test_files_keep_everything(kind, tmp_path):
         ("batch", (), {"MeanDecay": 1.5}, "`MeanDecay` must be a finite number >= 0 and <= 1"),
         ("batch", (), {"ScaleL2Factor": -1}, "`ScaleL2Factor` must be"),
         ("batch", (), {"NumChannels": 0}, "`NumChannels` must be a positive integer or 'auto'"),
+        ("batch", (), {"NumChannels": np.array([1, 2])}, "`NumChannels` must be a positive"),
         ("batch", (), {"ScaleInitializer": "one"}, "Did you mean 'ones'"),
         ("batch", (), {"TrainedVariance": [-1.0]}, "`TrainedVariance` must hold finite numbers >="),
         ("batch", (), {"TrainedMean": [np.nan]}, "`TrainedMean` must hold finite numbers"),
@@ -232,6 +233,19 @@ def test_bad_properties(kind, pairs, properties, message):
 def test_bad_numbers_of_groups(groups):
     with pytest.raises(ValueError, match="`numGroups` must be"):
         matlab.groupNormalizationLayer(groups)
+
+
+@pytest.mark.parametrize(
+    ("properties", "message"),
+    [
+        ({"NumChannels": 3, "Scale": [1, 2]}, "NumChannels for 3, Scale for 2"),
+        ({"Scale": [1, 2], "Offset": [1, 2, 3]}, "Scale for 2, Offset for 3"),
+        ({"TrainedMean": [1, 2], "TrainedVariance": [[[1]]]}, "Mean for 2, TrainedVariance for 1"),
+    ],
+)
+def test_sizes_that_do_not_agree(properties, message):
+    with pytest.raises(ValueError, match=rf"^batchNormalizationLayer: .*Received: .*{message}"):
+        matlab.batchNormalizationLayer(**properties)
 
 
 def test_values_of_a_wrong_size_fail_at_build():

@@ -265,6 +265,7 @@ def test_options_can_be_assigned():
         ("adam", {"Momentum": 0.9}, "trainingOptions for 'adam' has no property 'Momentum'"),
         ("sgdm", {"MaxEpoch": 1}, "Did you mean 'MaxEpochs'"),
         ("sgdm", {"InitialLearnRate": 0}, "`InitialLearnRate` must be"),
+        ("adam", {"GradientDecayFactor": 1}, "`GradientDecayFactor` must be .*>= 0 and < 1"),
         ("sgdm", {"MiniBatchSize": 1.5}, "`MiniBatchSize` must be a positive integer"),
         ("sgdm", {"GradientThreshold": np.nan}, "`GradientThreshold` must be"),
         ("sgdm", {"L2Regularization": -1}, "`L2Regularization` must be"),

@@ -1,15 +1,11 @@
 """What the tests of optimizers share: every Keras optimizer, and what an optimizer alone does."""
 
-import itertools
-
 import keras
 import numpy as np
-import pytest
 
 import keras_norm
 
 SHAPES = [(4, 3), (3,), (2, 3, 2)]
-_numbers = itertools.count()
 
 
 def _optimizer(name, **settings):
@@ -35,14 +31,8 @@ OPTIMIZERS = {
     "SGD-nesterov": _optimizer("SGD", momentum=0.9, nesterov=True),
     "ScheduleFreeAdamW": _optimizer("ScheduleFreeAdamW", warmup_steps=3),
 }
-if not hasattr(keras.optimizers, "ScheduleFreeAdamW"):  # not in Keras 3.12
+if not hasattr(keras.optimizers, "ScheduleFreeAdamW"):  # not in Keras 3.13
     del OPTIMIZERS["ScheduleFreeAdamW"]
-
-
-def expect_failure_of_keras(name):
-    """Marks the running test as one that the bare optimizer of Keras fails, too."""
-    if name == "Muon" and keras.backend.backend() == "tensorflow" and keras.__version__ < "3.13":
-        pytest.xfail("on TensorFlow, Keras 3.12's Muon asks a variable of TensorFlow for its path")
 
 
 def arrays(seed, shapes=SHAPES):
@@ -56,8 +46,7 @@ def gradients(steps=5):
 
 
 def variables(lr=None, l2=None, name="v"):
-    # Keras 3.12's Muon mixes up variables that have the same name.
-    made = [keras.Variable(value, name=f"{name}{next(_numbers)}") for value in arrays(0)]
+    made = [keras.Variable(value, name=name) for value in arrays(0)]
     for variable in made:
         keras_norm.set_multipliers(variable, lr, l2)
     return made

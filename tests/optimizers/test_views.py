@@ -42,7 +42,6 @@ def test_every_optimizer_of_keras_is_a_case():
 
 @pytest.mark.parametrize("name", cases.OPTIMIZERS)
 def test_equals_the_optimizer_at_a_multiple_of_its_rate(name):
-    cases.expect_failure_of_keras(name)
     check(cases.OPTIMIZERS[name], cases.gradients())
 
 
@@ -59,7 +58,6 @@ def test_equals_the_optimizer_at_a_multiple_of_its_rate(name):
     ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_equals_it_with_everything_around(name, settings):
-    cases.expect_failure_of_keras(name)
     check(lambda rate: cases.OPTIMIZERS[name](rate, **settings), cases.gradients(4))
 
 

@@ -9,6 +9,7 @@ from torch import distributed
 
 from tests import replicas
 from tests.gradients import numpy
+from tests.old_keras import COMPILES_WHOLE_LAYERS
 
 ENGINES = ("eager", "DistributedDataParallel", "torch.compile")
 
@@ -48,7 +49,7 @@ def _run_local(rank, case):
     if case.engine == "DistributedDataParallel":
         module = torch.nn.parallel.DistributedDataParallel(layer)
     elif case.engine == "torch.compile":
-        module = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        module = torch.compile(layer, backend="aot_eager", fullgraph=COMPILES_WHOLE_LAYERS)
     x = torch.tensor(case.inputs[rank], requires_grad=True)
 
     def step():

@@ -3,6 +3,8 @@
 # Parts of classes that are put together are no whole classes to a type checker.
 # mypy: disable-error-code="attr-defined"
 
+from typing import Any
+
 import keras
 import torch
 
@@ -38,7 +40,7 @@ def normalize(
     layout = layout_of(x, axes, gamma, beta)
     if layout is None:
         return None
-    function = _Normalize.apply if _needs_gradient(x, gamma, beta) else _normalized
+    function: Any = _Normalize.apply if _needs_gradient(x, gamma, beta) else _normalized
     y, *moments = function(*layout.views(x, gamma, beta), layout.sets, epsilon)
     y = layout.unview(y)
     return y, layout.moments(x, *moments, epsilon) if with_moments else None

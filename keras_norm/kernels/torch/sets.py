@@ -101,7 +101,7 @@ class Channels:
             # Some rows of channels together are one longer row, so that columns are short enough.
             parts = _divisor(before, LONGEST_COLUMN)
             positions = before // parts
-            self.view_shape = (samples, before, self.channels)
+            self.view_shape: tuple = (samples, before, self.channels)
             self._split, self._axis = (samples, positions, parts, self.channels), 1
             are_worth_calls = samples == 1 or before * self.channels >= SMALLEST_SAMPLE
             self._are_columns = positions <= LONGEST_COLUMN and are_worth_calls
