@@ -22,7 +22,9 @@ SHORT_COLUMN = 256
 LONGEST_COLUMN = 4096
 # And this many elements that are neighbours in memory, which they add up in lanes.
 LONGEST_ROW = 4096
-# Rows this long are worth a native call of their own.
+# Rows up to this long are fast to add up.
+WIDEST_ROW = 512
+# Samples this long are worth a native call of their own.
 SMALLEST_SAMPLE = 1 << 15
 # How many elements to work on at a time, where what lies between shall stay in the cache.
 CHUNK = 1 << 18
@@ -98,11 +100,16 @@ class Channels:
         self._is_native = before == 1 and after <= LONGEST_ROW and not self.are_channels
         # Sums run over the positions of one part of a sample.
         if self._are_last:
-            # Some rows of channels together are one longer row, so that columns are short enough.
-            parts = _divisor(before, LONGEST_COLUMN)
+            # Neighbouring rows of channels are taken for one longer row, which is faster, and a
+            # call adds up as many as native kernels are exact for.
+            width = min(WIDEST_ROW // self.channels, before // SHORT_COLUMN)
+            width = _largest_divisor(before, max(1, width))
+            calls = _divisor(before // width, LONGEST_COLUMN)
+            parts = calls * width
             positions = before // parts
             self.view_shape: tuple = (samples, before, self.channels)
-            self._split, self._axis = (samples, positions, parts, self.channels), 1
+            self._split, self._axis = (samples, calls, positions, width, self.channels), 2
+            self._columns = (-1, positions, width * self.channels)
             are_worth_calls = samples == 1 or before * self.channels >= SMALLEST_SAMPLE
             self._are_columns = positions <= LONGEST_COLUMN and are_worth_calls
             self._are_rows = False
@@ -114,6 +121,9 @@ class Channels:
             self._are_rows = positions // self._blocks <= LONGEST_ROW
             self._are_columns = False
         self._samples, self._parts, self._positions = samples, parts, positions
+        # Where one native call takes less time than twenty operations on moments.
+        is_short = self._are_last and parts == 1 and positions <= LONGEST_COLUMN
+        self._is_small = self.are_channels and is_short and before * groups <= SMALLEST_SAMPLE
 
     def is_exact(self, mean, inverse):
         """Returns whether the means are so near zero that their rounding does not show."""
@@ -140,6 +150,10 @@ class Channels:
 
     def standardize(self, x, gamma, beta, mean, inverse):
         """Returns the output for given moments."""
+        if self.are_channels and not self._are_last:
+            # Faster than what broadcasts along the last axis.
+            options = mean[0], inverse[0] ** -2, False, 0.0, 0.0
+            return torch.native_batch_norm(x[0], gamma, beta, *options)[0][None]
         scale = self._by_channel(inverse)
         scale = scale if gamma is None else scale * gamma
         beta = scale.new_zeros(()) if beta is None else beta
@@ -152,6 +166,11 @@ class Channels:
             gamma = x.new_ones(self.channels) if gamma is None else gamma
             options = gamma, *self._native_sizes(), [True] * 3
             return group_norm_backward(g, x, mean, inverse, *options)
+        if self._is_small:
+            gamma = x.new_ones(self.channels) if gamma is None else gamma
+            options = gamma, None, None, mean[0], inverse[0], True, 0.0, [True] * 3
+            dx, *rest = batch_norm_backward(g[0], x[0], *options)
+            return dx[None], *rest
         mean, inverse = self._by_channel(mean), self._by_channel(inverse)
         sums, products = self.sums(g, x, mean)
         products = products * inverse[:, None]
@@ -183,11 +202,9 @@ class Channels:
         return [s.view(mean.shape) for s in found]
 
     def _sums_of_columns(self, u, v, mean):
-        columns = (self._positions, -1)
-        found = [
-            _native_sums(a.view(columns), b.view(columns), m.flatten())
-            for a, b, m in zip(u, v, mean, strict=True)
-        ]
+        u, v = u.view(self._columns), v.view(self._columns)
+        mean = mean.reshape(len(u), -1)
+        found = [_native_sums(*call) for call in zip(u, v, mean, strict=True)]
         return map(torch.stack, zip(*found, strict=True))
 
     def _sums_of_rows(self, u, v, mean):
@@ -205,15 +222,15 @@ class Channels:
             (a.sum(self._axis), torch.mul(a, b, out=between[: len(a)]).sum(self._axis))
             for a, b in zip(u.split(size), v.split(size), strict=True)
         ]
-        sums, products = map(torch.cat, zip(*found, strict=True))
+        sums, products = (torch.cat(s).view(mean.shape) for s in zip(*found, strict=True))
         return sums, products - mean * sums
 
     def _moments(self, x):
         """Returns the means and variances of the sets."""
         if self._are_columns:
-            columns = (self._positions, -1)
             found = [
-                torch.batch_norm_update_stats(part.view(columns), None, None, 0.0) for part in x
+                torch.batch_norm_update_stats(rows, None, None, 0.0)
+                for rows in x.view(self._columns)
             ]
             means, variances = (
                 torch.stack(v).view(self._samples, self._parts, self.channels)
@@ -221,7 +238,8 @@ class Channels:
             )
         else:
             # Shifted: squares of numbers with few bits would all be rounded the same way.
-            means = x.view(self._split).mean(self._axis)
+            shape = (self._samples, self._parts, self.channels)
+            means = x.view(self._split).mean(self._axis).view(shape)
             sums, products = (s / self._positions for s in self.sums(x, x, means))
             variances = products - means * (sums - means)
         if self._parts == self._group_size == 1:
@@ -246,6 +264,11 @@ class Channels:
 
     def _native_sizes(self):
         return self._samples, self.channels, self._positions, self._groups
+
+
+def _largest_divisor(number, most):
+    """Returns the largest divisor of a number that is at most `most`."""
+    return next(d for d in range(most, 0, -1) if number % d == 0)
 
 
 def _divisor(number, longest):
