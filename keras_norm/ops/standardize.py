@@ -32,31 +32,30 @@ def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
     >>> keras.ops.convert_to_numpy(y).round(3).tolist()
     [[-1.0, 1.0]]
     """
-    is_stored = moments.residual is None
     inverse = ops.rsqrt(moments.variance + epsilon)
-    if not is_stored:
-        inverse = ops.where(moments.count > 0, inverse, 0)
+    if moments.residual is None:
+        # One number a mean, for inference: its graph stays plain, for exporters too.
+        scale = inverse if gamma is None else ops.multiply(inverse, gamma)
+        return _plus((x - moments.shift) * scale, beta)
+    inverse = ops.where(moments.count > 0, inverse, 0)
     # What is left of the mean is subtracted after the scaling: as (x - shift) - residual, compilers
     # that reassociate sums make it x - (shift + residual), and the second half of the mean is lost.
-    offset = None if is_stored else moments.residual * inverse
+    offset = moments.residual * inverse
+    # Gradients sum over what is broadcast, so these sums go in stages.
     operands = [moments.shift, inverse, offset, gamma, beta]
-    if not is_stored:
-        # Gradients sum over what is broadcast, so these sums go in stages. Stored statistics, one
-        # number a mean, are for inference: its graph stays plain, for exporters too.
-        blocks = Blocks(ops.shape(x), _broadcast_axes(x, operands), split_open)
-        x = blocks.split(x)
-        operands = [_spread(blocks.split(v), x) for v in operands]
-    shift, inverse, offset, gamma, beta = operands
-    y = (x - shift) * inverse
-    if offset is not None:
-        y = y - offset
+    blocks = Blocks(ops.shape(x), _broadcast_axes(x, operands), split_open)
+    x = blocks.split(x)
+    shift, inverse, offset, gamma, beta = (_spread(blocks.split(v), x) for v in operands)
+    y = (x - shift) * inverse - offset
     if gamma is not None:
         y = ops.multiply(y, gamma)
-    if beta is not None:
-        # Not `ops.add`: Keras on TensorFlow takes what is added for a bias of the last axis
-        # wherever that has as many entries, also where it spans another axis.
-        y = y + ops.convert_to_tensor(beta)
-    return y if is_stored else blocks.join(y)
+    return blocks.join(_plus(y, beta))
+
+
+def _plus(y, beta):
+    # Not `ops.add`: Keras on TensorFlow takes what is added for a bias of the last axis wherever
+    # that has as many entries, also where it spans another axis.
+    return y if beta is None else y + ops.convert_to_tensor(beta)
 
 
 def _broadcast_axes(x, operands):
