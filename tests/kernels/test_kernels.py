@@ -111,6 +111,12 @@ def test_layers_problems_are_not_declined(shape, axes, spanned):
     ((4, 700, 64), (1, 2), (2,)),
     ((4, 5000, 2, 2), (1, 3), (2, 3)),
     ((600, 64), (1,), (1,)),
+    # Sizes that divide badly, and samples too small to call native kernels for.
+    ((8209, 3), (0,), (1,)),
+    ((2, 3, 10007), (0, 2), (1,)),
+    ((2, 3, 12000), (0, 2), (1,)),
+    ((64, 40, 8), (1, 2), (2,)),
+    ((3, 20, 4, 30), (1, 3), (2,)),
 ])  # fmt: skip
 def test_kernel_keeps_the_promised_accuracy(shape, axes, spanned, mean):
     x, gamma, beta, g = problem(shape, spanned, mean)
