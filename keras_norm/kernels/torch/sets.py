@@ -108,7 +108,8 @@ class Channels:
             parts = calls * width
             positions = before // parts
             self.view_shape: tuple = (samples, before, self.channels)
-            self._split, self._axis = (samples, calls, positions, width, self.channels), 2
+            self._split: tuple = (samples, calls, positions, width, self.channels)
+            self._axis = 2
             self._columns = (-1, positions, width * self.channels)
             are_worth_calls = samples == 1 or before * self.channels >= SMALLEST_SAMPLE
             self._are_columns = positions <= LONGEST_COLUMN and are_worth_calls
