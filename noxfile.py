@@ -10,8 +10,9 @@ nox.needs_version = ">=2025.2"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests", "docs", "examples"]
 
-# The oldest Keras that pyproject.toml declares, and the newest that was tried.
-KERAS = ["3.13.0", "3.15.1"]
+# The oldest Keras that pyproject.toml declares, with the oldest backends, and the newest tried.
+KERAS = {"3.13.0": "constraints-oldest.txt", "3.15.1": "constraints.txt"}
+NEWEST = "3.15.1"
 # What each backend's environment holds, besides the package and the test tools: one backend, and
 # its converters for exported models.
 BACKENDS = {
@@ -23,9 +24,9 @@ TEST_TOOLS = ["pytest", "pytest-xdist", "scikit-learn", "matplotlib", "scipy", "
 EXPORT_TOOLS = ["onnx", "onnxruntime", "openvino"]
 
 
-def install(session, *packages, keras=KERAS[-1]):
+def install(session, *packages, keras=NEWEST):
     """Installs the package and others at the tested versions."""
-    session.install("-c", "constraints.txt", f"keras=={keras}", "-e", ".", *packages)
+    session.install("-c", KERAS[keras], f"keras=={keras}", "-e", ".", *packages)
 
 
 def environment(session, backend):
@@ -42,7 +43,7 @@ def environment(session, backend):
 
 
 @nox.session
-@nox.parametrize("keras", KERAS)
+@nox.parametrize("keras", list(KERAS))
 @nox.parametrize("backend", list(BACKENDS))
 def tests(session, backend, keras):
     """Runs the tests on one backend and one version of Keras."""
@@ -121,7 +122,7 @@ def build(session):
         python = str(place / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python")
         constraints = str(Path("constraints.txt").absolute())
         session.run(
-            *(python, "-m", "pip", "install", "-q", "-c", constraints, f"keras=={KERAS[-1]}"),
+            *(python, "-m", "pip", "install", "-q", "-c", constraints, f"keras=={NEWEST}"),
             *(wheel, BACKENDS[backend][0]),
             external=True,
         )
