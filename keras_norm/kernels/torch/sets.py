@@ -123,8 +123,10 @@ class Channels:
             self._are_columns = False
         self._samples, self._parts, self._positions = samples, parts, positions
         # Where one native call takes less time than twenty operations on moments.
-        is_short = self._are_last and parts == 1 and positions <= LONGEST_COLUMN
-        self._is_small = self.are_channels and is_short and before * groups <= SMALLEST_SAMPLE
+        is_one_part = self._are_last and parts == 1 and positions <= LONGEST_COLUMN
+        self._takes_one_call = (
+            self.are_channels and is_one_part and before * groups <= SMALLEST_SAMPLE
+        )
 
     def is_exact(self, mean, inverse):
         """Returns whether the means are so near zero that their rounding does not show."""
@@ -167,7 +169,7 @@ class Channels:
             gamma = x.new_ones(self.channels) if gamma is None else gamma
             options = gamma, *self._native_sizes(), [True] * 3
             return group_norm_backward(g, x, mean, inverse, *options)
-        if self._is_small:
+        if self._takes_one_call:
             gamma = x.new_ones(self.channels) if gamma is None else gamma
             options = gamma, None, None, mean[0], inverse[0], True, 0.0, [True] * 3
             dx, *rest = batch_norm_backward(g[0], x[0], *options)
