@@ -12,7 +12,7 @@ nox.options.sessions = ["lint", "types", "tests", "docs", "examples"]
 
 # The oldest Keras that pyproject.toml declares, with the oldest backends, and the newest tried.
 KERAS = {"3.13.0": "constraints-oldest.txt", "3.15.1": "constraints.txt"}
-NEWEST = "3.15.1"
+NEWEST = list(KERAS)[-1]
 # What each backend's environment holds, besides the package and the test tools: one backend, and
 # its converters for exported models.
 BACKENDS = {

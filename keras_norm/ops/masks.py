@@ -7,10 +7,10 @@ def mask_weights(mask, shape, channel_axis):
     """Returns a mask as 0s and 1s that broadcast against an input.
 
     Args:
-        mask: Array or list; where it is 0 or False, the input is padding. It has its dimensions
-            without the channel axis, or a leading part of them; a size of 1 is broadcast. Where it
-            fits only the dimensions without the last axis, it is taken as a mask of those: that is
-            what `keras.layers.Masking` makes, whatever the channel axis.
+        mask: Array or list; where it is 0 or False, the input is padding. Its dimensions are those
+            of the input without the channel axis, or a leading part of them; a size of 1 is
+            broadcast. Where it fits only the dimensions without the last axis, it is taken as a
+            mask of those: that is what `keras.layers.Masking` makes, whatever the channel axis.
         shape: The input's shape, None where a size is unknown.
         channel_axis: The input's channel axis, counted from the front.
 

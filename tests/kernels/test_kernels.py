@@ -179,6 +179,22 @@ def test_moments_are_constants(function):
     assert function(keras.ops.convert_to_tensor(x), (0, 1), 1e-2, with_moments=False)[1] is None
 
 
+@pytest.mark.parametrize(("count", "mean"), [(6.0, 5.0), (0.0, 5.0), (6.0, np.nan), (6.0, np.inf)])
+def test_moving_averages_are_the_plain_ones(count, mean):
+    tensor = keras.ops.convert_to_tensor
+    averages = [tensor(np.float32([1, 2])), tensor(np.float32([3, 4]))]
+    mean, residual, variance = (np.float32(v).reshape(1, 2) for v in ([mean, 1], [0.5, 0], [7, 8]))
+    moments = ops.Moments(*map(tensor, (np.float32(count), mean, residual, variance)))
+    found, expected = (
+        [keras.ops.convert_to_numpy(v) for v in f(averages, moments, (0.9, 0.25))]
+        for f in (ops.moved, ops.moved.__wrapped__)
+    )
+    assert_close(found, expected, tolerance=1e-7)
+    is_used = count > 0 and np.isfinite(mean).all()
+    by_hand = [[1.45, 1.9], [6.0, 7.0]] if is_used else [[1, 2], [3, 4]]
+    np.testing.assert_allclose(found, by_hand, rtol=1e-6)
+
+
 def test_nan_and_infinity_show_where_they_are():
     x = np.ones((3, 4, 2), "float32")
     x[0, 1, 1], x[1, 2, 0] = np.nan, np.inf

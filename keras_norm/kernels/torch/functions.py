@@ -1,4 +1,4 @@
-"""The two kernels: what they take, and their derivatives."""
+"""The kernels: what they take, and their derivatives."""
 
 # Parts of classes that are put together are no whole classes to a type checker.
 # mypy: disable-error-code="attr-defined"
