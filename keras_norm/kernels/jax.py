@@ -1,8 +1,12 @@
 """Kernels for JAX.
 
 The derivative is written by hand, in forward mode and such that its transpose, which JAX derives,
-reads the gradient for two sums and once more for the result. Moments take two passes and an eighth:
-means of an eighth of the data are near enough to shift by (by 2.6 deviations at most).
+reads the gradient for two sums and once more for the result.
+
+On the CPU, XLA fuses into a sum only what nothing else reads, down to an array that it broadcasts;
+what two read it writes to memory first. So the moments are sums of the input and of its squares,
+unless a mean is far from zero; and what a sum for the gradient reads is made from numbers of its
+own, the negatives or halves of what others read.
 
 Masks decline, and so do axes too long to add up in one go.
 """
@@ -14,6 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from keras_norm import ops
+from keras_norm.kernels.view import LARGEST_MEAN, View, spanned_axes
+from keras_norm.ops.convert import at_least_float32
 
 LONGEST = 16384
 
@@ -35,73 +41,102 @@ def normalize(
     # Sizes are no integers while a model is exported for sizes that are open.
     if not all(isinstance(size, int) and 0 < size <= LONGEST for size in x.shape):
         return None
-    one, zero = jnp.ones((1,) * x.ndim, x.dtype), jnp.zeros((1,) * x.ndim, x.dtype)
-    gamma, beta = (one if gamma is None else gamma), (zero if beta is None else beta)
-    spanned = [axis for axis in range(x.ndim) if gamma.shape[axis] > 1 or beta.shape[axis] > 1]
-    # Sums run over what gamma and beta do not span first, so that one serves moments and gamma.
-    inner = tuple(axis for axis in axes if axis not in spanned)
-    outer = tuple(axis for axis in axes if axis in spanned)
-    y, *moments = _normalize(inner, outer, epsilon, x, gamma, beta)
-    count = math.prod(x.shape[axis] for axis in axes)
+    spanned = spanned_axes(gamma, beta)
+    if spanned is None:
+        return None
+    view = _view(x.shape, tuple(axes), spanned)
+    dtype = at_least_float32(x.dtype)
+    gamma, beta = (
+        jnp.full((1,) * view.rank, default, dtype) if parameter is None else view.of(parameter)
+        for parameter, default in ((gamma, 1), (beta, 0))
+    )
+    y, *moments = _compiled(view, epsilon, view.of(x), gamma, beta)
+    y = y.reshape(x.shape)
     if not with_moments:
         return y, None
-    return y, ops.Moments(jnp.asarray(count, x.dtype), *map(jax.lax.stop_gradient, moments))
+    count = jnp.asarray(math.prod(x.shape[axis] for axis in axes), dtype)
+    return y, ops.Moments(count, *(view.moment(jax.lax.stop_gradient(v)) for v in moments))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _normalize(inner, outer, epsilon, x, gamma, beta):
+# One view for a problem, as what is compiled is found by it.
+_view = functools.lru_cache(maxsize=1024)(View)
+
+
+# Compiled once for a problem also where nothing else is: a branch is compiled wherever it is met.
+@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _compiled(view, epsilon, x, gamma, beta):
+    return _normalize(view, epsilon, x, gamma, beta)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _normalize(view, epsilon, x, gamma, beta):
     """Returns output, shift, residual and variance."""
-    mean = functools.partial(_mean, inner, outer)
-    shift = mean(_eighth(x, (*inner, *outer)))
-    # One rounded number for all uses, however a compiler arranges them.
-    shift = jax.lax.optimization_barrier(shift)
-    residual = mean(x - shift)
-    variance = jnp.maximum(mean(jnp.square(x - shift)) - jnp.square(residual), 0)
-    y = _standardized(x, shift, residual, _inverse(variance, epsilon)) * gamma + beta
-    return y, shift, residual, variance
+    dtype, x = x.dtype, x.astype(gamma.dtype)
+    shift, residual, variance = _moments(view, x)
+    inverse = _inverse(variance, epsilon)
+    y = ((x - shift) * inverse - residual * inverse) * gamma + beta
+    return y.astype(dtype), shift, residual, variance
 
 
 @_normalize.defjvp
-def _normalize_jvp(inner, outer, epsilon, primals, tangents):
+def _normalize_jvp(view, epsilon, primals, tangents):
     x, gamma, beta = primals
-    y, shift, residual, variance = _normalize(inner, outer, epsilon, x, gamma, beta)
+    y, shift, residual, variance = _normalize(view, epsilon, x, gamma, beta)
 
     # Only its arguments are kept for a backward pass, not what it makes of them.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def tangent(x, gamma, shift, residual, variance, dx, dgamma, dbeta):
+        x, dx = x.astype(gamma.dtype), dx.astype(gamma.dtype)
         inverse = _inverse(variance, epsilon)
-        standardized = _standardized(x, shift, residual, inverse)
-        first = _mean(inner, outer, dx)
-        second = _mean(inner, outer, dx * standardized)
         scale = gamma * inverse
-        dy = scale * dx + (dbeta - scale * first) + standardized * (dgamma - scale * second)
-        return dy, first, 2 * second / inverse
+        first = _mean(view, dx)
+        second = _mean(view, (x - shift) * dx) * inverse - residual * inverse * first
+        # Transposed, what is multiplied by dgamma, slope or offset here becomes what sums read.
+        if view.is_by_channel:
+            slope = (dgamma - scale * second) * inverse
+            dy = (x + -shift) * slope + (dbeta - scale * first - residual * slope)
+        else:
+            slope = second * inverse * inverse
+            offset = residual * slope - first * inverse
+            dy = ((x + -shift) * -gamma) * slope + (0.5 * gamma) * (2 * offset)
+            dy += ((0.5 * x - 0.5 * shift) * (2 * inverse)) * dgamma
+            dy += (residual * -inverse) * dgamma + dbeta
+        return (scale * dx + dy).astype(y.dtype), first, 2 * second / inverse
 
     dy, dresidual, dvariance = tangent(x, gamma, shift, residual, variance, *tangents)
     return (y, shift, residual, variance), (dy, jnp.zeros_like(shift), dresidual, dvariance)
 
 
-def _standardized(x, shift, residual, inverse):
-    return (x - shift) * inverse - residual * inverse
+def _moments(view, x):
+    """Returns shift, residual and variance."""
+    mean, variance = _mean_and_variance(view, x)
+
+    def near():
+        return jnp.zeros_like(mean), mean, variance
+
+    def far():
+        # One rounded number for all uses, however a compiler arranges them.
+        shift = jax.lax.optimization_barrier(mean)
+        return shift, *_mean_and_variance(view, x - shift)
+
+    # Elsewhere a branch costs more than a pass.
+    is_near = jnp.all(jnp.square(mean) <= LARGEST_MEAN**2 * variance)
+    return jax.lax.platform_dependent(cpu=lambda: jax.lax.cond(is_near, near, far), default=far)
+
+
+def _mean_and_variance(view, x):
+    mean = _mean(view, x)
+    variance = _mean(view, jnp.square(x)) - jnp.square(mean)
+    return mean, jnp.maximum(variance, 0)
 
 
 def _inverse(variance, epsilon):
     return jax.lax.rsqrt(variance + epsilon)
 
 
-def _mean(inner, outer, x):
-    """Returns the mean over `inner`, then over `outer`; their sizes become 1.
-
-    The first axis goes after the others of `inner`: long sums are more exact in two stages.
-    """
-    for stage in (inner[1:], inner[:1], outer):
+def _mean(view, x):
+    """Returns the means of the sets: over the last axis to sum over, then over the others."""
+    axes = (*view.batch, *view.positions)
+    for stage in (axes[-1:], axes[:-1]):
         x = jnp.mean(x, stage, keepdims=True) if stage else x
-    return x
-
-
-def _eighth(x, axes):
-    """Returns an eighth of each set, or all if no axis is long enough."""
-    # Rather not the first axis, which may be spread over devices.
-    axis = max(axes, key=lambda axis: (x.shape[axis] >= 16, axis > 0, x.shape[axis]))
-    size = x.shape[axis]
-    return x if size < 16 else jax.lax.slice_in_dim(x, 0, -(-size // 8), axis=axis)
+    return view.across(x)

@@ -6,8 +6,9 @@ from typing import Any
 import keras
 
 from keras_norm import _validation, engines, initializers
-from keras_norm.layers.normalization import Normalization, at_least_float32, single_axis
+from keras_norm.layers.normalization import Normalization, single_axis
 from keras_norm.ops import Moments, convert, merge_replicas, moved, normalize, standardize
+from keras_norm.ops.convert import at_least_float32
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -198,7 +199,6 @@ class BatchNormalization(Normalization):
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
         dtype = at_least_float32(inputs.dtype, self.compute_dtype)
-        x = convert(inputs, dtype)
         shape = [1] * len(inputs.shape)
         shape[channel_axis] = self.num_channels
         gamma, beta = self._scale_and_offset(shape, dtype)
@@ -207,7 +207,13 @@ class BatchNormalization(Normalization):
         if uses_batch:
             axes = [axis for axis in range(len(shape)) if axis != channel_axis]
             outputs, moments = normalize(
-                x, axes, self.epsilon, gamma, beta, weights, combine=self._combine_replicas()
+                self._computable(inputs, dtype),
+                axes,
+                self.epsilon,
+                gamma,
+                beta,
+                weights,
+                combine=self._combine_replicas(),
             )
             if observer is None:
                 self._move_statistics(moments)
@@ -215,7 +221,8 @@ class BatchNormalization(Normalization):
                 observer.see(self, moments)
                 uses_batch = observer.uses_batch
         if not uses_batch:
-            outputs = standardize(x, self._moving_moments(shape, dtype), self.epsilon, gamma, beta)
+            x, moments = convert(inputs, dtype), self._moving_moments(shape, dtype)
+            outputs = standardize(x, moments, self.epsilon, gamma, beta)
         return convert(outputs, self.compute_dtype)
 
     def _combine_replicas(self):

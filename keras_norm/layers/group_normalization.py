@@ -4,8 +4,9 @@ import keras
 from keras import ops
 
 from keras_norm import _validation
-from keras_norm.layers.normalization import Normalization, at_least_float32, single_axis
+from keras_norm.layers.normalization import Normalization, single_axis
 from keras_norm.ops import convert, normalize
+from keras_norm.ops.convert import at_least_float32
 
 ALL_CHANNELS = "all-channels"
 CHANNEL_WISE = "channel-wise"
@@ -153,7 +154,7 @@ class GroupNormalization(Normalization):
         if weights is not None:
             weights = ops.reshape(weights, grouped(ops.shape(weights), (1, 1)))
         outputs, _ = normalize(
-            convert(inputs, dtype, grouped(full_shape, (groups, group_size))),
+            self._computable(inputs, dtype, grouped(full_shape, (groups, group_size))),
             [axis for axis in range(1, len(full_shape) + 1) if axis != channel_axis],
             self.epsilon,
             gamma,

@@ -3,8 +3,9 @@
 import keras
 
 from keras_norm import _validation
-from keras_norm.layers.normalization import Normalization, at_least_float32
+from keras_norm.layers.normalization import Normalization
 from keras_norm.ops import convert, normalize
+from keras_norm.ops.convert import at_least_float32
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -155,13 +156,12 @@ class LayerNormalization(Normalization):
         axes = self._indices("axis", rank)
         weights = self._mask_weights(mask, inputs.shape, axes[-1])
         dtype = at_least_float32(inputs.dtype, self.compute_dtype)
-        x = convert(inputs, dtype)
         shape = [1] * rank
         for axis, size in zip(axes, self._parameter_shape, strict=True):
             shape[axis] = size
         gamma, beta = self._scale_and_offset(shape, dtype)
         outputs, _ = normalize(
-            x,
+            self._computable(inputs, dtype),
             self._reduced(rank),
             self.epsilon,
             gamma,

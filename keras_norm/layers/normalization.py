@@ -145,6 +145,14 @@ class Normalization(keras.layers.Layer):
             for variable in (self.gamma, self.beta)
         )
 
+    def _computable(self, inputs, dtype, shape=None):
+        """Returns inputs for `normalize` to compute in a dtype, in a shape if one is given.
+
+        It converts what has the compute dtype itself, so that it need not keep more than that.
+        """
+        given = keras.backend.standardize_dtype(inputs.dtype)
+        return convert(inputs, given if given == self.compute_dtype else dtype, shape)
+
     def _mask_weights(self, mask, shape, channel_axis):
         return None if mask is None else mask_weights(mask, shape, channel_axis)
 
@@ -175,12 +183,6 @@ class Normalization(keras.layers.Layer):
 
     def _serialized(self, argument):
         return initializers.serialize(getattr(self, argument), argument, self._described)
-
-
-def at_least_float32(*dtypes):
-    """Returns the dtype that statistics are computed or kept in: float64 if one of `dtypes` is."""
-    is_double = "float64" in map(keras.backend.standardize_dtype, dtypes)
-    return "float64" if is_double else "float32"
 
 
 def single_axis(axis):

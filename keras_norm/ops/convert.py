@@ -1,8 +1,15 @@
 """The dtype and the shape to calculate in."""
 
+import keras
 from keras import ops
 
 from keras_norm.ops.accelerated import accelerated
+
+
+def at_least_float32(*dtypes):
+    """Returns the dtype that statistics are computed or kept in: float64 if one of `dtypes` is."""
+    is_double = "float64" in map(keras.backend.standardize_dtype, dtypes)
+    return "float64" if is_double else "float32"
 
 
 @accelerated

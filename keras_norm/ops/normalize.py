@@ -1,8 +1,10 @@
 """The one operation behind the three layers."""
 
+import keras
 from keras import ops
 
 from keras_norm.ops.accelerated import accelerated
+from keras_norm.ops.convert import at_least_float32, convert
 from keras_norm.ops.moments import Moments, moments
 from keras_norm.ops.standardize import standardize
 
@@ -22,7 +24,8 @@ def normalize(
     """Returns `x` standardized with its own moments, scaled and shifted; and the moments.
 
     Args:
-        x: Array, float32 or float64.
+        x: Array of a floating dtype. What has 16 bits is computed in float32, and gamma, beta and
+            the moments are that; kernels keep no more than the 16 bits for the gradient.
         axes: Axes that a set extends over, counted from the front.
         epsilon: Number > 0 that is added to the variance.
         gamma: None, for 1, or an array of the rank of `x` that broadcasts against it.
@@ -41,11 +44,13 @@ def normalize(
         The output, of the shape and dtype of `x`; and the `Moments` it was standardized with, or
         None.
     """
+    given = keras.backend.standardize_dtype(x.dtype)
+    x = convert(x, at_least_float32(given))
     if weights is not None:
         weights = ops.cast(weights, x.dtype)
         x = ops.where(ops.logical_or(weights > 0, ops.isfinite(x)), x, 0)
     found = moments(x, axes, weights, split_open)
     if combine is not None:
         found = combine(found)
-    y = standardize(x, found, epsilon, gamma, beta, split_open)
+    y = convert(standardize(x, found, epsilon, gamma, beta, split_open), given)
     return y, Moments(*map(ops.stop_gradient, found)) if with_moments else None

@@ -59,7 +59,7 @@ def _tensorflow(function, arrays, cotangent, compiled):
                 inner.watch(a)
                 y = function(*a)
             first = inner.gradient(y, a, tf.constant(cotangent))
-            norm = tf.add_n([tf.reduce_sum(g**2) for g in first])
+            norm = tf.add_n([tf.reduce_sum(tf.cast(g, y.dtype) ** 2) for g in first])
         zero = tf.UnconnectedGradients.ZERO
         return y, *first, *outer.gradient(norm, a, unconnected_gradients=zero)
 

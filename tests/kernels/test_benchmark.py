@@ -1,11 +1,12 @@
 """The benchmark runs; how long anything takes is no matter of tests."""
 
 import json
+import re
 
 import keras
 import pytest
 
-from benchmarks import report, rows
+from benchmarks import accuracy, report, rows
 from benchmarks.__main__ import main
 
 
@@ -28,3 +29,16 @@ def test_it_runs_on_a_tiny_size(tmp_path, monkeypatch, capsys):
             line["ours/floor"] = line.get("ours/floor", 0) * 2
         assert result["lines"][0]["row"] in report.slower(slow, result)
         assert report.slower(result, result).endswith("nothing")
+
+
+def test_accuracy_is_measured_for_every_row(monkeypatch, capsys):
+    if keras.backend.backend() == "jax":
+        pytest.importorskip("flax")
+    monkeypatch.setattr(rows, "ROWS", [rows.tiny(row) for row in rows.ROWS])
+    monkeypatch.setattr(accuracy, "MEANS", (0.0, 1e5))
+    accuracy.main()
+    shown = re.findall(r"ours (\S+)  keras (\S+)", capsys.readouterr().out)
+    assert len(shown) % (2 * len(rows.ROWS)) == 0
+    # The promise; that Keras's are as exact at a mean of 0 says that all compute the same.
+    assert all(float(ours) < 2e-6 for ours, _ in shown)
+    assert all(float(keras) < 2e-6 for _, keras in shown[::2])

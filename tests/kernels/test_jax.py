@@ -34,14 +34,36 @@ def plain_loss(x):
     lambda f: jax.grad(jax.checkpoint(f)),
     lambda f: lambda x: jax.linearize(f, x)[1](jnp.cos(x)),
 ])  # fmt: skip
-def test_transforms(transform):
-    np.testing.assert_allclose(transform(loss)(X), transform(plain_loss)(X), rtol=1e-3, atol=2e-3)
+@pytest.mark.parametrize("mean", [0.0, 10.0], ids=["near zero", "far from zero"])
+def test_transforms(transform, mean):
+    x = X + mean
+    np.testing.assert_allclose(transform(loss)(x), transform(plain_loss)(x), rtol=1e-3, atol=2e-3)
 
 
-def test_only_the_input_and_the_moments_are_kept():
-    x = jax.random.normal(jax.random.key(0), (4, 50, 64))
+def test_a_problem_is_compiled_once():
+    events = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: events.append(event)
+    )
+    compilation = "/jax/core/compile/backend_compile_duration"
+    try:
+        for function in (lambda x: ops.normalize(x, (0, 1), 1e-2)[0], jax.grad(loss)):
+            function(X)
+            events.clear()
+            function(X)
+            assert compilation not in events
+        # What is compiled is heard: a function that nothing else can have compiled.
+        jax.jit(lambda x: x + 1)(X)
+        assert compilation in events
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_only_the_input_and_the_moments_are_kept(dtype):
+    x = jax.random.normal(jax.random.key(0), (8, 100, 512), dtype)
     for axes in ((0, 1), (1, 2), (2,)):
-        gamma, beta = jnp.ones((1, 1, 64)), jnp.zeros((1, 1, 64))
+        gamma, beta = jnp.ones((1, 1, 512)), jnp.zeros((1, 1, 512))
         _, vjp = jax.vjp(
             lambda *a, axes=axes: ops.normalize(a[0], axes, 1e-2, *a[1:])[0], x, gamma, beta
         )

@@ -109,8 +109,11 @@ def test_layers_problems_are_not_declined(shape, axes, spanned):
     ((16, 700, 64), (0, 1), (2,)),
     ((6, 8, 300), (0, 2), (1,)),
     ((4, 700, 64), (1, 2), (2,)),
+    ((3, 700, 64), (1, 2), (2,)),
+    ((4, 9000, 32), (1, 2), (2,)),
     ((4, 5000, 2, 2), (1, 3), (2, 3)),
     ((600, 64), (1,), (1,)),
+    ((9000, 16), (1,), (1,)),
     # Sizes that divide badly, and samples too small to call native kernels for.
     ((8209, 3), (0,), (1,)),
     ((2, 3, 10007), (0, 2), (1,)),
@@ -244,6 +247,26 @@ def test_dtypes_of_layers_are_the_plain_ones(dtype):
             assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
             found.append(keras.ops.convert_to_numpy(keras.ops.cast(y, "float32")))
         np.testing.assert_allclose(*found, atol=2e-6 if dtype == "float64" else 2e-2)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize(("shape", "axes", "spanned"), [
+    ((9, 4), (0,), (1,)),
+    ((300, 4), (0,), (1,)),
+    ((5, 3, 20, 4), (0, 1, 2), (3,)),
+    ((5, 4, 3), (0, 2), (1,)),
+    ((2, 3, 7), (2,), (2,)),
+    ((2, 3, 2, 6), (1, 3), (2, 3)),
+])  # fmt: skip
+def test_16_bits_are_the_plain_function(shape, axes, spanned, compiled):
+    x, gamma, beta, cotangent = problem(shape, spanned, mean=3.0)
+    arrays, cotangent = (x.astype("float16"), gamma, beta), cotangent.astype("float16")
+    expected, actual = (
+        all_orders(lambda *a, f=f: f(a[0], axes, 1e-2, *a[1:])[0], arrays, cotangent, compiled)
+        for f in (plain, ops.normalize)
+    )
+    # The gradient of the input is rounded to 2^-11 before it is squared for the second ones.
+    assert_close(actual, expected, tolerance=2e-3)
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e5])

@@ -10,6 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norm import kernels, ops
+from keras_norm.kernels.tensorflow import multiplied
+from keras_norm.kernels.tensorflow.functions import _is_for_xla
+from tests.kernels import test_kernels
+from tests.kernels.derivatives import all_orders
 
 X = tf.constant(np.random.default_rng(0).standard_normal((5, 3, 4)), tf.float32)
 
@@ -25,7 +29,7 @@ def plain_loss(x):
 
 
 @pytest.mark.parametrize("jit_compile", [None, False, True])
-def test_forward_mode(jit_compile):
+def test_forward_mode(jit_compile, least):
     def tangent(f):
         def compute(x):
             with tf.autodiff.ForwardAccumulator(x, tf.cos(x)) as accumulator:
@@ -37,7 +41,7 @@ def test_forward_mode(jit_compile):
     np.testing.assert_allclose(tangent(loss)(X), tangent(plain_loss)(X), rtol=1e-4)
 
 
-def test_unknown_sizes():
+def test_unknown_sizes(least):
     signature = [tf.TensorSpec([None, None, 4])]
     found, expected = (tf.function(f, signature) for f in (loss, plain_loss))
     np.testing.assert_allclose(found(X), expected(X), rtol=1e-5)
@@ -53,6 +57,73 @@ def test_a_batch_of_unknown_size_is_not_declined():
     assert not declined(X)
 
 
+@pytest.mark.parametrize("split_open", [False, True])
+def test_no_branches_in_what_may_be_exported(split_open):
+    @tf.function
+    def call(x):
+        return ops.normalize(x, (1, 2), 1e-2, split_open=split_open)[0]
+
+    operations = call.get_concrete_function(X).graph.get_operations()
+    assert any("If" in operation.type for operation in operations) == split_open
+    np.testing.assert_allclose(
+        call(X), ops.normalize.__wrapped__(X, (1, 2), 1e-2)[0], rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.fixture(params=[0, 1 << 20], ids=["fused", "not fused"])
+def least(request, monkeypatch):
+    """What is fused is large; or, for a test, anything is."""
+    monkeypatch.setattr(multiplied, "ENOUGH_ELEMENTS", request.param)
+    return request.param
+
+
+def test_what_is_fused(least):
+    @tf.function
+    def call(x, axes, split_open):
+        return ops.normalize(x, axes, 1e-2, split_open=split_open)[0]
+
+    for axes, split_open, expected in (
+        ((0, 1), True, not least),
+        ((0, 1), False, False),
+        ((0, 2), True, False),
+        ((1,), True, False),
+    ):
+        graph = call.get_concrete_function(X, axes, split_open).graph
+        # What a custom gradient holds is in the graph itself.
+        names = [operation.type for operation in graph.get_operations()]
+        assert ("FusedBatchNormV3" in names) == expected
+
+
+@pytest.mark.parametrize("compiled", [None, "graph"])
+@pytest.mark.parametrize(("shape", "axes", "spanned"), [
+    ((9, 4), (0,), (1,)),
+    ((9, 3, 4), (0, 1), (2,)),
+    ((5, 3, 20, 4), (0, 1, 2), (3,)),
+    ((9, 5), (1,), (1,)),
+    ((2, 3, 4, 5), (3,), (3,)),
+])  # fmt: skip
+@pytest.mark.parametrize("mean", [0.0, 3.0])
+def test_fused_operations_are_the_plain_function(shape, axes, spanned, compiled, mean, monkeypatch):
+    monkeypatch.setattr(multiplied, "ENOUGH_ELEMENTS", 0)
+    *arrays, cotangent = test_kernels.problem(shape, spanned, mean)
+    expected, actual = (
+        all_orders(lambda *a, f=f: f(a[0], axes, 1e-2, *a[1:])[0], arrays, cotangent, compiled)
+        for f in (test_kernels.plain, ops.normalize)
+    )
+    test_kernels.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, -1e5])
+@pytest.mark.parametrize(("shape", "axes", "spanned"), [
+    ((3000, 16), (0,), (1,)),
+    ((2, 40, 700, 64), (0, 1, 2), (3,)),
+    ((3000, 64), (1,), (1,)),
+])  # fmt: skip
+def test_fused_operations_keep_the_promised_accuracy(shape, axes, spanned, mean, monkeypatch):
+    monkeypatch.setattr(multiplied, "ENOUGH_ELEMENTS", 0)
+    test_kernels.test_kernel_keeps_the_promised_accuracy(shape, axes, spanned, mean)
+
+
 def test_recomputed_gradients():
     def gradient(f):
         x = tf.Variable(X)
@@ -61,3 +132,21 @@ def test_recomputed_gradients():
         return tape.gradient(y, x)
 
     np.testing.assert_allclose(gradient(tf.recompute_grad(loss)), gradient(loss), rtol=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_code_for_xla_is_known(jit_compile):
+    found = []
+
+    @tf.function(jit_compile=jit_compile)
+    def outer(x):
+        found.append(_is_for_xla())
+        return tf.function(inner)(x)
+
+    def inner(x):
+        found.append(_is_for_xla())
+        return x
+
+    outer(X)
+    assert found == [jit_compile, jit_compile]
+    assert not _is_for_xla()

@@ -86,8 +86,9 @@ def test_outputs_can_be_changed_in_place(x):
         assert a.grad.isfinite().all()
 
 
-def test_only_the_input_and_the_moments_are_kept():
-    x = torch.randn(4, 50, 64, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_the_input_and_the_moments_are_kept(dtype):
+    x = torch.randn(8, 50, 64, dtype=dtype, requires_grad=True)
     for axes, shape in (((0, 1), (1, 1, 64)), ((1, 2), (1, 1, 64)), ((2,), (1, 1, 64))):
         kept = {}
 

@@ -7,6 +7,8 @@ import pytest
 from keras_norm.ops import moments, normalize, standardize
 from tests import gradients, oracle
 
+BACKEND = keras.backend.backend()
+COMPILED = [False] if BACKEND == "torch" else [False, True]
 # The contract's figure. Rounding of the output alone is 3e-8; sums add their own.
 TOLERANCE = 2e-6
 
@@ -14,6 +16,7 @@ TOLERANCE = 2e-6
 CASES = {
     "batch, features": ((300, 7), (0,), (1,)),
     "batch, prime rows": ((4099, 3), (0,), (1,)),
+    "batch, many features": ((4096, 600), (0,), (1,)),
     "batch, image": ((4, 14, 14, 6), (0, 1, 2), (3,)),
     "batch, image, channels first": ((4, 6, 14, 14), (0, 2, 3), (1,)),
     "layer, sequence": ((6, 1100, 5), (1, 2), (2,)),
@@ -56,7 +59,25 @@ def test_accuracy(case, mean):
     check(*problem(case, mean), compiled=False)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch runs eagerly")
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize("case", CASES)
+def test_accuracy_where_kernels_do_not_shift(case, compiled):
+    x, gamma, beta, upstream, axes = problem(case, mean=0.9)
+    output, to_x, to_gamma, _ = gradients.vjp(
+        lambda x, gamma, beta: normalize(x, axes, 1e-5, gamma, beta)[0],
+        [x, gamma, beta],
+        upstream,
+        compiled,
+    )
+    assert oracle.error(output, oracle.normalize(x, axes, 1e-5, gamma, beta)[0]) < TOLERANCE
+    expected, terms, _, scale = oracle.gradients(x, axes, upstream, 1e-5, gamma)
+    assert oracle.error(to_x, expected, scale) < TOLERANCE
+    # Rounding of a sum is relative to what it adds up, which cancels in part.
+    expected, scale = (oracle.sum_to(v, gamma.shape) for v in (terms, np.abs(terms)))
+    assert oracle.error(to_gamma, expected, scale) < TOLERANCE
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="PyTorch runs eagerly")
 @pytest.mark.parametrize("case", CASES)
 def test_accuracy_compiled(case):
     # 1e3 and not a power of two is where contracted instructions showed.
@@ -191,7 +212,7 @@ def test_standardize_with_given_moments_is_exact_at_large_means():
     assert oracle.error(to_x, upstream * inverse * gamma) < TOLERANCE
 
 
-if keras.backend.backend() == "jax":
+if BACKEND == "jax":
 
     def test_forward_mode_and_vmap():
         import jax
@@ -207,7 +228,7 @@ if keras.backend.backend() == "jax":
         assert jax.jacfwd(function)(x[:3]).shape == (3, 7, 3, 7)
 
 
-if keras.backend.backend() == "torch":
+if BACKEND == "torch":
 
     def test_functional_transforms():
         import torch
@@ -224,7 +245,7 @@ if keras.backend.backend() == "torch":
         assert oracle.error(reverse, to_x, tangent) < TOLERANCE
 
 
-if keras.backend.backend() == "tensorflow":
+if BACKEND == "tensorflow":
 
     def test_forward_accumulator_and_unknown_sizes():
         import tensorflow as tf
@@ -242,7 +263,7 @@ if keras.backend.backend() == "tensorflow":
             assert oracle.error(unknown(x[:rows]), oracle.normalize(x[:rows], [0])[0]) < TOLERANCE
 
 
-@pytest.mark.parametrize("compiled", [False, keras.backend.backend() != "torch"])
+@pytest.mark.parametrize("compiled", COMPILED)
 def test_long_sums_go_in_stages(compiled):
     """In stages the error of beta's gradient is 3e-7; TensorFlow in one go has 3e-6."""
     generator = np.random.default_rng(0)

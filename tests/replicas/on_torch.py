@@ -36,6 +36,7 @@ def _connected(rank, function, argument, folder):
         timeout=datetime.timedelta(seconds=60),
     )
     function(rank, argument, folder)
+    distributed.barrier()  # as in examples/distributed/torch_ddp.py
     distributed.destroy_process_group()
 
 

@@ -10,7 +10,9 @@ import torch
 
 from keras_norm import ops
 from keras_norm.kernels.torch.layout import layout_of
-from keras_norm.kernels.torch.sets import Channels
+from keras_norm.kernels.torch.sets import Channels, is_exact
+
+HALF = torch.float16, torch.bfloat16
 
 
 def convert(values, dtype, shape=None):
@@ -40,16 +42,19 @@ def normalize(
     layout = layout_of(x, axes, gamma, beta)
     if layout is None:
         return None
-    function: Any = _Normalize.apply if _needs_gradient(x, gamma, beta) else _normalized
+    # PyTorch would keep what 16 bits are converted to.
+    is_own = not layout.sets.is_differentiable or x.dtype in HALF
+    is_own = is_own and _needs_gradient(x, gamma, beta)
+    function: Any = _Normalize.apply if is_own else _normalized
     y, *moments = function(*layout.views(x, gamma, beta), layout.sets, epsilon)
     y = layout.unview(y)
-    return y, layout.moments(x, *moments, epsilon) if with_moments else None
+    return y, layout.moments(*moments, epsilon) if with_moments else None
 
 
 def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
     """The kernel of `keras_norm.ops.standardize`, for constant moments of channels."""
     mean, variance = moments.shift, moments.variance
-    if moments.residual is not None or not _suit(x, mean, variance, gamma, beta):
+    if moments.residual is not None or x.dtype in HALF or not _suit(x, mean, variance, gamma, beta):
         return None
     if mean.requires_grad or variance.requires_grad or mean.shape != variance.shape:
         return None
@@ -68,9 +73,10 @@ def moved(averages, moments, momenta):
     batch = moments.mean, moments.variance
     if not _suit(*averages, *batch):
         return None
-    usable = torch.isfinite(batch[0] + batch[1]).all() & (moments.count > 0).all()
+    if not (torch.isfinite(batch[0] + batch[1]).all() and (moments.count > 0).all()):
+        return list(averages)
     return [
-        torch.where(usable, torch.lerp(old, new.detach().view_as(old), 1.0 - momentum), old)
+        torch.lerp(old, new.detach().view_as(old), 1.0 - momentum)
         for old, new, momentum in zip(averages, batch, momenta, strict=True)
     ]
 
@@ -79,15 +85,20 @@ def _suit(*tensors):
     """Returns whether a kernel may be given these tensors, here and now."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_transformed():
         return False
-    dtype = tensors[0].dtype
+    first = tensors[0]
+    dtype = torch.float32 if first.dtype in HALF else first.dtype
     for tensor in tensors:
         if tensor is not None and not (
             type(tensor) in (torch.Tensor, torch.nn.Parameter)
             and tensor.device.type == "cpu"
-            and tensor.dtype == dtype
+            and (tensor.dtype == dtype or tensor is first)
         ):
             return False
-    return tensors[0].numel() > 0
+    return first.numel() > 0
+
+
+def _wide(x):
+    return x.float() if x.dtype in HALF else x
 
 
 def _is_transformed():
@@ -107,18 +118,20 @@ def _normalized(x, gamma, beta, sets, epsilon):
 
     Shift and variance are None for 0 and for what the last follows from.
     """
-    y, mean, variance, inverse = sets.normalize(x, gamma, beta, epsilon)
-    if sets.is_exact(mean, inverse):
-        return y, None, mean, variance, inverse
-    shift = sets.mean(x)
-    y, *moments = sets.normalize(x - sets.spread(shift), gamma, beta, epsilon)
-    return y, shift, *moments
+    wide = x if sets.takes_16_bits else _wide(x)
+    y, *moments = sets.normalize(wide, gamma, beta, epsilon)
+    shift = None
+    if y is None:
+        shift = moments[0].detach()
+        wide = _wide(x) - sets.spread(shift)
+        y, *moments = sets.normalize(wide, gamma, beta, epsilon, is_near=True)
+    return y.to(x.dtype), shift, *moments
 
 
 def _standardized(x, gamma, beta, mean, variance, sets, epsilon):
     """Returns output and deviation ** -1."""
     inverse = torch.rsqrt(variance + epsilon)
-    if not sets.is_exact(mean, inverse):
+    if not is_exact(mean, inverse):
         x, mean = x - sets.spread(mean), torch.zeros_like(mean)
     return sets.standardize(x, gamma, beta, mean, inverse), inverse
 
@@ -146,8 +159,10 @@ class _Normalize(torch.autograd.Function):
 
             gradients = _plain_gradients(plain, ctx, x, gamma, gradient)
         else:
-            centered = x if shift is None else x - sets.spread(shift)
-            gradients = sets.gradients(gradient.contiguous(), centered, gamma, mean, inverse)
+            wide, g = _wide(x), _wide(gradient).contiguous()
+            centered = wide if shift is None else wide - sets.spread(shift)
+            dx, *rest = sets.gradients(g, centered, gamma, mean, inverse)
+            gradients = dx.to(x.dtype), *rest
         return *_needed(ctx, gradients), None, None
 
 
@@ -194,7 +209,7 @@ def _plain_gradients(plain, ctx, x, gamma, gradient):
     """Returns gradients that can be differentiated again."""
     sets = ctx.sets
     with torch.enable_grad():
-        beta = torch.zeros(sets.channels, dtype=x.dtype, requires_grad=True)
+        beta = _wide(x.new_zeros(sets.channels)).requires_grad_()
         inputs = [x, gamma, beta]
         needed = [i for i in range(3) if ctx.needs_input_grad[i]]
         parameters = (None if v is None else v.view(sets.parameter_shape) for v in (gamma, beta))

@@ -18,26 +18,26 @@ class Layout:
         self._order = order
         self._is_ordered = list(order) == sorted(order)
         self._back = sorted(range(len(order)), key=order.__getitem__)
-        self._sizes = [sizes[axis] for axis in order]
+        self._sizes = tuple(sizes[axis] for axis in order)
         self._moments_sizes = [1 if axis in axes else sizes[axis] for axis in order]
 
     def views(self, x, gamma, beta):
         """Returns the input as the kernels take it, gamma and beta flat."""
-        view = self._sorted(x).contiguous().view(self.sets.view_shape)
+        view = _viewed(self._sorted(x).contiguous(), self.sets.view_shape)
         return view, self._flat(gamma), self._flat(beta)
 
     def unview(self, view):
         """Returns an output of a kernel in the shape and order of the input."""
-        return self._unsorted(view.view(self._sizes))
+        return self._unsorted(_viewed(view, self._sizes))
 
-    def moments(self, x, shift, mean, variance, inverse, epsilon):
-        """Returns what `sets` found in a view of x as `Moments` of x."""
+    def moments(self, shift, mean, variance, inverse, epsilon):
+        """Returns what `sets` found in a view as `Moments` of the input."""
         if variance is None:
             variance = (inverse**-2 - epsilon).clamp_(min=0)
         if shift is None:
             shift, mean = mean, torch.zeros_like(mean)
         fields = (self._unsorted(v.view(self._moments_sizes)) for v in (shift, mean, variance))
-        return ops.Moments(x.new_tensor(self.sets.count), *fields)
+        return ops.Moments(mean.new_tensor(self.sets.count), *fields)
 
     def _flat(self, parameter):
         return None if parameter is None else self._sorted(parameter).reshape(-1).contiguous()
@@ -47,6 +47,11 @@ class Layout:
 
     def _unsorted(self, x):
         return x if self._is_ordered else x.permute(self._back)
+
+
+def _viewed(x, sizes):
+    # Every view is a step of the backward pass.
+    return x if x.shape == sizes else x.view(sizes)
 
 
 def layout_of(x, axes, gamma, beta):

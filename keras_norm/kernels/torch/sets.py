@@ -13,19 +13,23 @@ layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 group_norm_backward = torch.ops.aten.native_group_norm_backward.default
 
-# A mean of this many deviations may be rounded to a float32: it costs 2e-7. Of long columns, which
-# are added up one after the other, a mean of one deviation costs as much.
-LARGEST_MEAN = 2.0
-LARGEST_MEAN_OF_COLUMN = 1.0
+# A mean of this many deviations may be rounded to a float32: it costs 2e-7, and 1e-6 of columns,
+# which are added up one after the other.
+LARGEST_MEAN = 3.0
 SHORT_COLUMN = 256
-# Native kernels may add up this many rows, one after the other: it costs 1e-6.
-LONGEST_COLUMN = 4096
+# Native kernels may add up this many rows, one after the other: it costs 1e-6 and, of shifted data,
+# whose few bits are all rounded the same way, 2e-6.
+LONGEST_COLUMN = 512
+# This many for the gradients of gamma and beta, which nothing is made of.
+LONGEST_COLUMN_OF_ROWS = 4096
 # And this many elements that are neighbours in memory, which they add up in lanes.
 LONGEST_ROW = 4096
 # Rows up to this long are fast to add up.
 WIDEST_ROW = 512
 # Samples this long are worth a native call of their own.
 SMALLEST_SAMPLE = 1 << 15
+# So many samples are worth a copy of gamma and beta for each position.
+FEWEST_SAMPLES = 4
 # How many elements to work on at a time, where what lies between shall stay in the cache.
 CHUNK = 1 << 18
 
@@ -35,36 +39,39 @@ class Rows:
 
     This class and the next have in common: `count`, how many elements a set has; `channels`, the
     size of gamma; `view_shape` of the input as the methods take it; the `shape` of the input, the
-    `axes` that a set extends over and the `parameter_shape` of gamma as the plain functions do.
+    `axes` that a set extends over and the `parameter_shape` of gamma as the plain functions do;
+    `is_differentiable`, whether PyTorch knows the gradients of `normalize`, and they are exact;
+    `takes_16_bits`, whether `normalize` does, and gives an output of 16 bits.
     """
+
+    takes_16_bits = True
 
     def __init__(self, rows, columns):
         self.count = self.channels = columns
         self.shape = self.view_shape = (rows, columns)
         self.axes, self.parameter_shape = (1,), (1, columns)
-
-    def is_exact(self, mean, inverse):
-        """Returns whether the means are so near zero that their rounding does not show."""
-        return _is_small(mean, inverse, LARGEST_MEAN)
-
-    def mean(self, x):
-        """Returns the means of the sets."""
-        return x.mean(1, keepdim=True)
+        self.is_differentiable = rows <= LONGEST_COLUMN_OF_ROWS
 
     def spread(self, moment):
         """Returns a moment in a shape that broadcasts against the view of the input."""
         return moment
 
-    def normalize(self, x, gamma, beta, epsilon):
-        """Returns output, mean, variance (or None) and 1 / sqrt(variance + epsilon)."""
+    def normalize(self, x, gamma, beta, epsilon, is_near=False):
+        """Returns output, mean, variance (or None) and 1 / sqrt(variance + epsilon).
+
+        Without an output where a mean is too far from zero; `is_near` says that none is.
+        """
+        # PyTorch has no second derivatives without gamma, and takes the moments' dtype from it.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        gamma = x.new_ones(self.channels, dtype=dtype) if gamma is None else gamma
         y, mean, inverse = torch.native_layer_norm(x, x.shape[1:], gamma, beta, epsilon)
-        return y, mean, None, inverse
+        return y if is_near or is_exact(mean, inverse) else None, mean, None, inverse
 
     def gradients(self, g, x, gamma, mean, inverse):
-        """Returns the gradients of input, gamma and beta."""
+        """Returns the gradients of input, gamma and beta; the sums of many rows go in parts."""
         gamma = x.new_ones(self.channels) if gamma is None else gamma
         beta = torch.zeros_like(gamma)
-        parts = (v.split(LONGEST_COLUMN) for v in (g, x, mean, inverse))
+        parts = (v.split(LONGEST_COLUMN_OF_ROWS) for v in (g, x, mean, inverse))
         found = [
             layer_norm_backward(g, x, x.shape[1:], m, i, gamma, beta, [True] * 3)
             for g, x, m, i in zip(*parts, strict=True)
@@ -88,16 +95,21 @@ class Channels:
         after: How many positions lie after the channels, each time.
     """
 
+    takes_16_bits = False
+
     def __init__(self, samples, before, groups, group_size, after):
         self.channels = groups * group_size
         self.count = before * group_size * after
         self.are_channels = samples == group_size == 1
         self.shape = (samples, before, groups, group_size, after)
         self.axes, self.parameter_shape = (1, 3, 4), (1, 1, groups, group_size, 1)
-        self._groups, self._group_size = groups, group_size
+        self._before, self._groups, self._group_size = before, groups, group_size
         self._are_last = after == 1
         # What native kernels return of the moments is not enough for moving statistics.
         self._is_native = before == 1 and after <= LONGEST_ROW and not self.are_channels
+        # Samples that are whole sets, and rows in memory; it takes a few to be worth a gamma each.
+        enough = max(FEWEST_SAMPLES, torch.get_num_threads())
+        self._are_samples = groups == after == 1 and samples >= enough
         # Sums run over the positions of one part of a sample.
         if self._are_last:
             # Neighbouring rows of channels are taken for one longer row, which is faster, and a
@@ -122,34 +134,42 @@ class Channels:
             self._are_rows = positions // self._blocks <= LONGEST_ROW
             self._are_columns = False
         self._samples, self._parts, self._positions = samples, parts, positions
-        # Where one native call takes less time than twenty operations on moments.
-        is_one_part = self._are_last and parts == 1 and positions <= LONGEST_COLUMN
-        self._takes_one_call = (
-            self.are_channels and is_one_part and before * groups <= SMALLEST_SAMPLE
-        )
-
-    def is_exact(self, mean, inverse):
-        """Returns whether the means are so near zero that their rounding does not show."""
-        is_column = self._are_last and self._positions > SHORT_COLUMN
-        return _is_small(mean, inverse, LARGEST_MEAN_OF_COLUMN if is_column else LARGEST_MEAN)
-
-    def mean(self, x):
-        """Returns the means of the sets."""
-        return x.view(self.shape).mean(self.axes)
+        self.is_differentiable = self.are_channels and self._are_last and 1 < before <= SHORT_COLUMN
 
     def spread(self, moment):
         """Returns a moment in a shape that broadcasts against the view of the input."""
         return self._over_positions(self._by_channel(moment))
 
-    def normalize(self, x, gamma, beta, epsilon):
-        """Returns output, mean, variance (or None) and 1 / sqrt(variance + epsilon)."""
+    def normalize(self, x, gamma, beta, epsilon, is_near=False):
+        """Returns output, mean, variance (or None) and 1 / sqrt(variance + epsilon).
+
+        Without an output where a mean is too far from zero; `is_near` says that none is.
+        """
+        variance = None
         if self._is_native:
             options = *self._native_sizes(), epsilon
             y, mean, inverse = torch.native_group_norm(x, gamma, beta, *options)
-            return y, mean, None, inverse
-        mean, variance = self._moments(x)
-        inverse = torch.rsqrt(variance + epsilon)
-        return self.standardize(x, gamma, beta, mean, inverse), mean, variance, inverse
+        elif self._are_samples:
+            gamma, beta = (None if v is None else v.repeat(self._before) for v in (gamma, beta))
+            rows, sizes = x.view(-1, self.count), (self.count,)
+            y, mean, inverse = torch.native_layer_norm(rows, sizes, gamma, beta, epsilon)
+            y = y.view(self.view_shape)
+        elif self.is_differentiable:
+            # A moving average that keeps nothing is the moment itself, of a sample of the whole.
+            averages = x.new_zeros(2, self.channels)
+            options = *averages, True, 1.0, epsilon
+            gamma = x.new_ones(self.channels) if gamma is None else gamma
+            y, mean, inverse = torch.native_batch_norm(x[0], gamma, beta, *options)
+            y, mean, inverse = y[None], mean[None], inverse[None]
+            variance = averages[1:] * ((self.count - 1) / self.count)
+        else:
+            mean, variance = self._moments(x)
+            inverse = torch.rsqrt(variance + epsilon)
+            y = None
+        if not (is_near or is_exact(mean, inverse)):
+            return None, mean, variance, inverse
+        y = self.standardize(x, gamma, beta, mean, inverse) if y is None else y
+        return y, mean, variance, inverse
 
     def standardize(self, x, gamma, beta, mean, inverse):
         """Returns the output for given moments."""
@@ -169,11 +189,6 @@ class Channels:
             gamma = x.new_ones(self.channels) if gamma is None else gamma
             options = gamma, *self._native_sizes(), [True] * 3
             return group_norm_backward(g, x, mean, inverse, *options)
-        if self._takes_one_call:
-            gamma = x.new_ones(self.channels) if gamma is None else gamma
-            options = gamma, None, None, mean[0], inverse[0], True, 0.0, [True] * 3
-            dx, *rest = batch_norm_backward(g[0], x[0], *options)
-            return dx[None], *rest
         mean, inverse = self._by_channel(mean), self._by_channel(inverse)
         sums, products = self.sums(g, x, mean)
         products = products * inverse[:, None]
@@ -289,6 +304,6 @@ def _native_sums(u, v, mean):
     return sums, products
 
 
-def _is_small(mean, inverse, limit):
-    """Returns whether no mean is more than `limit` deviations from zero. False for NaN."""
-    return (mean * inverse).abs_().max().item() <= limit
+def is_exact(mean, inverse):
+    """Returns whether all means are so near zero that their rounding does not show."""
+    return (mean * inverse).abs_().max().item() <= LARGEST_MEAN

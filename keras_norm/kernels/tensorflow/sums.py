@@ -1,0 +1,81 @@
+"""Sums in stages: exact, and such that XLA fuses the first one with what it sums."""
+
+import tensorflow as tf
+
+# XLA sums up to so many in a loop that also makes what it sums; more in windows, from memory.
+WINDOW = 32
+
+
+def parts(sizes, axes):
+    """Returns which axis to see as two, and their sizes, so that the first is a sum by itself.
+
+    Args:
+        sizes: Sizes of an array, -1 for one that is unknown.
+        axes: The axes to sum over.
+
+    Returns:
+        A dictionary with one axis, or none.
+    """
+    known = [axis for axis in axes if sizes[axis] > 0]
+    if not known:
+        return {}
+    *others, axis = known
+    size = sizes[axis]
+    part = max(n for n in range(1, WINDOW + 1) if size % n == 0)
+    # What remains is to be a sum in windows, or else both are one loop, which is slow where it
+    # does not read neighbours.
+    remaining = max([size // part, *(sizes[other] for other in others)])
+    if 1 < part < size and (remaining > WINDOW or axis == len(sizes) - 1):
+        return {axis: (part, size // part)}
+    return {}
+
+
+def mean(x, view):
+    """Returns the means of the sets; the division between two sums keeps XLA from joining them."""
+    return view.across(_mean(x, _stages(view)))
+
+
+def mean_square(x, view):
+    """Returns the means of squares, which a norm does not write to memory; XLA would."""
+    stage, *stages = _stages(view) or [[]]
+    norm = tf.math.reduce_euclidean_norm(x, stage, keepdims=True)
+    return view.across(_mean(tf.square(norm) / _size(x, stage), stages))
+
+
+def sum_over(x, view):
+    """Returns the sums over the axes that a view sums over."""
+    return _sum(x, _stages(view))
+
+
+def sum_like(x, v):
+    """Returns the sum of x that has the shape of v."""
+    axes = [axis for axis, size in enumerate(v.shape) if size == 1 != x.shape[axis]]
+    return _sum(x, [[axis] for axis in reversed(axes)])
+
+
+def count(x, view):
+    """Returns how many elements of x are summed."""
+    return _size(x, [axis for stage in _stages(view) for axis in stage])
+
+
+def _stages(view):
+    return [stage for stage in (view.part, view.positions, view.batch) if stage]
+
+
+def _mean(x, stages):
+    for stage in stages:
+        x = tf.reduce_sum(x, stage, keepdims=True) / _size(x, stage)
+    return x
+
+
+def _sum(x, stages):
+    # Halving is exact, and keeps XLA from joining two sums.
+    for stage in stages:
+        x = tf.reduce_sum(x, stage, keepdims=True) * 0.5
+    return x * 2.0 ** len(stages)
+
+
+def _size(x, axes):
+    """Returns how many elements of x lie along axes; 1 for none, as the mean of nothing is 0."""
+    sizes = tf.gather(tf.shape(x), tf.constant(axes, tf.int32))
+    return tf.cast(tf.maximum(tf.reduce_prod(sizes), 1), x.dtype)
