@@ -4,8 +4,10 @@
     KERAS_BACKEND=torch python -m benchmarks --compare benchmarks/results/torch.json
     KERAS_BACKEND=torch python -m benchmarks --tiny
 
-All runs of a row are interleaved in one process: ours, Keras's, the backend's own, a copy of the
-input. Times are medians; the floor is the time to copy as many bytes as the step must move.
+All runs of a row are interleaved in one process: ours, Keras's, an empty layer, the backend's own,
+copies of the input. Their order is drawn anew for each round, as who frees much memory leaves it to
+the next to map it again, which takes longer than to copy it. Times are medians; the floor is the
+time to copy as many bytes as the step must move.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import json
 import os
 import pathlib
 import platform
+import random
 import statistics
 import time
 
@@ -25,6 +28,10 @@ import numpy as np
 
 from benchmarks import report, rows
 
+# A training step reads the input for the moments and again for the output, which it writes; it
+# reads gradient and input for two sums and again for the result, which it writes.
+TRAINING_PASSES = 8
+
 
 def interleaved(functions, finish, rounds):
     """Returns the median time of each function in ms."""
@@ -32,10 +39,12 @@ def interleaved(functions, finish, rounds):
     for _ in range(3):
         for function in functions.values():
             finish(function())
+    names, order = list(functions), random.Random(0)
     for _ in range(rounds):
-        for name, function in functions.items():
+        order.shuffle(names)
+        for name in names:
             start = time.perf_counter()
-            finish(function())
+            finish(functions[name]())
             times[name].append(time.perf_counter() - start)
     return {name: 1e3 * statistics.median(values) for name, values in times.items()}
 
@@ -54,13 +63,16 @@ def measure(backend, row, mode, training, rounds):
         layer = getattr(row, name)(dtype=policy)
         layer.build(row.shape)
         functions[name] = backend.layer_step(layer, x, gradient, training, mode)
+    empty = rows.Empty(dtype=policy)
+    empty.build(row.shape)
+    functions["empty"] = backend.layer_step(empty, x, gradient, training, mode)
     native = backend.native_step(*row.native, x, gradient, training, mode)
     if native is not None and row.dtype == "float32":
         functions["native"] = native
     functions["copy"] = backend.copy(x, mode)
     times = interleaved(functions, backend.finish, rounds)
-    floor = times.pop("copy") * row.passes[0 if training else 1] / 2
-    best = min(time for name, time in times.items() if name != "ours")
+    floor = times.pop("copy") * (TRAINING_PASSES if training else row.passes) / 2
+    best = min(times[name] for name in ("keras", "native") if name in times)
     line = {
         "row": row.name,
         "step": "training" if training else "inference",
@@ -85,8 +97,12 @@ def measure_model(batch, rounds):
     x = rng.standard_normal((batch, 32, 32, 3), "float32")
     y = rng.integers(0, 10, batch)
     functions = {}
-    for name, package in (("ours", keras_norm), ("keras", keras.layers)):
-        model = rows.resnet(package.BatchNormalization)
+    for name, normalization in (
+        ("ours", keras_norm.BatchNormalization),
+        ("keras", keras.layers.BatchNormalization),
+        ("empty", rows.Empty),
+    ):
+        model = rows.resnet(normalization)
         functions[name] = lambda model=model: model.train_on_batch(x, y)
     times = interleaved(functions, lambda result: result, rounds)
     return {

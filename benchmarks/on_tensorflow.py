@@ -38,7 +38,7 @@ def native_step(name, options, x, gradient, training, mode):
     def forward(x):
         image = tf.reshape(x, [x.shape[0], -1, 1, channels])
         y, m, v = tf.compat.v1.nn.fused_batch_norm(
-            image, gamma, beta, mean, variance, 1e-3, is_training=training
+            image, gamma, beta, mean, variance, 1e-5, is_training=training
         )
         if training:
             mean.assign(mean * 0.9 + m * 0.1)

@@ -2,7 +2,10 @@
 
 import statistics
 
-COLUMNS = ("ours", "keras", "native", "floor", "ours/best", "keras/ours", "ours/floor", "kept")
+COLUMNS = (
+    *("ours", "keras", "native", "empty", "floor"),
+    *("ours/best", "keras/ours", "ours/floor", "kept"),
+)
 
 # Slower by more than this, relative to the floor, is more than noise.
 TOLERANCE = 1.25
