@@ -67,6 +67,8 @@ def main():
         accuracy = (model(x_test).argmax(-1) == y_test).float().mean().item()
     if rank == 0:
         print(f"{processes} processes, test accuracy {accuracy:.3f}")
+    # A group that still frees a tensor when it is destroyed waits for this thread, and it for that.
+    distributed.barrier()
     distributed.destroy_process_group()
 
 
