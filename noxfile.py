@@ -34,9 +34,9 @@ def install(session, *packages, keras=NEWEST):
 def remove_other_environments(session):
     """Removes what earlier sessions installed: all of it needs 17 GB, the largest of it 2 GB."""
     own = Path(session.virtualenv.location).absolute()
-    for other in own.parent.iterdir():
-        if other not in (own, session.cache_dir.absolute()):
-            shutil.rmtree(other)
+    for found in own.parent.glob("*/pyvenv.cfg"):
+        if found.parent != own:
+            shutil.rmtree(found.parent)
 
 
 def environment(session, backend):
