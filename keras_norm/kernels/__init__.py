@@ -4,7 +4,7 @@ A kernel has the name and the signature of the plain function that it stands in 
 results, gradients and gradients of gradients. It may decline a call by returning None; the plain
 function then answers. So kernels change speed and nothing else.
 
-They are on unless the environment variable `KERAS_NORM_KERNELS` is 0 when they are first used;
+They are on unless the environment variable `KERAS_NORM_KERNELS` is 0 when the package is imported;
 `set_enabled` switches them during a run. As with every setting that is read while a step is
 traced, compile again after a change.
 """
@@ -16,6 +16,7 @@ import os
 import keras
 
 _enabled = os.environ.get("KERAS_NORM_KERNELS", "1") != "0"
+# The backend's kernels, by the names of the functions that may have one.
 _kernels = {}
 
 
@@ -35,11 +36,13 @@ def accelerated(plain):
 
     `plain` stays within reach as the attribute `__wrapped__`.
     """
+    name = plain.__name__
+    _kernels[name] = None
 
     @functools.wraps(plain)
     def function(*args, **kwargs):
         if _enabled:
-            kernel = _kernel(plain.__name__)
+            kernel = _kernels[name]
             result = None if kernel is None else kernel(*args, **kwargs)
             if result is not None:
                 return result
@@ -48,19 +51,16 @@ def accelerated(plain):
     return function
 
 
-def _kernel(name):
-    """Returns the backend's kernel of that name, or None."""
-    # A dictionary and not `functools.cache`, which torch.compile looks through.
-    if name not in _kernels:
-        _kernels[name] = _load(name)
-    return _kernels[name]
+def load():
+    """Looks up the backend's kernels, once the functions that they use are complete.
 
-
-def _load(name):
-    module = f"{__name__}.{keras.backend.backend()}"
+    Not when one is first called, as that may be in a function that torch.compile traces.
+    """
+    name = f"{__name__}.{keras.backend.backend()}"
     try:
-        return getattr(importlib.import_module(module), name, None)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != module:
+        if error.name != name:
             raise
-        return None
+        return
+    _kernels.update({name: getattr(module, name, None) for name in _kernels})

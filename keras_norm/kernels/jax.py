@@ -6,7 +6,8 @@ reads the gradient for two sums and once more for the result.
 On the CPU, XLA fuses into a sum only what nothing else reads, down to an array that it broadcasts;
 what two read it writes to memory first. So the moments are sums of the input and of its squares,
 unless a mean is far from zero; and what a sum for the gradient reads is made from numbers of its
-own, the negatives or halves of what others read.
+own, the negatives or halves of what others read. A branch is handed arrays from memory: an input of
+16 bits as it is, and not made float32 first.
 
 Masks decline, and so do axes too long to add up in one go.
 """
@@ -71,11 +72,10 @@ def _compiled(view, epsilon, x, gamma, beta):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _normalize(view, epsilon, x, gamma, beta):
     """Returns output, shift, residual and variance."""
-    dtype, x = x.dtype, x.astype(gamma.dtype)
-    shift, residual, variance = _moments(view, x)
+    shift, residual, variance = _moments(view, x, gamma.dtype)
     inverse = _inverse(variance, epsilon)
-    y = ((x - shift) * inverse - residual * inverse) * gamma + beta
-    return y.astype(dtype), shift, residual, variance
+    y = ((x.astype(gamma.dtype) - shift) * inverse - residual * inverse) * gamma + beta
+    return y.astype(x.dtype), shift, residual, variance
 
 
 @_normalize.defjvp
@@ -107,9 +107,9 @@ def _normalize_jvp(view, epsilon, primals, tangents):
     return (y, shift, residual, variance), (dy, jnp.zeros_like(shift), dresidual, dvariance)
 
 
-def _moments(view, x):
+def _moments(view, x, dtype):
     """Returns shift, residual and variance."""
-    mean, variance = _mean_and_variance(view, x)
+    mean, variance = _mean_and_variance(view, x.astype(dtype))
 
     def near():
         return jnp.zeros_like(mean), mean, variance
@@ -117,10 +117,11 @@ def _moments(view, x):
     def far():
         # One rounded number for all uses, however a compiler arranges them.
         shift = jax.lax.optimization_barrier(mean)
-        return shift, *_mean_and_variance(view, x - shift)
+        return shift, *_mean_and_variance(view, x.astype(dtype) - shift)
 
     # Elsewhere a branch costs more than a pass.
-    is_near = jnp.all(jnp.square(mean) <= LARGEST_MEAN**2 * variance)
+    is_near = jnp.square(mean) <= LARGEST_MEAN**2 * variance
+    is_near = jnp.all(is_near & jnp.isfinite(variance))
     return jax.lax.platform_dependent(cpu=lambda: jax.lax.cond(is_near, near, far), default=far)
 
 

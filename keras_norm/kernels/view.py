@@ -46,6 +46,7 @@ class View:
         self._outer = tuple(axis for axis in axes if axis not in summed)
         sizes = [-1 if size is None else size for size in sizes]
         self._set_sizes = [1 if axis in axes else size for axis, size in enumerate(sizes)]
+        self._outer_size = math.prod(sizes[axis] for axis in self._outer)
         self._channel_sizes = [1 if axis in summed else size for axis, size in enumerate(sizes)]
         parts = {} if parts is None else parts(sizes, summed)
         # For each axis of the view the axes that it is made of, and its size if it is a part.
@@ -76,7 +77,8 @@ class View:
         if not self._outer:
             return values
         by_axis = ops.reshape(values, self._channel_sizes)
-        means = ops.mean(by_axis, self._outer, keepdims=True)
+        # Not `ops.mean`, which computes in float32 on JAX.
+        means = ops.sum(by_axis, self._outer, keepdims=True) / self._outer_size
         return ops.reshape(ops.broadcast_to(means, ops.shape(by_axis)), ops.shape(values))
 
     def moment(self, values):

@@ -1,5 +1,6 @@
 """Pure functions on tensors, written in `keras.ops`: moments, their merge, standardization."""
 
+from keras_norm.ops.accelerated import load
 from keras_norm.ops.convert import convert
 from keras_norm.ops.masks import mask_weights
 from keras_norm.ops.moments import Moments, merge, moments
@@ -20,3 +21,5 @@ __all__ = [
     "normalize",
     "standardize",
 ]
+
+load()

@@ -38,6 +38,7 @@ def test_accuracy_is_measured_for_every_row(monkeypatch, capsys):
     monkeypatch.setattr(accuracy, "MEANS", (0.0, 1e5))
     accuracy.main()
     shown = re.findall(r"ours (\S+)  keras (\S+)", capsys.readouterr().out)
+    assert shown
     assert len(shown) % (2 * len(rows.ROWS)) == 0
     # The promise; that Keras's are as exact at a mean of 0 says that all compute the same.
     assert all(float(ours) < 2e-6 for ours, _ in shown)

@@ -1,5 +1,9 @@
 """What only JAX has: its transformations, and memory."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import pytest
 
@@ -68,6 +72,21 @@ def test_only_the_input_and_the_moments_are_kept(dtype):
             lambda *a, axes=axes: ops.normalize(a[0], axes, 1e-2, *a[1:])[0], x, gamma, beta
         )
         assert sum(leaf.nbytes for leaf in jax.tree.leaves(vjp)) <= 1.1 * x.nbytes
+
+
+def test_float64():
+    code = (
+        "import keras, keras_norm\n"
+        "import numpy as np\n"
+        "x = np.random.default_rng(0).standard_normal((2, 5, 4)) + 1\n"
+        "for axes in ((0, 1), (1, 2), (2,)):\n"
+        "    y = keras_norm.ops.normalize(keras.ops.convert_to_tensor(x), axes, 1e-2)[0]\n"
+        "    deviation = np.sqrt(x.var(axes, keepdims=True) + 1e-2)\n"
+        "    expected = (x - x.mean(axes, keepdims=True)) / deviation\n"
+        "    np.testing.assert_allclose(y, expected, atol=1e-14)\n"
+    )
+    environment = {**os.environ, "JAX_ENABLE_X64": "1"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 def test_sharded_arrays():

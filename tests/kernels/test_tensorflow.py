@@ -29,30 +29,67 @@ def plain_loss(x):
 
 
 @pytest.mark.parametrize("jit_compile", [None, False, True])
-def test_forward_mode(jit_compile, least):
+@pytest.mark.parametrize("x", [X, tf.where(tf.range(4) == 1, 0.0, X)])
+@pytest.mark.parametrize("is_inner", [True, False])
+def test_forward_mode(x, jit_compile, is_inner, least):
+    def compiled(f):
+        return f if jit_compile is None else tf.function(f, jit_compile=jit_compile)
+
     def tangent(f):
+        f = compiled(f) if is_inner else f
+
         def compute(x):
             with tf.autodiff.ForwardAccumulator(x, tf.cos(x)) as accumulator:
                 y = f(x)
             return accumulator.jvp(y)
 
-        return compute if jit_compile is None else tf.function(compute, jit_compile=jit_compile)
+        return compute if is_inner else compiled(compute)
 
-    np.testing.assert_allclose(tangent(loss)(X), tangent(plain_loss)(X), rtol=1e-4)
+    np.testing.assert_allclose(tangent(loss)(x), tangent(plain_loss)(x), rtol=1e-4)
 
 
-def test_unknown_sizes(least):
-    signature = [tf.TensorSpec([None, None, 4])]
+@pytest.mark.parametrize("sizes", [[None, None, 4], [None, 3, 4]])
+def test_unknown_sizes(sizes, least):
+    signature = [tf.TensorSpec(sizes)]
     found, expected = (tf.function(f, signature) for f in (loss, plain_loss))
     np.testing.assert_allclose(found(X), expected(X), rtol=1e-5)
-    normalize = tf.function(lambda x: ops.normalize(x, (0, 1), 1e-2)[0], signature)
-    assert normalize(X[:0]).shape == (0, 3, 4)
+
+    @tf.function(input_signature=signature)
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = ops.normalize(x, (0, 1), 1e-2)[0]
+        return tape.gradient(y, x)
+
+    assert gradient(X[:0]).shape == (0, 3, 4)
+
+
+@pytest.mark.parametrize("mean", [0.0, 100.0])
+@pytest.mark.parametrize("axes", [(0, 1), (1, 2), (2,)])
+def test_gradients_by_sample(axes, mean):
+    def by_sample(f):
+        def gradient(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(f(x[None], axes, 1e-2)[0] ** 3)
+            return tape.gradient(loss, x)
+
+        return tf.vectorized_map(gradient, X + mean)
+
+    expected = by_sample(ops.normalize.__wrapped__)
+    np.testing.assert_allclose(by_sample(ops.normalize), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 331, 331, 4), (4, 227, 227, 8)])
+@pytest.mark.parametrize("compiled", ["graph", "xla"])
+def test_compiled_kernels_keep_the_promised_accuracy(shape, compiled):
+    test_kernels.assert_promised_accuracy(shape, (0, 1, 2), (3,), 0.9, compiled=compiled)
 
 
 def test_a_batch_of_unknown_size_is_not_declined():
     @tf.function(input_signature=[tf.TensorSpec([None, 3, 4])])
     def declined(x):
-        return tf.constant(kernels._kernel("normalize")(x, (0, 1), 1e-2) is None)
+        return tf.constant(kernels._kernels["normalize"](x, (0, 1), 1e-2) is None)
 
     assert not declined(X)
 
@@ -121,7 +158,7 @@ def test_fused_operations_are_the_plain_function(shape, axes, spanned, compiled,
 ])  # fmt: skip
 def test_fused_operations_keep_the_promised_accuracy(shape, axes, spanned, mean, monkeypatch):
     monkeypatch.setattr(multiplied, "ENOUGH_ELEMENTS", 0)
-    test_kernels.test_kernel_keeps_the_promised_accuracy(shape, axes, spanned, mean)
+    test_kernels.assert_promised_accuracy(shape, axes, spanned, mean)
 
 
 def test_recomputed_gradients():

@@ -7,6 +7,7 @@ if keras.backend.backend() != "torch":
     pytest.skip("tests of the PyTorch kernel", allow_module_level=True)
 
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import keras_norm
 from keras_norm import ops
@@ -35,6 +36,10 @@ def x():
     lambda f: lambda x: torch.func.jvp(f, (x,), (x.cos(),))[1],
     lambda f: lambda x: torch.autograd.functional.jvp(f, x, x.cos())[1],
     lambda f: lambda x: torch.autograd.functional.hessian(f, x, vectorize=True),
+    lambda f: lambda x: torch.autograd.functional.jacobian(
+        lambda x: torch.stack([f(x), f(x * x)]), x, vectorize=True
+    ),
+    lambda f: lambda x: make_fx(lambda x: f(x))(x)(x),
 ])  # fmt: skip
 def test_transforms(x, transform):
     x = torch.stack([x, x + 1])
@@ -53,7 +58,7 @@ def test_forward_mode(x):
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compile_and_export(x, backend):
+def test_compile(x, backend):
     layer = keras_norm.GroupNormalization(2)
     expected = layer(x)
     torch._dynamo.reset()

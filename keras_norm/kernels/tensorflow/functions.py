@@ -3,6 +3,7 @@
 import enum
 
 import tensorflow as tf
+from tensorflow.python.eager import forwardprop_util
 from tensorflow.python.ops import control_flow_util
 
 from keras_norm import ops
@@ -35,6 +36,7 @@ def normalize(
         or combine is not None
         or not isinstance(x, tf.Tensor)
         or x.shape.rank is None
+        or _has_tangent(x)
     ):
         return None
     sizes = x.shape.as_list()
@@ -43,9 +45,10 @@ def normalize(
         return None
     inner = [axis for axis in axes if axis not in spanned]
     # A batch of unknown size is fine where its samples are summed first.
-    known = [axis for axis in range(len(sizes)) if axis > 0 or inner in ([], [0])]
-    if any(sizes[axis] is None or sizes[axis] > LONGEST for axis in known):
-        return None
+    may_be_unknown = [0] if inner not in ([], [0]) else []
+    for axis, size in enumerate(sizes):
+        if axis not in may_be_unknown if size is None else size > LONGEST:
+            return None
     view = View(sizes, axes, spanned, parts)
     gamma, beta = (v if v is None else view.of(tf.convert_to_tensor(v)) for v in (gamma, beta))
     dtype = at_least_float32(x.dtype)
@@ -57,8 +60,16 @@ def normalize(
     y = tf.reshape(y, [-1 if size is None else size for size in sizes])
     if not with_moments:
         return y, None
-    elements = tf.reduce_prod(tf.gather(tf.shape(x), axes))
+    elements = tf.reduce_prod(tf.gather(tf.shape(x), tf.constant(axes, tf.int32)))
     return y, ops.Moments(tf.cast(elements, dtype), *map(view.moment, moments))
+
+
+def _has_tangent(x):
+    """Returns whether a `ForwardAccumulator` watches x. TensorFlow has no public function for it.
+
+    In a graph it would look past the gradients given here, at the operations that are behind them.
+    """
+    return bool(forwardprop_util.pack_tangents([x]).indices)
 
 
 def _target(split_open):
@@ -100,7 +111,7 @@ def _function(view, epsilon, target):
             x, g = tf.cast(kept, gamma.dtype), tf.cast(g, gamma.dtype)
             if view.is_by_channel:
                 centered = by_channel(x, shift, gamma * inverse)
-                found = _gradients(g, centered, residual, inverse, gamma, beta, view)
+                found = _gradients(g, centered, residual, inverse, gamma, view)
             else:
                 standardized = _standardized(x, shift, residual, inverse, target)
                 columns = by_column(standardized, gamma)
@@ -115,7 +126,8 @@ def _function(view, epsilon, target):
 
 def _moments(x, view, target):
     """Returns shift, residual and variance."""
-    first, variance = _mean_and_variance(x, view, target)
+    # The norm is no plain operation.
+    first, variance = _mean_and_variance(x, view, is_norm=target is Target.TENSORFLOW)
 
     def near():
         return tf.zeros_like(first), first, variance
@@ -125,17 +137,17 @@ def _moments(x, view, target):
         # subtractions of it, and not in all places the same way.
         shift = tf.where(tf.math.is_finite(first), first, tf.zeros_like(first))
         shift = tf.stop_gradient(shift)
-        return shift, *_mean_and_variance(x - shift, view, target)
+        # TensorFlow cannot vectorize the norm in a branch that no sample takes.
+        return shift, *_mean_and_variance(x - shift, view)
 
     if target is Target.EXPORT:
         return far()
-    return tf.cond(tf.reduce_all(tf.square(first) <= LARGEST_MEAN**2 * variance), near, far)
+    is_near = tf.square(first) <= LARGEST_MEAN**2 * variance
+    return tf.cond(tf.reduce_all(is_near & tf.math.is_finite(variance)), near, far)
 
 
-def _mean_and_variance(x, view, target):
+def _mean_and_variance(x, view, is_norm=False):
     first = mean(x, view)
-    # The norm is no plain operation.
-    is_norm = target is Target.TENSORFLOW
     square = mean_square(x, view) if is_norm else mean(tf.square(x), view)
     return first, tf.nn.relu(square - tf.square(first))
 
@@ -158,14 +170,14 @@ def _subtracted(x, shift, target):
     return tf.cond(tf.reduce_any(shift != 0), lambda: x - shift, lambda: x)
 
 
-def _gradients(g, centered, residual, inverse, gamma, beta, view):
+def _gradients(g, centered, residual, inverse, gamma, view):
     weighted, products, sums = centered.weighted(g, gamma * inverse)
     products = (products - residual * sums) * inverse
     size = count(g, view)
     slope = view.across(gamma * products) / -size * inverse * inverse
     offset = view.across(gamma * sums) / -size * inverse - slope * residual
     dx = weighted + centered.scaled(slope, offset)
-    return dx, sum_like(products, gamma), sum_like(sums, beta)
+    return dx, sum_like(products, gamma), sum_like(sums, gamma)
 
 
 def _gradients_of_rows(g, standardized, columns, inverse, gamma, view):

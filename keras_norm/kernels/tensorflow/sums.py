@@ -38,8 +38,14 @@ def mean(x, view):
 def mean_square(x, view):
     """Returns the means of squares, which a norm does not write to memory; XLA would."""
     stage, *stages = _stages(view) or [[]]
-    norm = tf.math.reduce_euclidean_norm(x, stage, keepdims=True)
-    return view.across(_mean(tf.square(norm) / _size(x, stage), stages))
+
+    # The gradient of the norm itself is NaN where all is 0.
+    @tf.custom_gradient
+    def sum_of_squares(x):
+        norm = tf.math.reduce_euclidean_norm(tf.stop_gradient(x), stage, keepdims=True)
+        return tf.square(norm), lambda g: 2.0 * g * x
+
+    return view.across(_mean(sum_of_squares(x) / _size(x, stage), stages))
 
 
 def sum_over(x, view):
@@ -59,7 +65,8 @@ def count(x, view):
 
 
 def _stages(view):
-    return [stage for stage in (view.part, view.positions, view.batch) if stage]
+    """Returns what to sum over in turn: an axis each, as the error grows with the sum's length."""
+    return [[axis] for axis in (*view.part, *reversed(view.positions), *view.batch)]
 
 
 def _mean(x, stages):

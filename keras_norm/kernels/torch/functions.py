@@ -85,6 +85,9 @@ def _suit(*tensors):
     """Returns whether a kernel may be given these tensors, here and now."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_transformed():
         return False
+    # Whoever watches each operation may not let it look at numbers: make_fx, for one.
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return False
     first = tensors[0]
     dtype = torch.float32 if first.dtype in HALF else first.dtype
     for tensor in tensors:
@@ -105,6 +108,12 @@ def _is_transformed():
     return (
         torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
     )
+
+
+def _has_plain_backward(gradient):
+    """Returns whether a backward pass is differentiated in turn, or takes a batch of gradients."""
+    is_batch = torch._C._functorch.is_legacy_batchedtensor(gradient)
+    return is_batch or torch.is_grad_enabled() or _is_transformed()
 
 
 def _needs_gradient(*tensors):
@@ -152,7 +161,7 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx, gradient, *_):
         x, gamma, shift, mean, inverse = ctx.saved_tensors
         sets = ctx.sets
-        if torch.is_grad_enabled() or _is_transformed():
+        if _has_plain_backward(gradient):
 
             def plain(x, gamma, beta):
                 return ops.normalize.__wrapped__(x, sets.axes, ctx.epsilon, gamma, beta)[0]
@@ -181,7 +190,7 @@ class _Standardize(torch.autograd.Function):
     def backward(ctx, gradient, _):
         x, gamma, mean, variance, inverse = ctx.saved_tensors
         sets = ctx.sets
-        if torch.is_grad_enabled() or _is_transformed():
+        if _has_plain_backward(gradient):
 
             def plain(x, gamma, beta):
                 m, v = (field.view(sets.parameter_shape) for field in (mean, variance))

@@ -4,6 +4,7 @@
 sums in one pass over its arguments, which eager PyTorch has nowhere else.
 """
 
+import functools
 import math
 
 import torch
@@ -24,6 +25,8 @@ LONGEST_COLUMN = 512
 LONGEST_COLUMN_OF_ROWS = 4096
 # And this many elements that are neighbours in memory, which they add up in lanes.
 LONGEST_ROW = 4096
+# As many make a set, of which they make the gradient: 1e-6.
+LONGEST_SET = 1 << 14
 # Rows up to this long are fast to add up.
 WIDEST_ROW = 512
 # Samples this long are worth a native call of their own.
@@ -50,7 +53,8 @@ class Rows:
         self.count = self.channels = columns
         self.shape = self.view_shape = (rows, columns)
         self.axes, self.parameter_shape = (1,), (1, columns)
-        self.is_differentiable = rows <= LONGEST_COLUMN_OF_ROWS
+        self._are_short = columns <= LONGEST_SET
+        self.is_differentiable = rows <= LONGEST_COLUMN_OF_ROWS and self._are_short
 
     def spread(self, moment):
         """Returns a moment in a shape that broadcasts against the view of the input."""
@@ -73,13 +77,22 @@ class Rows:
         beta = torch.zeros_like(gamma)
         parts = (v.split(LONGEST_COLUMN_OF_ROWS) for v in (g, x, mean, inverse))
         found = [
-            layer_norm_backward(g, x, x.shape[1:], m, i, gamma, beta, [True] * 3)
+            layer_norm_backward(g, x, x.shape[1:], m, i, gamma, beta, [self._are_short, True, True])
             for g, x, m, i in zip(*parts, strict=True)
         ]
-        if len(found) == 1:
-            return found[0]
         dx, dgamma, dbeta = zip(*found, strict=True)
-        return torch.cat(dx), sum(dgamma), sum(dbeta)
+        if self._are_short:
+            dx = dx[0] if len(dx) == 1 else torch.cat(dx)
+        else:
+            dx = self._gradient_of_long_rows(g * gamma, x, mean, inverse)
+        return dx, *(functools.reduce(torch.add, v) for v in (dgamma, dbeta))
+
+    def _gradient_of_long_rows(self, g, x, mean, inverse):
+        first = g.mean(1, keepdim=True)
+        second = (g * x).mean(1, keepdim=True) - mean * first
+        slope = second * inverse * -inverse * inverse
+        offset = first * -inverse - slope * mean
+        return torch.addcmul(offset, x, slope).addcmul_(g, inverse)
 
 
 class Channels:
