@@ -1,9 +1,13 @@
 """Sums in stages: exact, and such that XLA fuses the first one with what it sums."""
 
+import math
+
 import tensorflow as tf
 
 # XLA sums up to so many in a loop that also makes what it sums; more in windows, from memory.
 WINDOW = 32
+# Axes that have more positions together are summed over one after the other.
+LONGEST = 2048
 
 
 def parts(sizes, axes):
@@ -32,12 +36,12 @@ def parts(sizes, axes):
 
 def mean(x, view):
     """Returns the means of the sets; the division between two sums keeps XLA from joining them."""
-    return view.across(_mean(x, _stages(view)))
+    return view.across(_mean(x, _stages(x, view)))
 
 
 def mean_square(x, view):
     """Returns the means of squares, which a norm does not write to memory; XLA would."""
-    stage, *stages = _stages(view) or [[]]
+    stage, *stages = _stages(x, view) or [[]]
 
     # The gradient of the norm itself is NaN where all is 0.
     @tf.custom_gradient
@@ -50,7 +54,7 @@ def mean_square(x, view):
 
 def sum_over(x, view):
     """Returns the sums over the axes that a view sums over."""
-    return _sum(x, _stages(view))
+    return _sum(x, _stages(x, view))
 
 
 def sum_like(x, v):
@@ -61,12 +65,15 @@ def sum_like(x, v):
 
 def count(x, view):
     """Returns how many elements of x are summed."""
-    return _size(x, [axis for stage in _stages(view) for axis in stage])
+    return _size(x, [axis for stage in _stages(x, view) for axis in stage])
 
 
-def _stages(view):
-    """Returns what to sum over in turn: an axis each, as the error grows with the sum's length."""
-    return [[axis] for axis in (*view.part, *reversed(view.positions), *view.batch)]
+def _stages(x, view):
+    """Returns the axes to sum over in turn: few and short, as the error of a sum grows with it."""
+    positions = [view.positions]
+    if math.prod(x.shape[axis] for axis in view.positions) > LONGEST:
+        positions = [[axis] for axis in reversed(view.positions)]
+    return [stage for stage in (view.part, *positions, view.batch) if stage]
 
 
 def _mean(x, stages):
