@@ -37,7 +37,7 @@ def collect(owner, names, pairs, keywords):
         name = next((name for name in names if name.casefold() == given.casefold()), None)
         if name is None:
             raise ValueError(
-                f"{owner} has no property {given!r}. Did you mean {closest(given, names)!r}? "
+                f"{owner} has no property {given!r}.{hint(given, names)} "
                 f"It takes: {', '.join(names)}"
             )
         if name in values:
@@ -46,10 +46,21 @@ def collect(owner, names, pairs, keywords):
     return values
 
 
-def closest(given, names):
-    """Returns the name that is most like the given one, whatever the case of its letters."""
+def closest(given, names, cutoff=0.0):
+    """Returns the name that is most like the given one, whatever the case of its letters.
+
+    None if it is less like it than `cutoff`, which is 1 for the same name.
+    """
     names = {name.casefold(): name for name in names}
-    return names[difflib.get_close_matches(given.casefold(), names, n=1, cutoff=0.0)[0]]
+    found = difflib.get_close_matches(given.casefold(), names, n=1, cutoff=cutoff)
+    return names[found[0]] if found else None
+
+
+def hint(given, names):
+    """Returns a sentence on what was meant, after a space; nothing if that is not clear."""
+    # What is misspelt is more alike, names of different things are less.
+    name = closest(given, names, cutoff=0.65)
+    return "" if name is None else f" Did you mean {name!r}?"
 
 
 def choice(name, value, choices):
@@ -60,9 +71,9 @@ def choice(name, value, choices):
     """
     if isinstance(value, str) and value in choices:
         return value
-    hint = f" Did you mean {closest(value, choices)!r}?" if isinstance(value, str) else ""
+    meant = hint(value, choices) if isinstance(value, str) else ""
     accepted = ", ".join(map(repr, choices))
-    raise ValueError(f"`{name}` must be one of {accepted}. Received: {name}={value!r}.{hint}")
+    raise ValueError(f"`{name}` must be one of {accepted}. Received: {name}={value!r}.{meant}")
 
 
 def vector(name, values, low=-np.inf):

@@ -76,9 +76,12 @@ def axis_index(name, axis, rank, owner):
     Raises:
         ValueError: If `axis` is out of range; the message names `owner`, the layer.
     """
+    if rank == 0:
+        raise ValueError(f"The input of {owner} must have axes. Received: an input of rank 0")
     if not -rank <= axis < rank:
         raise ValueError(
             f"Argument `{name}` of {owner} is out of bounds for an input of rank {rank}: it must "
-            f"lie in [{-rank}, {rank - 1}]. Received: {name}={axis}"
+            f"lie in [{-rank}, {rank - 1}], as it says which axis, not how many channels. "
+            f"Received: {name}={axis}"
         )
     return axis % rank

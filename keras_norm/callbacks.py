@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_norm.population import check_passes, update_population_statistics
+from keras_norm import population
 
 __all__ = ["PopulationStatistics"]
 
@@ -24,7 +24,8 @@ class PopulationStatistics(keras.callbacks.Callback):
             with moving statistics that start from there.
 
     Raises:
-        ValueError: If `passes` is not a positive integer, or, when `fit` ends, whatever
+        ValueError: If a number is not a positive integer or `x` is None; when `fit` begins, if
+            the model has no `keras_norm.BatchNormalization` layer; and when it ends, whatever
             `update_population_statistics` raises.
 
     Example:
@@ -46,16 +47,19 @@ class PopulationStatistics(keras.callbacks.Callback):
         self, x, batch_size=None, steps=None, passes=1, verbose="auto", before_validation=False
     ):
         super().__init__()
+        population.check(x, batch_size, steps, passes)
         self.x = x
         self.batch_size = batch_size
         self.steps = steps
-        self.passes = check_passes(passes)
+        self.passes = passes
         self.verbose = verbose
         self.before_validation = before_validation
         self._in_fit = False
 
     def on_train_begin(self, logs=None):
-        """Notes that `fit` is running."""
+        """Checks the model before the time for its training is spent."""
+        if self.model.built:
+            population.normalizations(self.model)
         self._in_fit = True
 
     def on_test_begin(self, logs=None):
@@ -69,6 +73,6 @@ class PopulationStatistics(keras.callbacks.Callback):
         self._update()
 
     def _update(self):
-        update_population_statistics(
+        population.update_population_statistics(
             self.model, self.x, self.batch_size, self.steps, self.passes, self.verbose
         )

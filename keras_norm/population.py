@@ -18,6 +18,8 @@ from keras_norm import _validation, engines
 from keras_norm.layers import BatchNormalization
 from keras_norm.ops import Moments, merge
 
+_REMEDY = "`keras_norm.from_keras` converts Keras's own BatchNormalization layers."
+
 
 def update_population_statistics(model, x, batch_size=None, steps=None, passes=1, verbose="auto"):
     """Gives every batch normalization layer the mean and variance of all of the data.
@@ -66,9 +68,9 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
 
     Raises:
         TypeError: If `model` is no Keras model.
-        ValueError: If the model has no `keras_norm.BatchNormalization` layer, `passes` is not a
-            positive integer (or more than 1 for a generator without `steps`), or a pass finds no
-            data.
+        ValueError: If the model has no `keras_norm.BatchNormalization` layer, a number is not a
+            positive integer (or `passes` more than 1 for a generator without `steps`), or a pass
+            finds no data.
 
     Example:
     >>> import keras, keras_norm
@@ -82,7 +84,7 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
     Reference:
         Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, https://arxiv.org/abs/2105.07576
     """
-    passes = check_passes(passes)
+    check(x, batch_size, steps, passes)
     if not isinstance(model, keras.Model):
         raise TypeError(f"Argument `model` must be a Keras model. Received: {model!r}")
     if passes > 1 and steps is None and inspect.isgenerator(x):
@@ -99,13 +101,44 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
         _passes[model] = run
 
 
-def check_passes(passes):
-    """Returns the argument `passes`, checked."""
-    if not _validation.is_integer(passes) or passes < 1:
+def check(x, batch_size, steps, passes):
+    """Checks arguments of `update_population_statistics`."""
+    if x is None:
+        raise ValueError("Argument `x` must be data, as `fit` takes it. Received: x=None")
+    numbers = {"passes": passes}
+    numbers |= {
+        name: value
+        for name, value in (("batch_size", batch_size), ("steps", steps))
+        if value is not None
+    }
+    for name, value in numbers.items():
+        if not _validation.is_integer(value) or value < 1:
+            accepted = "a positive integer" + (name != "passes") * " or None"
+            raise ValueError(f"Argument `{name}` must be {accepted}. Received: {name}={value!r}")
+
+
+def normalizations(model):
+    """Returns the layers of a model that can have population statistics.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    layers = model._flatten_layers()
+    ours = [layer for layer in layers if isinstance(layer, BatchNormalization)]
+    if not ours:
+        theirs = len(_of_keras(model))
         raise ValueError(
-            f"Argument `passes` must be a positive integer. Received: passes={passes!r}"
+            "Population statistics need a model with at least one "
+            f"`keras_norm.BatchNormalization` layer. {_REMEDY} Received: model "
+            f"'{model.name}' with {len(layers)} layers, {theirs} of them Keras's own "
+            "BatchNormalization"
         )
-    return int(passes)
+    return ours
+
+
+def _of_keras(model):
+    layers = model._flatten_layers()
+    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 class Observer:
@@ -245,22 +278,12 @@ class _Passes:
             raise
 
     def _find_layers(self):
-        layers = self._model()._flatten_layers()
-        ours = [layer for layer in layers if isinstance(layer, BatchNormalization)]
-        theirs = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
-        remedy = "`keras_norm.from_keras` converts Keras's own BatchNormalization layers."
-        if not ours:
-            raise ValueError(
-                "Population statistics need a model with at least one "
-                f"`keras_norm.BatchNormalization` layer. {remedy} Received: model "
-                f"'{self._model().name}' with {len(layers)} layers, {len(theirs)} of them Keras's "
-                "own BatchNormalization"
-            )
-        if theirs:
-            names = ", ".join(f"'{layer.name}'" for layer in theirs)
+        ours = normalizations(self._model())
+        names = ", ".join(f"'{layer.name}'" for layer in _of_keras(self._model()))
+        if names:
             warnings.warn(
                 f"Layers that are Keras's own BatchNormalization keep their statistics: {names}. "
-                f"{remedy}",
+                f"{_REMEDY}",
                 stacklevel=4,
             )
         self._observed_layers = [layer for layer in ours if layer.trainable]

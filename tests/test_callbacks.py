@@ -67,3 +67,18 @@ def test_before_each_validation_on_request(before_validation):
 def test_arguments_are_checked_at_once():
     with pytest.raises(ValueError, match="passes=0"):
         PopulationStatistics(data(2, 3), passes=0)
+    with pytest.raises(ValueError, match="`x` must be data"):
+        PopulationStatistics(None)
+
+
+def test_the_model_is_checked_before_it_is_trained():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(1)])
+    model.compile(loss="mse")
+    epochs = []
+    callbacks = [
+        PopulationStatistics(data(2, 3)),
+        keras.callbacks.LambdaCallback(on_epoch_begin=lambda *arguments: epochs.append(arguments)),
+    ]
+    with pytest.raises(ValueError, match="at least one `keras_norm"):
+        model.fit(data(2, 3), data(2, 1), callbacks=callbacks, verbose=0)
+    assert not epochs

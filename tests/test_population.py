@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import keras_norm
-from keras_norm import BatchNormalization, population, update_population_statistics
+from keras_norm import BatchNormalization, callbacks, population, update_population_statistics
 from tests import oracle
 from tests.gradients import numpy
 
@@ -433,6 +433,19 @@ def test_errors():
             update(model, data(6, 3), passes=passes)
     with pytest.raises(TypeError, match="must be a Keras model"):
         update(BatchNormalization(), data(6, 3))
+
+
+@pytest.mark.parametrize("arguments", [
+    {"batch_size": 0}, {"batch_size": "a"}, {"steps": -1}, {"steps": 2.0}, {"passes": 0},
+])  # fmt: skip
+def test_numbers_are_checked(arguments):
+    (name,) = arguments
+    for call in (
+        lambda: update(None, data(4, 3), **arguments),
+        lambda: callbacks.PopulationStatistics(data(4, 3), **arguments),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}` must be a positive integer"):
+            call()
 
 
 def test_no_warnings_and_a_progress_bar(capsys):

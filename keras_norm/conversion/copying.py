@@ -32,7 +32,8 @@ _STATEFUL = (
     keras.optimizers.Optimizer,
 )
 _CALLS = ("_inbound_nodes", "_outbound_nodes")
-# What `compile` and `fit` add to a model, and what they change, with the value before.
+# What `compile` and `fit` add to a model, and what they change, with the value before; and the
+# lists in which TensorFlow has some attributes once more.
 _ADDED_BY_TRAINING = (
     *("optimizer", "history", "_compile_config", "_compiled_trainable_state"),
     *("_eval_epoch_iterator", "_jax_state"),
@@ -42,6 +43,10 @@ _CHANGED_BY_TRAINING = {
     **dict.fromkeys(("loss", "_compile_loss", "_compile_metrics", "_loss_tracker")),
     **dict.fromkeys(("train_function", "test_function", "predict_function")),
 }
+_LISTED_BY_TENSORFLOW = (
+    "_self_unconditional_checkpoint_dependencies",
+    "_self_unconditional_dependency_names",
+)
 _DROPPED = object()
 
 
@@ -167,10 +172,6 @@ class _Copier:
             for key, value in self._kept(x.items()):
                 base.__setitem__(new, key, value)
         for name, value in _attributes(x).items():
-            if isinstance(x, keras.Model):
-                if name in _ADDED_BY_TRAINING:
-                    continue
-                value = _CHANGED_BY_TRAINING.get(name, value)
             if name not in _CALLS and (value := self.copy(value)) is not _DROPPED:
                 if name in vars(x):
                     vars(new)[name] = value
@@ -235,11 +236,31 @@ def _parts(x):
 
 
 def _attributes(x):
-    """Returns the attributes of `x` itself, those in slots too, as a dictionary."""
+    """Returns the attributes of `x` itself, those in slots too, as a dictionary.
+
+    Those of a model are as they were before `compile`.
+    """
     state = {} if _is_proxy(x) else object.__getstate__(x)
     if isinstance(state, tuple):
         return {name: value for part in state if part for name, value in part.items()}
-    return state or {}
+    return _untrained(state) if isinstance(x, keras.Model) else state or {}
+
+
+def _untrained(attributes):
+    """Returns the attributes that a model with these had before `compile`."""
+    known = {
+        name: _CHANGED_BY_TRAINING.get(name, value)
+        for name, value in attributes.items()
+        if name not in _ADDED_BY_TRAINING
+    }
+    gone = {*_ADDED_BY_TRAINING, *_CHANGED_BY_TRAINING}
+    for name in _LISTED_BY_TENSORFLOW:
+        listed = known.get(name)
+        if isinstance(listed, dict):
+            known[name] = {key: value for key, value in listed.items() if key not in gone}
+        elif listed is not None:
+            known[name] = [reference for reference in listed if reference.name not in gone]
+    return known
 
 
 def _cell_contents(cell):

@@ -92,13 +92,15 @@ def _translated(model, table):
         described = f"Layer '{layer.name}' ({type(layer).__name__})"
         if not isinstance(layer, tuple(table)):
             return None
-        if type(layer) not in table:
+        known = next(cls for cls in type(layer).__mro__ if cls in table)
+        # What matlab and wolfram derive from our layers does what these do.
+        if type(layer) is not known and not type(layer).__module__.startswith("keras_norm."):
             raise ValueError(
                 f"{described} is of a class derived from a normalization layer, so what is equal "
                 "to it is not known. Say it with `keras_norm.conversion.replace_normalization`."
             )
         try:
-            return table[type(layer)](layer, makes_masks)
+            return table[known](layer, makes_masks)
         except (TypeError, ValueError, NotImplementedError) as error:
             raise ValueError(f"{described} cannot be converted. {error}") from error
 

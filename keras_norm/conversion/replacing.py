@@ -71,7 +71,8 @@ def replace_normalization(model, function):
 def batch_to_group(layer):
     """Returns a `GroupNormalization` for a batch normalization layer, and None for others.
 
-    It has as many groups as possible, up to 32; and the arguments that both layers have.
+    It has as many groups as possible, up to 32, or one where a sample has no positions: groups of
+    a single number would become 0. The arguments are those that both layers have.
 
     Args:
         layer: A built layer.
@@ -101,8 +102,9 @@ def batch_to_group(layer):
             "the model on an input first, or its `build(input_shape)`."
         )
     channels = layer.moving_mean.shape[0]
+    most = 1 if len(layer.get_build_config()["input_shape"]) == 2 else MOST_GROUPS
     return GroupNormalization(
-        groups=max(n for n in range(1, MOST_GROUPS + 1) if channels % n == 0),
+        groups=max(n for n in range(1, most + 1) if channels % n == 0),
         **common_arguments(layer),
     )
 

@@ -40,6 +40,8 @@ def from_torch(module):
       gathered is taken as it is, since inference uses it as it is: outputs stay equal. In further
       training our moving variance moves towards values that are (n - 1) / n as large.
 
+    `requires_grad` is left out: set `trainable` of the layer's gamma and beta.
+
     Args:
         module: The module, on any device. The layer works on whichever backend Keras runs.
 

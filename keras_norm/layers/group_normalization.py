@@ -152,7 +152,9 @@ class GroupNormalization(Normalization):
         ones = [1] * len(full_shape)
         gamma, beta = self._scale_and_offset(grouped(ones, (groups, group_size)), dtype)
         if weights is not None:
-            weights = ops.reshape(weights, grouped(ops.shape(weights), (1, 1)))
+            # Of one number for all channels, or of one for each.
+            channels = (1, 1) if weights.shape[channel_axis] == 1 else (groups, group_size)
+            weights = ops.reshape(weights, grouped(ops.shape(weights), channels))
         outputs, _ = normalize(
             self._computable(inputs, dtype, grouped(full_shape, (groups, group_size))),
             [axis for axis in range(1, len(full_shape) + 1) if axis != channel_axis],

@@ -14,6 +14,7 @@ def setLearnRateFactor(layer, *arguments):
 
         setLearnRateFactor(layer, parameterName, factor)
         setLearnRateFactor(net, layerName, parameterName, factor)
+        setLearnRateFactor(net, parameterPath, factor)
 
     `trainnet`, and every `keras_norm.optimizers.MultiplierOptimizer`, then trains the parameter
     at `factor` times its learning rate. Layers of `keras_norm` need not be built. Unlike MATLAB,
@@ -21,7 +22,8 @@ def setLearnRateFactor(layer, *arguments):
 
     Args:
         layer: A Keras layer, or a model followed by the name of a layer in it; "block/bn" is the
-            layer "bn" in a model "block" in it.
+            layer "bn" in a model "block" in it, and "block/bn/Scale" the path of a parameter of
+            that layer.
         *arguments: The parameter's name, and the factor: a finite number >= 0. Parameters are
             "Scale" and "Offset" of normalization layers; "Weights" and "Bias" of dense,
             convolution and embedding layers; "InputWeights", "RecurrentWeights" and "Bias" of
@@ -53,6 +55,7 @@ def setL2Factor(layer, *arguments):
 
         setL2Factor(layer, parameterName, factor)
         setL2Factor(net, layerName, parameterName, factor)
+        setL2Factor(net, parameterPath, factor)
 
     `trainnet` then adds `factor * L2Regularization * parameter` to the parameter's gradient.
 
@@ -86,6 +89,7 @@ def getLearnRateFactor(layer, *arguments):
 
         getLearnRateFactor(layer, parameterName)
         getLearnRateFactor(net, layerName, parameterName)
+        getLearnRateFactor(net, parameterPath)
 
     Args:
         layer: As of `setLearnRateFactor`.
@@ -114,6 +118,7 @@ def getL2Factor(layer, *arguments):
 
         getL2Factor(layer, parameterName)
         getL2Factor(net, layerName, parameterName)
+        getL2Factor(net, parameterPath)
 
     Args:
         layer: As of `setLearnRateFactor`.
@@ -152,7 +157,10 @@ def _has_default(variable, multiplier):
 
 
 def _set(function, multiplier, owner, arguments):
-    layer, name, factor = _parse(function, owner, arguments, ("parameterName", "factor"))
+    names = ("parameterName", "factor")
+    layer, name, factor = _parse(function, owner, arguments, names)
+    if isinstance(factor, str):
+        raise TypeError(f"{_forms(function, names)}. Received: factor={factor!r}")
     factor = multipliers.check("factor", factor)
     target, attribute = _place(layer, name, multiplier)
     setattr(target, attribute, factor)
@@ -168,13 +176,24 @@ def _get(function, multiplier, owner, arguments):
 
 
 def _parse(function, owner, arguments, names):
-    """Returns the layer and the other arguments, whichever of the two forms the call has."""
+    """Returns the layer and the other arguments, whichever of the three forms the call has."""
     if len(arguments) == len(names):
-        return owner, *arguments
+        path, *rest = arguments
+        if isinstance(owner, keras.Model) and isinstance(path, str) and "/" in path:
+            layer_name, _, path = path.rpartition("/")
+            owner = parameters.find_layer(owner, layer_name)
+        return owner, path, *rest
     if len(arguments) == len(names) + 1:
         return parameters.find_layer(owner, arguments[0]), *arguments[1:]
-    forms = f"(layer, {', '.join(names)}) or (net, layerName, {', '.join(names)})"
-    raise TypeError(f"{function} takes {forms}. Received: {len(arguments) + 1} arguments")
+    forms = _forms(function, names)
+    raise TypeError(f"{forms}. Received: {len(arguments) + 1} arguments")
+
+
+def _forms(function, names):
+    rest = ", ".join(names[1:])
+    ways = ("layer, parameterName", "net, layerName, parameterName", "net, parameterPath")
+    forms = [f"({way}, {rest})" if rest else f"({way})" for way in ways]
+    return f"{function} takes {forms[0]}, {forms[1]} or {forms[2]}"
 
 
 def _place(layer, name, multiplier):
@@ -199,8 +218,7 @@ def _place(layer, name, multiplier):
         names = list(found)
         if name in found:
             return found[name], multiplier
-    hint = f" Did you mean {_name_value.closest(str(name), names)!r}?" if names else ""
     raise ValueError(
-        f"Layer '{layer.name}' ({type(layer).__name__}) has no parameter {name!r}.{hint} "
-        f"It has: {', '.join(names) or 'none'}"
+        f"Layer '{layer.name}' ({type(layer).__name__}) has no parameter {name!r}."
+        f"{_name_value.hint(str(name), names)} It has: {', '.join(names) or 'none'}"
     )

@@ -59,9 +59,10 @@ def _data(name, value):
         return None
     if isinstance(value, (list, tuple)) and len(value) == 2:
         return tuple(value)
+    entries = f" with {len(value)} entries" if isinstance(value, (list, tuple)) else ""
     raise ValueError(
         f"`{name}` must be a pair of inputs and targets, or [] for none. "
-        f"Received: a value of type {type(value).__name__}"
+        f"Received: a value of type {type(value).__name__}{entries}"
     )
 
 
@@ -130,8 +131,8 @@ class TrainingOptions:
     def __setattr__(self, name, value):
         if name not in self._table:
             raise AttributeError(
-                f"Training options for '{self.SolverName}' have no {name!r}. "
-                f"Did you mean {_name_value.closest(name, self._table)!r}?"
+                f"Training options for '{self.SolverName}' have no {name!r}."
+                f"{_name_value.hint(name, self._table)} They have: {', '.join(self._table)}"
             )
         vars(self)[name] = self._table[name].check(name, value)
 

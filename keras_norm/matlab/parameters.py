@@ -48,7 +48,8 @@ def find_layer(net, name):
     found = dict(layers(net))
     if name in found:
         return found[name]
-    hint = f" Did you mean {_name_value.closest(str(name), found)!r}?" if found else ""
+    closest = _name_value.closest(str(name), found)
+    hint = "" if closest is None else f" The closest that it has is {closest!r}."
     raise ValueError(f"Model '{net.name}' has no layer {name!r}.{hint}")
 
 

@@ -1,5 +1,7 @@
 """MATLAB's `trainnet`, on Keras's `fit`."""
 
+import reprlib
+
 import keras
 import numpy as np
 
@@ -11,9 +13,10 @@ from keras_norm.matlab.options import TrainingOptions
 from keras_norm.matlab.progress import TrainingProgress
 from keras_norm.optimizers import MultiplierOptimizer
 
+_CROSSENTROPY = "crossentropy"
 _INDEX_CROSSENTROPY = "index-crossentropy"
 LOSSES = {
-    "crossentropy": keras.losses.CategoricalCrossentropy,
+    _CROSSENTROPY: keras.losses.CategoricalCrossentropy,
     _INDEX_CROSSENTROPY: keras.losses.SparseCategoricalCrossentropy,
     "binary-crossentropy": keras.losses.BinaryCrossentropy,
     **dict.fromkeys(("mse", "mean-squared-error", "l2loss"), keras.losses.MeanSquaredError),
@@ -49,8 +52,10 @@ def trainnet(x, y, net, lossFcn, options):
         `net`. The losses of the epochs are in `net.history.history`.
 
     Raises:
-        TypeError: If `net` is no model or `options` came from elsewhere.
-        ValueError: If the loss is unknown, or classes are not counted from 0.
+        TypeError: If `net` is no model, `options` came from elsewhere, or `lossFcn` is neither
+            a name nor a loss of Keras.
+        ValueError: If the loss is unknown, `x` and `y` have different numbers of samples, or
+            targets do not fit the loss: not one-hot, or classes that are not counted from 0.
 
     Example:
     >>> import keras, numpy as np
@@ -81,6 +86,7 @@ def trainnet(x, y, net, lossFcn, options):
             "Argument `options` must come from `keras_norm.matlab.trainingOptions`. "
             f"Received: {options!r} (of type {type(options).__name__})"
         )
+    _check_samples(x, y)
     if options.Shuffle == "once":
         x, y = _shuffled(x, y)
     outputs = net(keras.tree.map_structure(lambda array: array[:1], x))
@@ -103,10 +109,37 @@ def trainnet(x, y, net, lossFcn, options):
 def _loss(loss, y, outputs):
     if isinstance(loss, keras.losses.Loss):
         return loss
+    if not isinstance(loss, str):
+        raise TypeError(
+            "Argument `lossFcn` must be a `keras.losses.Loss`, or one of "
+            f"{', '.join(map(repr, LOSSES))}. Received: {loss!r}"
+        )
     name = _name_value.choice("lossFcn", loss, tuple(LOSSES))
     if name == _INDEX_CROSSENTROPY:
         _check_classes(keras.ops.convert_to_numpy(y), outputs.shape[-1])
+    if name == _CROSSENTROPY and not keras.tree.is_nested(outputs):
+        _check_one_hot(np.shape(y), tuple(outputs.shape))
     return LOSSES[name]()
+
+
+def _check_samples(x, y):
+    sizes = {np.shape(array)[:1] for array in keras.tree.flatten((x, y))}
+    if len(sizes) > 1 or () in sizes:
+        shapes = [reprlib.repr(keras.tree.map_structure(np.shape, data)) for data in (x, y)]
+        raise ValueError(
+            "`x` and `y` must be arrays, or structures of arrays, with the same number of samples "
+            f"on their first axes. Received: x of shape {shapes[0]}, y of shape {shapes[1]}"
+        )
+
+
+def _check_one_hot(targets, outputs):
+    if targets[1:] != outputs[1:]:
+        raise ValueError(
+            f"The targets of '{_CROSSENTROPY}' must be one-hot, of the shape of the outputs: "
+            f"{('samples', *outputs[1:])}. Received: targets of shape {targets}. Use "
+            f"'{_INDEX_CROSSENTROPY}' for classes that are counted from 0, or "
+            "`keras.utils.to_categorical`."
+        )
 
 
 def _check_classes(y, classes):

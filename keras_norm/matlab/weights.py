@@ -109,8 +109,8 @@ def _values(path, entries, name, layer):
     """Yields a layer's variables, each with the value that the file has for it."""
     stored = {parameter: value for (owner, parameter), value in entries.items() if owner == name}
     if not stored:
-        names = {owner for owner, _ in entries}
-        hint = f" The closest that it has is {_name_value.closest(name, names)!r}." if names else ""
+        closest = _name_value.closest(name, {owner for owner, _ in entries})
+        hint = "" if closest is None else f" The closest that it has is {closest!r}."
         raise ValueError(f"'{path}' lacks the layer '{name}' of the model.{hint}")
     variables = parameters.variables(layer)
     for parameter in variables:

@@ -33,7 +33,8 @@ class MultiplierOptimizer(OptimizerWrapper):
     For automatic loss scaling put `keras.optimizers.LossScaleOptimizer` around this optimizer.
 
     Multipliers are read when a training step is traced: compile the model again after a change,
-    as with `trainable`. They are saved with the optimizer, also those that were set by hand.
+    as with `trainable`. They are saved with the optimizer, also those that were set by hand, once
+    it is built: by the first step, or by `optimizer.build(model.trainable_variables)`.
 
     `l2` is apart from decoupled weight decay (`weight_decay`, as in `AdamW`), which shrinks the
     variables at the inner optimizer's own factor times their learning rate. An L2 multiplier of 0
@@ -66,7 +67,7 @@ class MultiplierOptimizer(OptimizerWrapper):
     ... ], name="model")
     >>> keras_norm.set_multipliers(model.get_layer("head").bias, l2=0)
     >>> optimizer = keras_norm.optimizers.MultiplierOptimizer(
-    ...     keras.optimizers.Adam(0.001), l2=0.0001, lr_multipliers={".*/backbone/.*": 0.1}
+    ...     keras.optimizers.Adam(0.001), l2=0.0001, lr_multipliers={"(.*/)?backbone/.*": 0.1}
     ... )
     >>> model.compile(optimizer, "mse")
     >>> optimizer.build(model.trainable_variables)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import keras_norm
+from keras_norm import matlab, wolfram
+from keras_norm.conversion.copying import contents
 from keras_norm.conversion.unmasked import UnmaskedLayerNormalization
 from tests.conversion import models
 from tests.oracle import error
@@ -64,6 +66,11 @@ def test_training_a_copy_leaves_the_model_alone():
         np.testing.assert_array_equal(a, b)
     assert any(np.any(a != b) for a, b in zip(before, models.weights(copy), strict=True))
     model.fit(x, x, verbose=0)  # still compiled
+    model.evaluate(x, x, verbose=0)
+    predicted = model.predict(x, verbose=0)
+    copy = keras_norm.from_keras(model)
+    assert not any(isinstance(part, keras.optimizers.Optimizer) for part in contents(copy))
+    assert error(copy.predict(x, verbose=0), predicted) < TOLERANCE
 
 
 # Without a compiler's cache, JAX takes half a minute for one.
@@ -194,6 +201,8 @@ def test_our_spellings_become_keras_ones():
         keras_norm.GroupNormalization("all-channels", beta_initializer=np.ones((1, 1, 6))),
         keras_norm.LayerNormalization(axis=[1, -1], gamma_initializer=lambda n: np.full(n, 2.0)),
         keras_norm.BatchNormalization(axis=1, variance_momentum=0.9),
+        matlab.layerNormalizationLayer(),
+        wolfram.BatchNormalizationLayer(Interleaving=True),
     ):
         model = models.shake(one(layer))
         back = keras_norm.to_keras(model)

@@ -48,6 +48,9 @@ def test_most_groups(channels, groups):
     layer.build((None, channels, 4))
     assert batch_to_group(layer).groups == groups
     assert batch_to_group(layer).axis == 1
+    features = keras_norm.BatchNormalization()
+    features.build((None, channels))
+    assert batch_to_group(features).groups == 1  # groups of one number would become 0
     assert batch_to_group(keras.layers.LayerNormalization()) is None
 
 

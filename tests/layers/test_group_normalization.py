@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 
@@ -22,6 +23,20 @@ def test_groups(groups, axis):
     y = layer(np.ascontiguousarray(np.moveaxis(x, -1, axis)))
     np.testing.assert_allclose(numpy(y), target, atol=5e-6)
     assert layer.groups == groups
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_mask_of_keras_masking_on_channels_first_input(groups):
+    # It is made for (batch, time, features), so that here it marks channels.
+    x = data((2, 4, 6))
+    x[0, 1:] = 0
+    layer = GroupNormalization(groups, axis=1)
+    inputs = keras.Input((4, 6))
+    y = numpy(keras.Model(inputs, layer(keras.layers.Masking()(inputs)))(x))
+    weights = (x != 0).reshape(2, groups, 4 // groups, 6)
+    expected = oracle.normalize(x.reshape(weights.shape), (2, 3), weights=weights)[0]
+    real = x != 0
+    np.testing.assert_allclose(y[real], expected.reshape(x.shape)[real], atol=5e-6)
 
 
 def test_one_group_is_layer_normalization():

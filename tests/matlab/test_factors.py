@@ -48,6 +48,8 @@ def test_of_a_layer(set_factor, get_factor, multiplier, built):
 def test_of_a_layer_in_a_net(net, set_factor, get_factor, multiplier):
     assert set_factor(net, "bn", "Scale", 2) is net
     set_factor(net, "block/ln", "Offset", 3)
+    set_factor(net, "block/ln/Scale", 6)
+    assert get_factor(net, "block/ln/Scale") == get_factor(net, "block/ln", "Scale") == 6
     set_factor(net, "fc", "Weights", 4)
     set_factor(net, "lstm", "RecurrentWeights", 5)
     assert getattr(net.get_layer("bn").gamma, multiplier) == 2
@@ -77,13 +79,14 @@ def test_properties_follow(net):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("Scale",), TypeError, r"takes \(layer, parameterName, factor\) or \(net, layerName"),
-        (("bm", "Scale", 1), ValueError, "no layer 'bm'. Did you mean 'bn'"),
+        (("Scale",), TypeError, r"takes \(layer, parameterName, factor\), \(net, layerName"),
+        (("bm", "Scale", 1), ValueError, "no layer 'bm'. The closest that it has is 'bn'"),
         (("bn", "Scales", 1), ValueError, "no parameter 'Scales'. Did you mean 'Scale'"),
         (("bn", "TrainedMean", 1), ValueError, "It has: Scale, Offset"),
         (("fc", "Weight", 1), ValueError, "Did you mean 'Weights'"),
         (("bn", "Scale", -1), ValueError, "`factor` must be a finite number >= 0"),
-        (("bn", "Scale", "2"), TypeError, "`factor` must be a finite number >= 0"),
+        (("bn", "Scale", None), TypeError, "`factor` must be a finite number >= 0"),
+        (("bn", "Scale"), TypeError, r"\(net, parameterPath, factor\). Received: factor='Scale'"),
     ],
 )
 def test_bad_calls(net, arguments, error, message):

@@ -264,6 +264,8 @@ def test_options_can_be_assigned():
         ("sgd", {}, "Did you mean 'sgdm'"),
         ("adam", {"Momentum": 0.9}, "trainingOptions for 'adam' has no property 'Momentum'"),
         ("sgdm", {"MaxEpoch": 1}, "Did you mean 'MaxEpochs'"),
+        ("adam", {"Momentum": 0.5}, "no property 'Momentum'. It takes: InitialLearnRate"),
+        ("adam", {"ValidationData": (1,)}, "a pair of .*type tuple with 1 entries"),
         ("sgdm", {"InitialLearnRate": 0}, "`InitialLearnRate` must be"),
         ("adam", {"GradientDecayFactor": 1}, "`GradientDecayFactor` must be .*>= 0 and < 1"),
         ("sgdm", {"MiniBatchSize": 1.5}, "`MiniBatchSize` must be a positive integer"),
@@ -290,3 +292,11 @@ def test_bad_calls():
         matlab.trainnet(ONE, ONE, line(), "mse", {"MaxEpochs": 1})
     with pytest.raises(ValueError, match=r"from 1 to 1.*subtract 1"):
         matlab.trainnet(ONE, np.array([1]), line(), "index-crossentropy", options)
+    with pytest.raises(ValueError, match=r"one-hot, .*\('samples', 1\).*'index-crossentropy'"):
+        matlab.trainnet(ONE, np.array([0]), line(), "crossentropy", options)
+    with pytest.raises(TypeError, match=r"`lossFcn` must be a `keras.losses.Loss`, or one of"):
+        matlab.trainnet(ONE, ONE, line(), lambda y, t: 0, options)
+    for shuffle in ("once", "never"):
+        options.Shuffle = shuffle
+        with pytest.raises(ValueError, match=r"x of shape \(1, 1\), y of shape \(2, 1\)"):
+            matlab.trainnet(ONE, np.ones((2, 1)), line(), "mse", options)

@@ -80,12 +80,11 @@ class Rows:
             layer_norm_backward(g, x, x.shape[1:], m, i, gamma, beta, [self._are_short, True, True])
             for g, x, m, i in zip(*parts, strict=True)
         ]
-        dx, dgamma, dbeta = zip(*found, strict=True)
-        if self._are_short:
-            dx = dx[0] if len(dx) == 1 else torch.cat(dx)
-        else:
-            dx = self._gradient_of_long_rows(g * gamma, x, mean, inverse)
-        return dx, *(functools.reduce(torch.add, v) for v in (dgamma, dbeta))
+        rows, *columns = zip(*found, strict=True)
+        if not self._are_short:
+            rows = (self._gradient_of_long_rows(g * gamma, x, mean, inverse),)
+        dx = rows[0] if len(rows) == 1 else torch.cat(rows)
+        return dx, *(functools.reduce(torch.add, v) for v in columns)
 
     def _gradient_of_long_rows(self, g, x, mean, inverse):
         first = g.mean(1, keepdim=True)
