@@ -154,8 +154,7 @@ def serialize(initializer, name, owner):
     if not isinstance(initializer, SizeFunction):
         return keras.initializers.serialize(initializer)
     function = initializer.function
-    registered = keras.saving.get_registered_name(function)
-    if keras.saving.get_registered_object(registered) is function:
+    if _has_registered_name(function):
         return keras.initializers.serialize(function)
     if initializer.values is not None:
         return keras.initializers.serialize(keras.initializers.Constant(initializer.values))
@@ -167,6 +166,14 @@ def serialize(initializer, name, owner):
     )
 
 
+def _has_registered_name(function):
+    try:
+        name = keras.saving.get_registered_name(function)
+    except (AttributeError, TypeError):  # a partial has no name, some objects cannot be looked up
+        return False
+    return keras.saving.get_registered_object(name) is function
+
+
 def _to_list(values, name):
     if keras.ops.is_tensor(values):
         values = keras.ops.convert_to_numpy(values)
@@ -174,7 +181,7 @@ def _to_list(values, name):
         array = np.asarray(values)
         if np.iscomplexobj(array):
             raise TypeError("These numbers are complex.")
-        if array.dtype.kind not in "biuf":  # ml_dtypes' bfloat16 is of kind V, lists of words of U
+        if array.dtype.kind not in "biu":  # bfloat16 and wide floats, too, and words if they can
             array = array.astype("float64")
     except (TypeError, ValueError) as error:
         raise ValueError(

@@ -84,7 +84,9 @@ def layerwise_lr_decay(model, decay):
     The last layer keeps the full rate, and each layer nearer the input gets `decay` times the
     rate of the one after it. Layers count in the order of `model.layers`; those of a model inside
     the model count one by one, layers without weights do not count, and weights that several
-    layers share belong to the first. Multipliers that were set before are replaced.
+    layers share belong to the first. Weights that a model has besides those of its layers, such as
+    embeddings of positions, count as a layer before these. Multipliers that were set before are
+    replaced.
 
     Args:
         model: A built Keras model.
@@ -114,8 +116,8 @@ def layerwise_lr_decay(model, decay):
     decay = check("decay", decay)
     seen: set[int] = set()
     layers = []
-    for layer in _leaves(model):
-        weights = [weight for weight in layer.weights if id(weight) not in seen]
+    for weights in _weights_by_layer(model):
+        weights = [weight for weight in weights if id(weight) not in seen]
         seen.update(map(id, weights))
         if weights:
             layers.append(weights)
@@ -126,10 +128,13 @@ def layerwise_lr_decay(model, decay):
             set_multipliers(weight, lr=decay**distance)
 
 
-def _leaves(layer):
+def _weights_by_layer(layer):
+    """Returns a list of weights for each layer in a model, and for a model before its layers."""
     if not isinstance(layer, keras.Model):
-        return [layer]
-    return [leaf for child in layer.layers for leaf in _leaves(child)]
+        return [layer.weights]
+    found = [weights for child in layer.layers for weights in _weights_by_layer(child)]
+    known = {id(weight) for weights in found for weight in weights}
+    return [[weight for weight in layer.weights if id(weight) not in known], *found]
 
 
 def _variables(variable_or_layer):

@@ -44,7 +44,8 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
     `backbone(x, training=False)` gets new statistics like the rest. Set
     `backbone.trainable = False` to keep those that it has.
 
-    Layers that are used several times get the statistics of all their uses. A batch in which a
+    A layer in the cell of an RNN is seen in each step if the RNN has `unroll=True`. Layers that are
+    used several times get the statistics of all their uses. A batch in which a
     layer's moments are not finite is skipped, and counted in a warning; layers that no data
     reaches keep what they have, with a warning. If the data or the model fails, or the run is
     interrupted, the old statistics are back.
@@ -59,7 +60,7 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
             left as they are.
         x: The data, as `fit` takes it: an array, or a list or dict of arrays; or a
             `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch `DataLoader` or generator of
-            `x`, `(x, y)` or `(x, y, sample_weight)`. Targets and sample weights are not used.
+            `(x,)`, `(x, y)` or `(x, y, sample_weight)`. Targets and sample weights are not used.
         batch_size: Positive integer, samples per batch of arrays; None for 32.
         steps: Positive integer, number of batches in a pass; None for all.
         passes: Positive integer, how often to go through the data. A generator serves more than
@@ -105,16 +106,12 @@ def check(x, batch_size, steps, passes):
     """Checks arguments of `update_population_statistics`."""
     if x is None:
         raise ValueError("Argument `x` must be data, as `fit` takes it. Received: x=None")
-    numbers = {"passes": passes}
-    numbers |= {
-        name: value
-        for name, value in (("batch_size", batch_size), ("steps", steps))
-        if value is not None
-    }
-    for name, value in numbers.items():
-        if not _validation.is_integer(value) or value < 1:
-            accepted = "a positive integer" + (name != "passes") * " or None"
-            raise ValueError(f"Argument `{name}` must be {accepted}. Received: {name}={value!r}")
+    for name, value in (("batch_size", batch_size), ("steps", steps), ("passes", passes)):
+        is_left_open = value is None and name != "passes"
+        if not is_left_open and not (_validation.is_integer(value) and value >= 1):
+            raise ValueError(
+                f"Argument `{name}` must be a positive integer. Received: {name}={value!r}"
+            )
 
 
 def normalizations(model):
@@ -259,6 +256,7 @@ class _Passes:
         self._union = Union(model)
         self._batch_functions = {}
         self._observed_layers = None
+        self._unseen_names = []
         self._loop = _Loop(self._add)
 
     def update(self, x, batch_size, steps, passes, verbose):
@@ -286,7 +284,10 @@ class _Passes:
                 f"{_REMEDY}",
                 stacklevel=4,
             )
-        self._observed_layers = [layer for layer in ours if layer.trainable]
+        trainable = [layer for layer in ours if layer.trainable]
+        # What is not built now is in no path that inference takes.
+        self._observed_layers = [layer for layer in trainable if layer.built]
+        self._unseen_names = [f"'{layer.name}'" for layer in trainable if not layer.built]
         self._old_values = [
             (variable, ops.convert_to_numpy(variable))
             for layer in self._observed_layers
@@ -348,7 +349,7 @@ class _Passes:
                 stacklevel=5,
             )
         first = 1
-        unseen = []
+        unseen = list(self._unseen_names)
         for layer in self._observed_layers:
             channels = slice(first, first + layer.num_channels)
             first = channels.stop
@@ -375,6 +376,7 @@ def _signature(model):
         [(weakref.ref(layer), layer.trainable) for layer in layers],
         [id(variable) for variable in model.variables],
         optimizer and weakref.ref(optimizer),
+        getattr(model, "_compile_config", None),  # a new object each time
         model.jit_compile,
         model.run_eagerly,
     )

@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import json
 
 import keras
@@ -137,6 +139,27 @@ def test_nameless_function_is_replaced_by_its_values(tmp_path, argument):
     # A clone starts from the same values.
     clone = keras.models.clone_model(model)
     np.testing.assert_array_equal(numpy(clone(x)), numpy(model(x)))
+
+
+@dataclasses.dataclass
+class Ramp:
+    """A function of the size that has no name, and cannot be a key of a dictionary."""
+
+    last: float = 2.0
+
+    def __call__(self, shape):
+        return np.linspace(1, self.last, shape[0])
+
+
+@pytest.mark.parametrize("function", [functools.partial(np.full, fill_value=2.0), Ramp()])
+def test_functions_without_a_name(function):
+    layer = BatchNormalization(gamma_initializer=function, name="bn")
+    with pytest.raises(ValueError, match=r"`gamma_initializer` of layer 'bn'.*register_keras"):
+        layer.get_config()
+    layer.build((None, 3))
+    clone = BatchNormalization.from_config(layer.get_config())
+    clone.build((None, 3))
+    np.testing.assert_array_equal(numpy(clone.gamma), numpy(layer.gamma))
 
 
 def test_one_function_serves_layers_of_different_sizes():

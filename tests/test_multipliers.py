@@ -61,6 +61,25 @@ def test_layerwise_lr_decay():
     assert lr_of(model.layers[-1]) == [1.0] * 2
 
 
+def test_layerwise_lr_decay_of_a_models_own_weights():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+            self.head = keras.layers.Dense(1)
+            self.positions = self.add_weight(shape=(3,), name="positions")
+
+        def call(self, x):
+            return self.head(self.dense(x + self.positions))
+
+    model = Model()
+    model(np.zeros((1, 3), "float32"))
+    keras_norm.layerwise_lr_decay(model, 0.5)
+    assert model.positions.lr_multiplier == 0.25
+    assert lr_of(model.dense) == [0.5] * 2
+    assert lr_of(model.head) == [1.0] * 2
+
+
 def test_layerwise_lr_decay_by_0_trains_the_last_layer_only():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), keras.layers.Dense(1)])
     keras_norm.layerwise_lr_decay(model, 0)

@@ -424,6 +424,37 @@ def test_keras_layers_are_left_alone_with_a_warning():
     check_moments(layer, data(6, 3, mean=0.0) / np.sqrt(1 + 1e-3))
 
 
+def test_layers_that_inference_never_calls_keep_theirs_with_a_warning():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = BatchNormalization(), BatchNormalization(name="spare")
+
+        def call(self, x):
+            return self.used(x)
+
+    x = data(6, 3)
+    for build in (False, True):
+        model = Model()
+        if build:
+            model(x)
+        with pytest.warns(UserWarning, match="no data reached keep their statistics: 'spare'"):
+            update(model, x)
+        check_moments(model.used, x)
+
+
+def test_a_model_that_is_compiled_again_is_looked_at_again():
+    dense, layer = layers.Dense(2), BatchNormalization()
+    model = sequential(dense, layer, shape=(3,))
+    model.compile("sgd", "mse")
+    x = data(6, 3, mean=0.0)
+    update(model, x)
+    dense.activation = keras.activations.relu
+    model.compile(model.optimizer, "mse")
+    update(model, x)
+    check_moments(layer, numpy(dense(x)))
+
+
 def test_errors():
     with pytest.raises(ValueError, match=r"at least one `keras_norm.BatchNorm.*1 of them Keras's"):
         update(sequential(layers.BatchNormalization(), shape=(3,)), data(6, 3))

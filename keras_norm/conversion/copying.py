@@ -97,6 +97,9 @@ class _Copier:
                 self.copied.append(x)
             if isinstance(x, keras.Variable):
                 self._copy_value(x)
+            buffers = _attributes(x).get("_buffers")  # of a module of PyTorch
+            for buffer in buffers.values() if isinstance(buffers, dict) else ():
+                self.copies[id(buffer)] = copy.deepcopy(buffer)
 
     def run(self):
         """Returns the copy."""
@@ -128,7 +131,7 @@ class _Copier:
         if isinstance(x, functools.partial):
             keywords = {name: self.copy(value) for name, value in x.keywords.items()}
             return type(x)(self.copy(x.func), *map(self.copy, x.args), **keywords)
-        if isinstance(x, types.FunctionType) and not _holds_state(x):
+        if (isinstance(x, types.FunctionType) or _is_value(x)) and not _holds_state(x):
             return x
         new = _empty(x)
         self.copies[id(x)] = new
@@ -173,7 +176,7 @@ class _Copier:
                 base.__setitem__(new, key, value)
         for name, value in _attributes(x).items():
             if name not in _CALLS and (value := self.copy(value)) is not _DROPPED:
-                if name in vars(x):
+                if name in getattr(x, "__dict__", ()):
                     vars(new)[name] = value
                 else:
                     object.__setattr__(new, name, value)
@@ -218,6 +221,11 @@ def _holds_state(x):
     return any(isinstance(held, _STATEFUL) for held in contents(x))
 
 
+def _is_value(x):
+    """Says whether `x` is found by its value, as a key of a dictionary, say, and not by itself."""
+    return type(x).__hash__ not in (None, object.__hash__)
+
+
 def _parts(x):
     """Returns what `x` holds."""
     if isinstance(x, types.MethodType):
@@ -231,7 +239,7 @@ def _parts(x):
     elif isinstance(x, dict):
         parts += [*x.keys(), *x.values()]
     elif isinstance(x, list | tuple | set | frozenset):
-        parts += x
+        parts += list(x)
     return parts
 
 
@@ -290,7 +298,7 @@ def _with_items(x, items):
     if all(new is old for new, old in zip(items, x, strict=True)):
         return x
     base = tuple if isinstance(x, tuple) else frozenset
-    return base.__new__(base if _is_proxy(x) else type(x), items)
+    return base.__new__(type(x.__wrapped__) if _is_proxy(x) else type(x), items)
 
 
 def _is_proxy(x):
@@ -306,5 +314,8 @@ def _renew(new, x, copies):
         new._nodes = {f"{id(op)}_{call}" for op, call in operations if op is not _DROPPED}
     if hasattr(x, "stored_ids"):  # Keras's Tracker
         new.stored_ids = {name: {id(v) for v in held} for name, (_, held) in new.config.items()}
+    if isinstance(x, keras.optimizers.Optimizer) and x.built:
+        known = enumerate(new._trainable_variables)
+        new._trainable_variables_indices = {new._var_key(v): i for i, v in known}
     if "_torch_params" in _attributes(new).get("_modules", ()):
         new._track_variables()

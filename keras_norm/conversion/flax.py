@@ -16,7 +16,8 @@ def from_flax(module):
     | nnx.GroupNorm | `GroupNormalization` |
 
     Outputs are equal in training and in inference, and so is what becomes of the statistics:
-    momentum and variance mean the same as ours.
+    momentum and variance mean the same as ours. A `dtype` of 16 bits over parameters of float32 is
+    mixed precision here. Without a `dtype`, Flax promotes, where Keras casts to that of parameters.
 
     Args:
         module: The module. The layer works on whichever backend Keras runs.
@@ -28,7 +29,8 @@ def from_flax(module):
     Raises:
         TypeError: If `module` is none of these.
         ValueError: If the module does what our layer cannot: moments over the devices of an
-            `axis_name`, or other `reduction_axes` of group normalization than its own.
+            `axis_name`, other `reduction_axes` of group normalization than its own, or another
+            `dtype` than that of parameters that are not float32.
 
     Example:
     >>> from flax import nnx
@@ -79,9 +81,16 @@ def _group(module):
 
 
 def _arguments(module):
+    dtype = variable_dtype = np.dtype(module.param_dtype).name
+    if module.dtype is not None:
+        dtype = np.dtype(module.dtype).name
+    if dtype != variable_dtype:
+        check("param_dtype", variable_dtype, "float32")
+        check("dtype", dtype, "float16", "bfloat16")
+        dtype = f"mixed_{dtype}"
     return {
         "epsilon": module.epsilon,
-        "dtype": np.dtype(module.param_dtype).name,
+        "dtype": dtype,
         **affine_arguments(_array(module.scale), _array(module.bias)),
     }
 

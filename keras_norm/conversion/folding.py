@@ -20,7 +20,7 @@ def fold_batch_normalization(model):
     layer without an activation, these move into its kernel and bias; else into those of the
     Dense layer or convolution without padding that follows. That is exact up to rounding. It
     works on functional and Sequential models, also on those inside other models, for our layer
-    and for Keras's.
+    and for Keras's. Layers that something else uses as well stay as they are.
 
     Prints how many layers were folded, and for each that was left its name and why.
 
@@ -65,7 +65,7 @@ def fold_batch_normalization(model):
         model = copied(model, plan.substitutes, plan.aliases, plan.dropped)
         folded += plan.folded
     print(f"Folded {folded} of {folded + len(plan.left)} batch normalization layers.")
-    for name, why in plan.left.items():
+    for name, why in plan.left:
         print(f"Left '{name}': {why}.")
     return model
 
@@ -78,7 +78,7 @@ class _Plan:
         aliases: `id`s of outputs of folded layers, and the inputs that take their place.
         folded: How many layers are folded.
         dropped: Folded layers, and their calls.
-        left: Names of the layers that stay, and why.
+        left: A list of the names of the layers that stay, each with the reason why.
     """
 
     def __init__(self, model):
@@ -86,24 +86,38 @@ class _Plan:
         self.aliases = {}
         self.folded = 0
         self.dropped = []
-        self.left = {}
+        self.left = []
         self._calls = collections.defaultdict(list)
         self._readers = collections.defaultdict(list)
+        self._holders = {}
+        self._in_training = set()
         layers_found = []
         for x in contents(model):
             if isinstance(x, keras.Function):
                 self._add_graph(x)
-            elif isinstance(x, _BATCH_NORMALIZATIONS):
+            elif isinstance(x, keras.layers.Layer):
+                self._add_holder(x)
+            if isinstance(x, _BATCH_NORMALIZATIONS):
                 layers_found.append(x)
         for layer in layers_found:
             why_not = self._fold(layer)
             if why_not:
-                self.left[layer.name] = why_not
+                self.left.append((layer.name, why_not))
+
+    def _add_holder(self, layer):
+        """Notes what a layer has besides graphs: it may call that, or read its variables."""
+        held = layer._layers if not isinstance(layer, keras.Sequential) else ()
+        if isinstance(layer, keras.layers.Lambda):
+            held = (x for x in contents(layer.function) if isinstance(x, keras.layers.Layer))
+        self._holders.update((id(x), layer) for x in held)
 
     def _add_graph(self, function):
         for nodes in function._nodes_by_depth.values():
             for node in nodes:
                 self._calls[id(node.operation)].append(node)
+                is_layer = isinstance(node.operation, keras.layers.Layer)
+                if is_layer and node.arguments.kwargs.get("training"):
+                    self._in_training.update(map(id, node.operation._flatten_layers()))
                 for tensor in node.arguments.keras_tensors:
                     self._readers[id(tensor)].append(node.operation)
         for tensor in function.outputs:
@@ -116,12 +130,16 @@ class _Plan:
             return "it is in no graph of a built model, so its neighbours are not known"
         if len(calls) > 1:
             return "it is shared by several calls"
-        if calls[0].arguments.kwargs.get("training"):
+        if id(layer) in self._in_training:
             return "it is called with training=True"
+        if id(layer) in self._holders:
+            return f"'{self._holders[id(layer)].name}' uses it, too"
         given, made = calls[0].arguments.keras_tensors[0], calls[0].outputs[0]
         axis = layer.axis % len(given.shape)
         previous = given._keras_history.operation
         why_not_before = self._why_not(previous, given) or linear.why_not_before(previous, axis)
+        if not why_not_before and previous.compute_dtype != layer.compute_dtype:
+            why_not_before = f"computes in {previous.compute_dtype}"
         if not why_not_before:
             return self._put(linear.with_outputs_mapped, previous, layer)
         why_not = f"the layer before it, '{previous.name}', {why_not_before}"
@@ -139,6 +157,8 @@ class _Plan:
             return "is not the only one beside it"
         if len(self._calls[id(neighbour)]) > 1:
             return "is shared by several calls"
+        if id(neighbour) in self._holders:
+            return f"is used by '{self._holders[id(neighbour)].name}', too"
         return "has taken up another one" if id(neighbour) in self.substitutes else None
 
     def _put(self, mapped, neighbour, layer):

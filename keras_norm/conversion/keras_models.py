@@ -111,7 +111,11 @@ def _makes_masks(x):
     """Says whether `x`, a part of a model, is a mask's maker, or a symbolic tensor that has one."""
     if isinstance(x, keras.KerasTensor):
         return getattr(x, "_keras_mask", None) is not None
-    return isinstance(x, keras.layers.Masking) or getattr(x, "mask_zero", False) is True
+    if isinstance(x, keras.layers.Masking) or getattr(x, "mask_zero", False) is True:
+        return True
+    makers = (cls for cls in type(x).__mro__ if "compute_mask" in vars(cls))
+    package = next(makers, type(None)).__module__.partition(".")[0]
+    return isinstance(x, keras.layers.Layer) and package not in ("keras", "keras_norm")
 
 
 def _batch_to_ours(layer, makes_masks):

@@ -119,6 +119,8 @@ def to_torch(layer):
             f"{described} must be built before it can become a module. Call it on an input, or "
             "call `build(input_shape)`."
         )
+    import torch
+
     try:
         module = _to_module(layer)
     except ValueError as error:
@@ -129,7 +131,7 @@ def to_torch(layer):
         else:
             _copy(parameter, variable)
             parameter.requires_grad_(layer.trainable and variable.trainable)
-    return module
+    return module.to(getattr(torch, layer.variable_dtype))
 
 
 def _from_module(module):
@@ -210,6 +212,7 @@ def _to_module(layer):
     if layer.synchronized:
         batch_norm = nn.SyncBatchNorm
     else:
+        check("input's rank", rank, 4, 2, 3, 5)
         batch_norm = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(rank, nn.BatchNorm1d)
     module = batch_norm(layer.num_channels, layer.epsilon, 1 - layer.momentum)
     _copy(module.running_mean, layer.moving_mean)

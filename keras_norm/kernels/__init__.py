@@ -56,11 +56,11 @@ def load():
 
     Not when one is first called, as that may be in a function that torch.compile traces.
     """
-    name = f"{__name__}.{keras.backend.backend()}"
+    path = f"{__name__}.{keras.backend.backend()}"
     try:
-        module = importlib.import_module(name)
+        module = importlib.import_module(path)
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if error.name != path:
             raise
         return
     _kernels.update({name: getattr(module, name, None) for name in _kernels})

@@ -115,10 +115,11 @@ def _loss(loss, y, outputs):
             f"{', '.join(map(repr, LOSSES))}. Received: {loss!r}"
         )
     name = _name_value.choice("lossFcn", loss, tuple(LOSSES))
-    if name == _INDEX_CROSSENTROPY:
-        _check_classes(keras.ops.convert_to_numpy(y), outputs.shape[-1])
-    if name == _CROSSENTROPY and not keras.tree.is_nested(outputs):
-        _check_one_hot(np.shape(y), tuple(outputs.shape))
+    if not keras.tree.is_nested(outputs):
+        if name == _INDEX_CROSSENTROPY:
+            _check_classes(keras.ops.convert_to_numpy(y), outputs.shape[-1])
+        if name == _CROSSENTROPY:
+            _check_one_hot(np.shape(y), tuple(outputs.shape))
     return LOSSES[name]()
 
 

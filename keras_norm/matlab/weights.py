@@ -136,8 +136,12 @@ def _to_keras(place, layer, parameter, value, shape):
     if parameter == "TrainedVariance" and np.any(value < 0):
         raise ValueError(f"{place}: a variance cannot be negative")
     if max(shape, default=1) == np.prod(shape):
-        fits = value.size == np.prod(shape) and max(value.shape, default=1) == value.size
-        found = value.reshape(shape) if fits else value
+        # A bias of groups has an axis for the filters of a group, and one for the groups.
+        is_of_groups = parameter == "Bias" and isinstance(layer, (*_CONVOLUTIONS, *_DEPTHWISE))
+        axes = value.shape[:-2] if is_of_groups else value.shape
+        is_vector = (is_of_groups and np.prod(axes) == 1) or max(axes, default=1) == value.size
+        fits = value.size == np.prod(shape) and is_vector
+        found = value.ravel(order="F").reshape(shape) if fits else value
     elif isinstance(layer, _MATRICES):
         found = value.T
     elif isinstance(layer, _CONVOLUTIONS):

@@ -7,6 +7,7 @@ import pytest
 
 import keras_norm
 from tests.conversion import models
+from tests.gradients import numpy
 from tests.oracle import error
 
 layers = keras.layers
@@ -135,6 +136,71 @@ def test_neighbours_that_others_use_stay(capsys):
     norm = keras_norm.BatchNormalization(name="norm")
     model = keras.Model(inputs, norm(layers.Dense(4)(inputs), training=True))
     assert "training=True" in left(capsys, model)
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(4), keras_norm.BatchNormalization()])
+    keras_norm.fold_batch_normalization(keras.Model(inputs, inner(inputs, training=True)))
+    assert "it is called with training=True" in capsys.readouterr().out
+
+
+class Transposed(layers.Layer):
+    """Shares the kernel of a Dense layer: half of a tied autoencoder."""
+
+    def __init__(self, dense):
+        super().__init__()
+        self.dense = dense
+
+    def call(self, x):
+        return keras.ops.matmul(x, keras.ops.transpose(self.dense.kernel))
+
+
+class Outside(keras.Model):
+    """Calls a layer, and a graph that has it, too."""
+
+    def __init__(self, graph, layer):
+        super().__init__()
+        self.graph = graph
+        self.layer = layer
+
+    def call(self, x):
+        return self.graph(x), self.layer(x)
+
+
+@pytest.mark.parametrize("which", ["layer", "function", "model", "norm"])
+def test_layers_that_are_used_outside_of_graphs_stay(which, capsys):
+    inputs = keras.Input((4,))
+    dense, norm = layers.Dense(4, name="dense"), keras_norm.BatchNormalization(name="norm")
+    outputs = layers.ReLU()(norm(dense(inputs)))
+    if which == "layer":
+        outputs = Transposed(dense)(outputs)
+    elif which == "function":
+        outputs = layers.Lambda(lambda x: x @ dense.kernel)(outputs)
+    model = keras.Model(inputs, outputs)
+    if which in ("model", "norm"):
+        model = Outside(model, dense if which == "model" else norm)
+        model(keras.ops.ones((1, 4)))
+    x = models.batch(3, 4)
+    folded = keras_norm.fold_batch_normalization(models.shake(model))
+    assert re.search("Left 'norm': .*(is used by|uses it, too)", capsys.readouterr().out)
+    for found, expected in zip(
+        keras.tree.flatten(folded(x)), keras.tree.flatten(model(x)), strict=True
+    ):
+        assert error(numpy(found), numpy(expected)) < TOLERANCE
+
+
+def test_layers_of_the_same_name_are_all_counted(capsys):
+    parts = [
+        keras.Sequential([keras.Input((4,)), keras_norm.BatchNormalization(name="norm")])
+        for _ in range(2)
+    ]
+    keras_norm.fold_batch_normalization(keras.Sequential([keras.Input((4,)), *parts]))
+    assert "Folded 0 of 2" in capsys.readouterr().out
+
+
+def test_a_layer_of_another_precision_stays(capsys):
+    dense = layers.Dense(4, dtype="mixed_bfloat16")
+    norm = keras_norm.BatchNormalization(dtype="float32", name="norm")
+    assert "computes in bfloat16" in left(
+        capsys, keras.Sequential([keras.Input((4,)), dense, norm])
+    )
 
 
 def test_models_in_models(capsys):

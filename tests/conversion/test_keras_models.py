@@ -1,5 +1,7 @@
 """Keras models into ours and back: outputs are Keras's own, in both modes."""
 
+import collections
+import dataclasses
 import functools
 
 import keras
@@ -154,6 +156,109 @@ def test_masks_have_the_effect_they_had():
     taking = keras.Model(inputs, keras_norm.LayerNormalization(name="l")(x))
     with pytest.raises(ValueError, match=r"Layer 'l' .*`mask`"):
         keras_norm.to_keras(taking)
+
+
+class Marks(keras.layers.Layer):
+    """Makes a mask in a way of its own."""
+
+    supports_masking = True
+
+    def call(self, x):
+        return x
+
+    def compute_mask(self, x, mask=None):
+        return keras.ops.any(keras.ops.not_equal(x, 0), -1)
+
+
+def test_layers_that_make_masks_their_own_way():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.marks = Marks()
+            self.norm = keras.layers.GroupNormalization(1)
+
+        def call(self, x):
+            return self.norm(self.marks(x))
+
+    x = models.batch(3, 5, 4)
+    x[0, 2:] = 0
+    model = Model()
+    expected = models.outputs(model, x)
+    assert error(models.outputs(keras_norm.from_keras(model), x), expected) < TOLERANCE
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    name: str
+
+
+@dataclasses.dataclass(slots=True)
+class Settings:
+    rate: float
+
+
+Pair = collections.namedtuple("Pair", ["norm", "dense"])
+
+
+def test_attributes_of_every_kind():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.pair = Pair(keras.layers.BatchNormalization(), keras.layers.Dense(2))
+            self.table = {Key("a"): 1}
+            self.settings = Settings(0.5)
+
+        def call(self, x):
+            return self.pair.dense(self.pair.norm(x)) * self.settings.rate
+
+    x = models.batch(3, 4)
+    model = Model()
+    expected = models.outputs(model, x)
+    converted = keras_norm.from_keras(model)
+    assert isinstance(converted.pair.norm, keras_norm.BatchNormalization)
+    assert converted.table[Key("a")] == 1
+    assert error(models.outputs(converted, x), expected) < TOLERANCE
+
+
+def test_an_optimizer_of_the_models_own_goes_on_with_the_copy():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.dense = keras.layers.BatchNormalization(), keras.layers.Dense(1)
+            self.own = keras.optimizers.SGD(1.0)
+
+        def call(self, x):
+            return self.dense(self.norm(x))
+
+        def step(self):
+            variables = self.trainable_variables
+            self.own.apply([keras.ops.ones(v.shape) for v in variables], variables)
+
+    model = Model()
+    model(models.batch(2, 4))
+    model.step()
+    converted = keras_norm.from_keras(model)
+    before = models.weights(model)
+    converted.step()
+    np.testing.assert_allclose(converted.get_weights()[0], model.get_weights()[0] - 1)
+    for a, b in zip(before, models.weights(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+if keras.backend.backend() == "torch":
+
+    def test_buffers_of_modules_are_copied():
+        import torch
+
+        wrapped = keras.layers.TorchModuleWrapper(torch.nn.BatchNorm1d(4))
+        model = keras.Sequential([wrapped, keras.layers.BatchNormalization()])
+        x = models.batch(8, 4) + 3
+        model(x)
+        before = wrapped.module.running_mean.clone()
+        copy = keras_norm.from_keras(model)
+        copy(x, training=True)
+        assert torch.equal(wrapped.module.running_mean, before)
+        assert not torch.equal(copy.layers[0].module.running_mean, before)
 
 
 def one(layer, shape=(3, 6)):

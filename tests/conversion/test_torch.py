@@ -124,6 +124,19 @@ def test_layers_of_other_origin_become_modules():
     assert not any(p.requires_grad for p in to_torch(frozen).parameters())
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("scale", [True, False])
+def test_modules_run_in_the_dtype_of_the_layer(dtype, scale):
+    x = torch.ones(3, 4, 2, dtype=getattr(torch, dtype))
+    for layer in (
+        keras_norm.BatchNormalization(axis=1, scale=scale, dtype=dtype),
+        keras_norm.GroupNormalization(2, axis=1, scale=scale, dtype=dtype),
+        keras_norm.LayerNormalization(reduction_axes=-1, scale=scale, dtype=dtype),
+    ):
+        layer.build((None, 4, 2))
+        assert to_torch(layer)(x).dtype == x.dtype
+
+
 def test_synchronized():
     module = shaken(nn.SyncBatchNorm(6))
     layer = from_torch(module)

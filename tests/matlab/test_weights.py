@@ -98,6 +98,11 @@ def test_order_of_axes(version, tmp_path):
     )  # fmt: skip
     np.testing.assert_array_equal(found[:, :, :3], grouped[:, :, :, 0])
     np.testing.assert_array_equal(found[:, :, 3:], grouped[:, :, :, 1])
+    _, found = load(
+        tmp_path, version, keras.layers.Conv1D(6, 2, groups=2), (5, 2),
+        {"Weights": grouped, "Bias": np.array([[[1.0, 4], [2, 5], [3, 6]]])},
+    )  # fmt: skip
+    assert found.tolist() == [1, 2, 3, 4, 5, 6]  # 1-by-filter-by-group
     # Depthwise: height-by-width-by-1-by-filter-by-channel.
     depthwise = np.arange(24.0).reshape(2, 2, 1, 2, 3)
     (found,) = load(
