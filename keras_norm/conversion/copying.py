@@ -222,8 +222,10 @@ def _holds_state(x):
 
 
 def _is_value(x):
-    """Says whether `x` is found by its value, as a key of a dictionary, say, and not by itself."""
-    return type(x).__hash__ not in (None, object.__hash__)
+    """Says whether `x` is found by its value, as a key of a dictionary, and not by itself."""
+    # TensorFlow's lists and dictionaries have a hash, too, but change.
+    can_change = isinstance(x, list | dict | set)
+    return not can_change and type(x).__hash__ not in (None, object.__hash__)
 
 
 def _parts(x):

@@ -212,7 +212,11 @@ def _to_module(layer):
     if layer.synchronized:
         batch_norm = nn.SyncBatchNorm
     else:
-        check("input's rank", rank, 4, 2, 3, 5)
+        if rank > 5:
+            raise ValueError(
+                "PyTorch's batch normalization takes inputs of rank 2 to 5. "
+                f"Received: an input of rank {rank}"
+            )
         batch_norm = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(rank, nn.BatchNorm1d)
     module = batch_norm(layer.num_channels, layer.epsilon, 1 - layer.momentum)
     _copy(module.running_mean, layer.moving_mean)

@@ -207,6 +207,7 @@ def test_attributes_of_every_kind():
             self.pair = Pair(keras.layers.BatchNormalization(), keras.layers.Dense(2))
             self.table = {Key("a"): 1}
             self.settings = Settings(0.5)
+            self.numbers = [1, 2]
 
         def call(self, x):
             return self.pair.dense(self.pair.norm(x)) * self.settings.rate
@@ -217,6 +218,8 @@ def test_attributes_of_every_kind():
     converted = keras_norm.from_keras(model)
     assert isinstance(converted.pair.norm, keras_norm.BatchNormalization)
     assert converted.table[Key("a")] == 1
+    converted.numbers.append(3)
+    assert list(model.numbers) == [1, 2]
     assert error(models.outputs(converted, x), expected) < TOLERANCE
 
 

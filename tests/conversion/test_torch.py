@@ -169,6 +169,7 @@ def test_modules_without_an_equal_are_refused(module, argument):
         (keras_norm.BatchNormalization(1, variance_momentum=0.5, name="it"), (2, 3), "`variance_m"),
         (keras_norm.LayerNormalization(name="it"), (2, 5, 3), "`reduction_axes`"),
         (keras_norm.LayerNormalization(1, reduction_axes=1, name="it"), (2, 5, 3), "last axes"),
+        (keras_norm.BatchNormalization(1, name="it"), (2, 3, 1, 1, 1, 1), "rank 2 to 5"),
         (keras_norm.LayerNormalization(name="it"), None, "must be built"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",

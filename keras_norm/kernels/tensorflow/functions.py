@@ -45,10 +45,9 @@ def normalize(
         return None
     inner = [axis for axis in axes if axis not in spanned]
     # A batch of unknown size is fine where its samples are summed first.
-    may_be_unknown = [0] if inner not in ([], [0]) else []
-    for axis, size in enumerate(sizes):
-        if axis not in may_be_unknown if size is None else size > LONGEST:
-            return None
+    first = 0 if inner in ([], [0]) else 1
+    if None in sizes[first:] or any(size > LONGEST for size in sizes if size is not None):
+        return None
     view = View(sizes, axes, spanned, parts)
     gamma, beta = (v if v is None else view.of(tf.convert_to_tensor(v)) for v in (gamma, beta))
     dtype = at_least_float32(x.dtype)
