@@ -56,6 +56,11 @@ class PopulationStatistics(keras.callbacks.Callback):
         self.before_validation = before_validation
         self._in_fit = False
 
+    def set_model(self, model):
+        """Takes the model from `fit`, or from an `evaluate` that is not in it, when they begin."""
+        super().set_model(model)
+        self._in_fit = False
+
     def on_train_begin(self, logs=None):
         """Checks the model before the time for its training is spent."""
         if self.model.built:
@@ -69,7 +74,6 @@ class PopulationStatistics(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Updates the statistics."""
-        self._in_fit = False
         self._update()
 
     def _update(self):

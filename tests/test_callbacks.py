@@ -64,6 +64,23 @@ def test_before_each_validation_on_request(before_validation):
     np.testing.assert_array_equal(numpy(norm.moving_mean), [7, 7, 7])
 
 
+def test_an_evaluation_after_a_fit_that_failed_changes_nothing():
+    def fail(epoch, logs=None):
+        raise KeyboardInterrupt
+
+    x, y = data(20, 3), data(20, 1)
+    model, norm = make_model()
+    callback = PopulationStatistics(x, verbose=0, before_validation=True)
+    callbacks = [callback, keras.callbacks.LambdaCallback(on_epoch_begin=fail)]
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, callbacks=callbacks, verbose=0)
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+    norm.moving_mean.assign([7, 7, 7])
+    model.evaluate(x, y, verbose=0, callbacks=[callback])
+    np.testing.assert_array_equal(numpy(norm.moving_mean), [7, 7, 7])
+
+
 def test_arguments_are_checked_at_once():
     with pytest.raises(ValueError, match="passes=0"):
         PopulationStatistics(data(2, 3), passes=0)
