@@ -46,7 +46,20 @@ def collect(owner, names, pairs, keywords):
     return values
 
 
-def closest(given, names, cutoff=0.0):
+def hint(given, names):
+    """Returns a sentence on what was meant, after a space; nothing if that is not clear."""
+    # What is misspelt is more alike, names of different things are less.
+    name = _closest(given, names, cutoff=0.65)
+    return "" if name is None else f" Did you mean {name!r}?"
+
+
+def closest(given, names):
+    """Returns a sentence that says which name is closest, after a space; nothing for no names."""
+    name = _closest(given, names, cutoff=0.0)
+    return "" if name is None else f" The closest that it has is {name!r}."
+
+
+def _closest(given, names, cutoff):
     """Returns the name that is most like the given one, whatever the case of its letters.
 
     None if it is less like it than `cutoff`, which is 1 for the same name.
@@ -54,13 +67,6 @@ def closest(given, names, cutoff=0.0):
     names = {name.casefold(): name for name in names}
     found = difflib.get_close_matches(given.casefold(), names, n=1, cutoff=cutoff)
     return names[found[0]] if found else None
-
-
-def hint(given, names):
-    """Returns a sentence on what was meant, after a space; nothing if that is not clear."""
-    # What is misspelt is more alike, names of different things are less.
-    name = closest(given, names, cutoff=0.65)
-    return "" if name is None else f" Did you mean {name!r}?"
 
 
 def choice(name, value, choices):

@@ -113,9 +113,11 @@ def _makes_masks(x):
         return getattr(x, "_keras_mask", None) is not None
     if isinstance(x, keras.layers.Masking) or getattr(x, "mask_zero", False) is True:
         return True
-    makers = (cls for cls in type(x).__mro__ if "compute_mask" in vars(cls))
-    package = next(makers, type(None)).__module__.partition(".")[0]
-    return isinstance(x, keras.layers.Layer) and package not in ("keras", "keras_norm")
+    if not isinstance(x, keras.layers.Layer):
+        return False
+    # Keras's other layers, and ours, pass masks on.
+    author = next(cls for cls in type(x).__mro__ if "compute_mask" in vars(cls))
+    return author.__module__.partition(".")[0] not in ("keras", "keras_norm")
 
 
 def _batch_to_ours(layer, makes_masks):

@@ -49,8 +49,7 @@ def find_layer(net, name):
     if name in found:
         return found[name]
     closest = _name_value.closest(str(name), found)
-    hint = "" if closest is None else f" The closest that it has is {closest!r}."
-    raise ValueError(f"Model '{net.name}' has no layer {name!r}.{hint}")
+    raise ValueError(f"Model '{net.name}' has no layer {name!r}.{closest}")
 
 
 def variables(layer):

@@ -110,8 +110,7 @@ def _values(path, entries, name, layer):
     stored = {parameter: value for (owner, parameter), value in entries.items() if owner == name}
     if not stored:
         closest = _name_value.closest(name, {owner for owner, _ in entries})
-        hint = "" if closest is None else f" The closest that it has is {closest!r}."
-        raise ValueError(f"'{path}' lacks the layer '{name}' of the model.{hint}")
+        raise ValueError(f"'{path}' lacks the layer '{name}' of the model.{closest}")
     variables = parameters.variables(layer)
     for parameter in variables:
         if parameter not in stored:

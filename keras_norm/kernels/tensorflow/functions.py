@@ -12,6 +12,7 @@ from keras_norm.kernels.tensorflow.sums import count, mean, mean_square, parts, 
 from keras_norm.kernels.view import LARGEST_MEAN, View, spanned_axes
 from keras_norm.ops.convert import at_least_float32
 
+# Sizes that stages are exact for.
 LONGEST = 4096
 
 # What a call is traced for: XLA, which fuses operations; TensorFlow, which runs one after the

@@ -7,7 +7,7 @@ import tensorflow as tf
 # XLA sums up to so many in a loop that also makes what it sums; more in windows, from memory.
 WINDOW = 32
 # Axes that have more positions together are summed over one after the other.
-LONGEST = 2048
+MOST_POSITIONS = 2048
 
 
 def parts(sizes, axes):
@@ -71,7 +71,7 @@ def count(x, view):
 def _stages(x, view):
     """Returns the axes to sum over in turn: few and short, as the error of a sum grows with it."""
     positions = [view.positions]
-    if math.prod(x.shape[axis] for axis in view.positions) > LONGEST:
+    if math.prod(x.shape[axis] for axis in view.positions) > MOST_POSITIONS:
         positions = [[axis] for axis in reversed(view.positions)]
     return [stage for stage in (view.part, *positions, view.batch) if stage]
 
