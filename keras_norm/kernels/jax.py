@@ -20,25 +20,15 @@ import jax.numpy as jnp
 
 from keras_norm import ops
 from keras_norm.kernels.view import LARGEST_MEAN, View, spanned_axes
+from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
 
 LONGEST = 16384
 
 
-def normalize(
-    x,
-    axes,
-    epsilon,
-    gamma=None,
-    beta=None,
-    weights=None,
-    combine=None,
-    split_open=True,
-    with_moments=True,
-):
-    """The kernel of `keras_norm.ops.normalize`."""
-    if weights is not None or combine is not None:
-        return None
+def normalize(problem, x, gamma, beta, weights, combine):
+    """Solves a problem of `keras_norm.ops.normalize`."""
+    axes, epsilon = problem.axes, problem.epsilon
     # Sizes are no integers while a model is exported for sizes that are open.
     if not all(isinstance(size, int) and 0 < size <= LONGEST for size in x.shape):
         return None
@@ -53,7 +43,7 @@ def normalize(
     )
     y, *moments = _compiled(view, epsilon, view.of(x), gamma, beta)
     y = y.reshape(x.shape)
-    if not with_moments:
+    if not problem.moments:
         return y, None
     count = jnp.asarray(math.prod(x.shape[axis] for axis in axes), dtype)
     return y, ops.Moments(count, *(view.moment(jax.lax.stop_gradient(v)) for v in moments))
@@ -141,3 +131,6 @@ def _mean(view, x):
     for stage in (axes[-1:], axes[:-1]):
         x = jnp.mean(x, stage, keepdims=True) if stage else x
     return view.across(x)
+
+
+registry.register("normalize", "jax", normalize, options=["exported", "moments"])
