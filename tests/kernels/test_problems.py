@@ -79,6 +79,56 @@ def test_values_and_gradients(case, mode, declined):
         assert oracle.error(actual, gradient, scale) < tolerance
 
 
+@pytest.mark.parametrize("mode", modes.MODES)
+@pytest.mark.parametrize(
+    "case",
+    [c for c in problems.CASES if c.kind == "batch" and c.dtype == "float32" and c.rank < 5],
+    ids=str,
+)
+def test_replicas(case, mode, declined):
+    """Half of a batch whose other half is elsewhere, with another mean, stands for a replica."""
+    given = problems.arrays(case)
+    other = problems.arrays(case)
+    other = other._replace(
+        x=np.float32(other.x * 0.5 + 1e3), upstream=np.zeros_like(other.upstream)
+    )
+    tensor = keras.ops.convert_to_tensor
+    weights = None if given.weights is None else tensor(given.weights)
+    elsewhere = ops.moments(tensor(other.x), given.axes, weights)
+
+    def combine(local):
+        stacked = []
+        for here, there in zip(local, elsewhere, strict=True):
+            shape = np.shape(there) or (1,) * given.x.ndim
+            stacked.append(keras.ops.stack([keras.ops.reshape(v, shape) for v in (here, there)]))
+        return ops.Moments(*(v[0] for v in ops.merge(ops.Moments(*stacked), [0])))
+
+    def function(x, *parameters):
+        parameters = list(parameters)
+        gamma = None if given.gamma is None else parameters.pop(0)
+        beta = None if given.beta is None else parameters.pop(0)
+        return ops.normalize(
+            x, given.axes, problems.EPSILON, gamma, beta, weights, combine=combine
+        )[0]
+
+    arrays = tensors_of(given)
+    dtypes = ["float32"] * len(arrays)
+    y, *found = modes.vjp(function, arrays, dtypes, given.upstream, mode)
+    whole = given._replace(
+        x=np.concatenate([given.x, other.x]),
+        upstream=np.concatenate([given.upstream, other.upstream]),
+        weights=None if given.weights is None else np.concatenate([given.weights] * 2),
+    )
+    expected = problems.expected(case, whole)
+    half = len(given.x)
+    assert oracle.error(y, expected.y[:half]) < TOLERANCES["float32"]
+    assert oracle.error(found[0], expected.gradients[0][:half], expected.scales[0]) < 2e-6
+    for actual, gradient, scale in zip(
+        found[1:], expected.gradients[1:], expected.scales[1:], strict=True
+    ):
+        assert oracle.error(actual, gradient, scale) < 2e-6
+
+
 @pytest.mark.parametrize(
     "case", [case for case in problems.CASES if case.dtype == "float32"][::3], ids=str
 )
