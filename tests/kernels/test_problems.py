@@ -99,7 +99,7 @@ def test_replicas(case, mode, declined):
     def combine(local):
         stacked = []
         for here, there in zip(local, elsewhere, strict=True):
-            shape = np.shape(there) or (1,) * given.x.ndim
+            shape = tuple(there.shape) or (1,) * given.x.ndim
             stacked.append(keras.ops.stack([keras.ops.reshape(v, shape) for v in (here, there)]))
         return ops.Moments(*(v[0] for v in ops.merge(ops.Moments(*stacked), [0])))
 
