@@ -32,17 +32,18 @@ def normalize(problem, x, gamma, beta, weights, combine):
         return None
     if combine is not None:
         return _normalize_replica(problem, task, x, gamma, beta, weights, combine)
-    *tensors, weights = task.views(x, gamma, beta, weights)
-    y, *moments = Normalize.apply(*tensors, weights, task)
-    return task.unview(y), task.moments(moments, weights) if problem.moments else None
+    if torch.is_grad_enabled():
+        y, *moments = Normalize.apply(x, gamma, beta, weights, task)
+    else:
+        y, *moments = task.solve(x, gamma, beta, weights)
+    return y, task.moments(moments, weights) if problem.moments else None
 
 
 def _normalize_replica(problem, task, x, gamma, beta, weights, combine):
     """Solves a problem whose moments are combined between two functions."""
     if task.plan.is_rows:
         return None
-    x, gamma, beta, weights = task.views(x, gamma, beta, weights)
-    x = task.cleaned(x, weights)
+    x = x if weights is None else task.cleaned(x, weights)
     found = combine(task.moments([*Moments.apply(x, weights, task), None], weights))
     y = _standardize(task, x, found, gamma, beta)
     return y, ops.Moments(*(v.detach() for v in found)) if problem.moments else None
@@ -56,7 +57,6 @@ def standardize(problem, x, moments, gamma, beta):
     task = task_of(problem, x)
     if task is None or task.plan.is_rows or len({v.shape for v in fields}) > 1:
         return None
-    x, gamma, beta, _ = task.views(x, gamma, beta)
     return _standardize(task, x, moments, gamma, beta)
 
 
@@ -65,8 +65,7 @@ def _standardize(task, x, moments, gamma, beta):
     if mean is not None:
         # Then 1 / sqrt(variance) is 0, and the output beta, for an empty set.
         variance = torch.where(torch.as_tensor(count) > 0, variance, torch.inf)
-    moments = (None if v is None else task.by_set(v) for v in (shift, mean, variance))
-    return task.unview(Standardize.apply(x, gamma, beta, *moments, task))
+    return Standardize.apply(x, gamma, beta, shift, mean, variance, task)
 
 
 def _suit(x, weights, *others):

@@ -60,11 +60,10 @@ def _normalize(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Returns output, count, shift, mean, variance and inverse."""
     task = _task(x, weights, axes, spanned, epsilon, centered)
-    *tensors, weights = task.views(x, gamma, beta, weights)
-    y, *moments = task.solve(*tensors, weights)
+    y, *moments = task.solve(x, gamma, beta, weights)
     fields = *task.moments(moments, weights), task.unview(moments[-1], task.plan.moments)
     count, *fields = (v.contiguous() for v in fields)
-    return _as(x, task.unview(y)), count.expand(fields[0].shape).clone(), *fields
+    return _as(x, y), count.expand(fields[0].shape).clone(), *fields
 
 
 @_normalize.register_fake
@@ -90,15 +89,12 @@ def _normalize_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gradients of input, gamma and beta."""
     task = _task(x, weights, axes, spanned, epsilon, centered)
-    view, gamma, _, weights = task.views(x, gamma, None, weights)
-    gradient = task.views(gradient, None, None)[0]
-    moments: list = [task.by_set(v) for v in (shift, mean, inverse)]
-    if are_near(moments[0] + moments[1], moments[2]):
-        moments[:2] = None, moments[0] + moments[1]
-    dx, *columns = task.gradients(gradient, view, gamma, weights, *moments)
-    sizes = _parameter_sizes(x, spanned)
-    columns = (x.new_empty(sizes) if spanned is None else v.view(sizes) for v in columns)
-    return _as(x, task.unview(dx)), *columns
+    shift, mean, inverse = (task.by_set(v) for v in (shift, mean, inverse))
+    if are_near(shift + mean, inverse):
+        shift, mean = None, shift + mean
+    dx, *columns = task.gradients(gradient, x, gamma, weights, shift, mean, inverse)
+    columns = (x.new_empty(0) if spanned is None else v.contiguous() for v in columns)
+    return _as(x, dx), *columns
 
 
 @_normalize_backward.register_fake

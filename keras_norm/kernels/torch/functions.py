@@ -8,9 +8,6 @@ import torch
 from keras_norm import ops
 from keras_norm.kernels.torch.sets import are_near, wide
 
-# Where a set extends in the form.
-AXES = (1, 3, 4)
-
 
 def is_transformed():
     """Returns whether `torch.func` or a forward-mode derivative is at work."""
@@ -20,38 +17,36 @@ def is_transformed():
 
 
 class Normalize(torch.autograd.Function):
-    """Viewed tensors to what `Task.solve` returns: output and moments, which are constants."""
+    """Tensors to what `Task.solve` returns: the output, and moments that are constants."""
 
     @staticmethod
     def forward(ctx, x, gamma, beta, weights, task):
         """Solves the problem."""
         found = task.solve(x, gamma, beta, weights)
-        ctx.save_for_backward(x, gamma, weights, found.shift, found.mean, found.inverse)
+        ctx.save_for_backward(x, gamma, beta, weights, found.shift, found.mean, found.inverse)
         ctx.task = task
         ctx.mark_non_differentiable(*(v for v in found[1:] if v is not None))
-        return _whole(found.y), *found[1:]
+        # A view that is made in here may not be changed in place.
+        return found.y.detach(), *found[1:]
 
     @staticmethod
     def backward(ctx, gradient, *_):
         """Returns the gradients of input, gamma and beta, and None for the rest."""
-        x, gamma, weights, *moments = ctx.saved_tensors
+        x, gamma, beta, weights, *moments = ctx.saved_tensors
         task = ctx.task
         if _has_plain_backward(gradient):
 
-            def plain(x, gamma, beta):
-                gamma, beta = _spanning(x, gamma, beta)
-                options = {"centered": task.centered}
-                problem = ops.Problem.of(x, AXES, task.epsilon, gamma, beta, weights, **options)
-                return ops.normalize_plain(problem, x, gamma, beta, weights)[:1]
+            def plain(*tensors):
+                return ops.normalize_plain(task.problem, *tensors, weights)[:1]
 
-            inputs = x, gamma, _zeros(x)
-            return *plain_gradients(plain, inputs, ctx.needs_input_grad, [gradient]), None, None
-        gradients = task.gradients(gradient, x, gamma, weights, *moments)
-        return *_needed(ctx, gradients), None, None
+            found = plain_gradients(plain, (x, gamma, beta), ctx.needs_input_grad, [gradient])
+        else:
+            found = task.gradients(gradient, x, gamma, weights, *moments)
+        return *_needed(ctx, found), None, None
 
 
 class Moments(torch.autograd.Function):
-    """A viewed input to the shift (a constant), mean and variance of its sets."""
+    """An input to the shift (a constant), mean and variance of its sets."""
 
     @staticmethod
     def forward(ctx, x, weights, task):
@@ -78,26 +73,27 @@ class Moments(torch.autograd.Function):
         x, weights, shift, mean = ctx.saved_tensors
         task = ctx.task
         if any(map(_has_plain_backward, (to_mean, to_variance))):
+            axes, centered = task.problem.axes, task.problem.centered
 
             def plain(x):
-                clean = wide(task.cleaned(x, weights))
-                found = ops.moments(clean, AXES, weights, centered=task.centered)
-                return [v.reshape(mean.shape) for v in found[2:]]
+                found = ops.moments(wide(x), axes, weights, centered=centered)
+                return [task.by_set(v) for v in found[2:]]
 
             gradients = [to_mean, to_variance]
             return *plain_gradients(plain, [x], ctx.needs_input_grad, gradients), None, None
-        values = task.shifted(task.cleaned(x, weights), shift)
-        count = task.count(weights)
-        count = count.clamp(min=1) if torch.is_tensor(count) else count
+        weights = task.weights(weights, x.dtype)
+        count = task.count(weights, least=1)
         slope = 2 * to_variance / count
-        offset = to_mean / count - slope * mean if task.centered else torch.zeros_like(slope)
+        offset = to_mean / count - slope * mean
+        offset = offset if task.problem.centered else torch.zeros_like(slope)
+        values = task.shifted(x, weights, shift)
         dx = task.sets.affine(values, *map(task.sets.by_channel, (slope, offset)))
         dx = dx if weights is None else dx.mul_(weights)
-        return dx.to(x.dtype), None, None
+        return task.unview(dx.to(x.dtype)), None, None
 
 
 class Standardize(torch.autograd.Function):
-    """A viewed input and moments by set to the output.
+    """An input and moments to the output.
 
     The mean is `shift + mean`; without a `mean` it is `shift`, which then gets gradients.
     """
@@ -105,13 +101,15 @@ class Standardize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, gamma, beta, shift, mean, variance, task):
         """Returns the output."""
-        inverse = torch.rsqrt(variance + task.epsilon)
-        total = shift if mean is None else shift + mean
+        moments = [None if v is None else task.by_set(v) for v in (shift, mean, variance)]
+        inverse = torch.rsqrt(moments[2] + task.problem.epsilon)
+        total = moments[0] if mean is None else moments[0] + moments[1]
         ctx.is_near = are_near(total, inverse)
-        ctx.save_for_backward(x, gamma, shift, mean, variance)
+        ctx.save_for_backward(x, gamma, beta, shift, mean, variance)
         ctx.task = task
-        values, mean = _near(ctx, x, shift, mean)
-        return _whole(task.sets.standardize(values, gamma, beta, mean, inverse).to(x.dtype))
+        values, center = _near(ctx, x, *moments[:2])
+        y = task.sets.standardize(values, task.flat(gamma), task.flat(beta), center, inverse)
+        return task.unview(y.to(x.dtype)).detach()
 
     @staticmethod
     def backward(ctx, gradient):
@@ -124,45 +122,41 @@ class Standardize(torch.autograd.Function):
             to the mean: -inverse sum(u)
             to the variance: -inverse^3 / 2 sum(u (x - mean)) = -inverse^2 / 2 sum(u h)
         """
-        x, gamma, shift, mean, variance = ctx.saved_tensors
         task, sets = ctx.task, ctx.task.sets
         if _has_plain_backward(gradient):
 
-            def plain(x, gamma, beta, shift, mean, variance):
-                spread = (None if v is None else task.spread(v) for v in (shift, mean, variance))
-                moments = ops.Moments(x.new_ones(()), *spread)
-                gamma, beta = _spanning(x, gamma, beta)
-                problem = ops.Problem.of(x, AXES, task.epsilon, gamma, beta)
-                return [ops.standardize_plain(problem, wide(x), moments, gamma, beta).to(x.dtype)]
+            def plain(x, gamma, beta, *moments):
+                moments = ops.Moments(x.new_ones(()), *moments)
+                y = ops.standardize_plain(task.problem, wide(x), moments, gamma, beta)
+                return [y.to(x.dtype)]
 
-            inputs = x, gamma, _zeros(x), shift, mean, variance
-            return *plain_gradients(plain, inputs, ctx.needs_input_grad, [gradient]), None
-        inverse = torch.rsqrt(variance + task.epsilon)
-        g = wide(gradient).contiguous()
-        scale = sets.by_channel(inverse)
-        scale = scale if gamma is None else scale * gamma
-        gradients = [None] * 6
+            found = plain_gradients(plain, ctx.saved_tensors, ctx.needs_input_grad, [gradient])
+            return *found, None
+        x, gamma, _, *moments = ctx.saved_tensors
+        shift, mean, variance = (None if v is None else task.by_set(v) for v in moments)
+        gamma = task.flat(gamma)
+        inverse = torch.rsqrt(variance + task.problem.epsilon)
+        g = wide(task.view(gradient))
+        found = [None] * 6
         if ctx.needs_input_grad[0]:
-            gradients[0] = sets.affine(g, scale, torch.zeros_like(scale)).to(x.dtype)
+            scale = sets.by_channel(inverse)
+            scale = scale if gamma is None else scale * gamma
+            found[0] = task.unview(sets.affine(g, scale, torch.zeros_like(scale)).to(x.dtype))
         if any(ctx.needs_input_grad[1:]):
             values, center = _near(ctx, x, shift, mean)
             sums, products = sets.sums(g, values, sets.by_channel(center)[:, None])
             products = products * sets.by_channel(inverse)[:, None]
+            found[1:3] = (task.parameter(v.sum((0, 1))) for v in (products, sums))
             first, second = (sets.by_set(v, gamma) for v in (sums, products))
-            to_mean = -inverse * first
-            gradients[1:3] = products.sum((0, 1)), sums.sum((0, 1))
-            gradients[3:] = to_mean, to_mean, -0.5 * inverse * inverse * second
-        return *_needed(ctx, gradients), None
-
-
-def _whole(y):
-    """Returns an output that is no view to PyTorch, which would refuse changes in place."""
-    return torch.ops.aten._unsafe_view.default(y, y.shape)
+            to_moments = -inverse * first, -0.5 * inverse * inverse * second
+            to_mean, to_variance = (task.unview(v, task.plan.moments) for v in to_moments)
+            found[3:] = to_mean, to_mean, to_variance
+        return *_needed(ctx, found), None
 
 
 def _near(ctx, x, shift, mean):
-    """Returns an input whose mean is near zero, and its mean."""
-    x = wide(x)
+    """Returns the view of an input whose mean is near zero, and its mean."""
+    x = wide(ctx.task.view(x))
     if ctx.is_near:
         return x, shift if mean is None else shift + mean
     return x - ctx.task.spread(shift), torch.zeros_like(shift) if mean is None else mean
@@ -178,16 +172,6 @@ def _needed(ctx, gradients):
     return (
         g if needed else None for g, needed in zip(gradients, ctx.needs_input_grad, strict=False)
     )
-
-
-def _zeros(x):
-    """Returns zeros for beta, which is not kept: no derivative depends on it."""
-    return wide(x.new_zeros(x.shape[2] * x.shape[3])).requires_grad_()
-
-
-def _spanning(x, *parameters):
-    sizes = (1, 1, *x.shape[2:4], 1)
-    return (None if v is None else v.view(sizes) for v in parameters)
 
 
 def plain_gradients(function, inputs, needed, gradients):

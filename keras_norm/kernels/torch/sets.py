@@ -121,12 +121,14 @@ class Rows:
         gamma = self._ones(x) if gamma is None else gamma
         beta = torch.zeros_like(gamma)
         size = LONGEST_COLUMN_OF_ROWS if centered else max(1, CHUNK // self._size)
-        parts = [v.view(self._shape).split(size) for v in (g, x)]
-        parts += [v.view(-1, 1).split(size) for v in (mean, inverse)]
+        rows = len(mean)
         # Filled part by part: to put parts together later takes another array of this size.
-        dx = torch.empty_like(x) if len(parts[0]) > 1 else None
-        shape, columns = x.shape, []
-        for i, (g, x, m, r) in enumerate(zip(*parts, strict=True)):
+        dx = torch.empty_like(x) if rows > size else None
+        arrays = *(v.view(self._shape) for v in (g, x)), mean, inverse
+        columns = []
+        for start in range(0, rows, size):
+            part = slice(start, start + size)
+            g, x, m, r = arrays if dx is None else (v[part] for v in arrays)
             options = self._shape[1:], m, r, gamma, beta, [self._are_short, True, True]
             found, *sums = layer_norm_backward(g, x, *options)
             if not self._are_short:
@@ -134,9 +136,9 @@ class Rows:
             elif not centered:
                 found.add_(r * torch.mv(wide(g), gamma)[:, None] / self._size)
             if dx is not None:
-                dx.view(self._shape)[i * size : i * size + len(g)] = found
+                dx.view(self._shape)[part] = found
             columns.append(sums)
-        dx = found.view(shape) if dx is None else dx
+        dx = found if dx is None else dx
         return dx, *(functools.reduce(torch.add, v) for v in zip(*columns, strict=True))
 
     def _gradient_of_long_rows(self, u, x, mean, inverse, centered):

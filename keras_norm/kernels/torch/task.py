@@ -1,4 +1,4 @@
-"""A problem on tensors as they lie in memory: how they are viewed, and its solution.
+"""A problem on tensors as they lie in memory: how they are viewed, and the solution.
 
 Kept for the backward pass are the input and the moments of its sets. Where a mean is too far from
 zero for the fast operations (`sets.are_near`), they get what is left of the input after a *shift*,
@@ -16,7 +16,7 @@ from keras_norm.kernels.torch.sets import are_near, sets_of, wide
 
 
 class Solution(NamedTuple):
-    """Output and moments, by sample and group.
+    """Output, and moments by sample and group.
 
     The mean is `shift + mean`, where a shift of None stands for 0; a variance of None says that it
     follows from `inverse`, which is 1 / sqrt(variance + epsilon), or 0 of empty sets.
@@ -30,28 +30,34 @@ class Solution(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is to be done with tensors that are viewed in the form of a plan."""
+    """A problem, its plan, and the sets that have the operations for it."""
 
+    problem: ops.Problem
     plan: Plan
     sets: Any
-    epsilon: float
-    centered: bool
 
-    def views(self, x, gamma, beta, weights=None):
-        """Returns the tensors of a call in the sizes that `sets` takes."""
-        parameters = (None if v is None else self._ordered(v).reshape(-1) for v in (gamma, beta))
-        if weights is not None:
-            mask = self.plan.mask
-            weights = self._ordered(weights).expand(mask.expanded).reshape(mask.form)
-            weights = weights.to(torch.promote_types(x.dtype, torch.float32))
-        return self._ordered(x).contiguous().view(self.plan.form), *parameters, weights
+    def view(self, x):
+        """Returns the input, or what has its shape, in the sizes of the form."""
+        return self._ordered(x).contiguous().view(self.plan.form)
+
+    def flat(self, parameter):
+        """Returns gamma or beta by channel."""
+        return None if parameter is None else self._ordered(parameter).reshape(-1)
+
+    def weights(self, weights, dtype):
+        """Returns weights that broadcast against the view of the input."""
+        if weights is None:
+            return None
+        mask = self.plan.mask
+        weights = self._ordered(weights).expand(mask.expanded).reshape(mask.form)
+        return weights.to(torch.promote_types(dtype, torch.float32))
 
     def by_set(self, moment):
-        """Returns a moment as numbers by set."""
+        """Returns a moment of the input as numbers by set."""
         return self._ordered(moment).reshape(self.plan.form.samples, self.plan.form.groups)
 
     def unview(self, view, sizes=None):
-        """Returns what is in the order of the plan in the order of the input."""
+        """Returns what is in the form, or in sizes in the order of the plan, as the input is."""
         view = view.reshape(self.plan.sizes if sizes is None else sizes)
         return view if self.plan.is_ordered else view.permute(self.plan.inverse)
 
@@ -59,30 +65,32 @@ class Task(NamedTuple):
         """Returns shift, mean, variance and inverse that were found as moments of the input."""
         shift, mean, variance, inverse = found
         if variance is None:
-            variance = (inverse**-2 - self.epsilon).clamp_(min=0).masked_fill_(inverse == 0, 0)
+            variance = (inverse**-2 - self.problem.epsilon).clamp_(min=0)
+            variance = variance.masked_fill_(inverse == 0, 0)
         shift, mean = (mean, torch.zeros_like(mean)) if shift is None else (shift, mean)
         fields = [self.unview(v, self.plan.moments) for v in (shift, mean, variance)]
-        count = self.count(weights)
-        if torch.is_tensor(count) and count.numel() == 1:
-            count = count.reshape([1] * len(self.plan.order))
-        elif torch.is_tensor(count):
-            count = self.unview(count.expand(mean.shape), self.plan.moments)
-        else:
+        count = self.count(self.weights(weights, mean.dtype))
+        if not torch.is_tensor(count):
             count = mean.new_tensor(count)
+        elif count.numel() == 1:
+            count = count.reshape([1] * len(self.plan.order))
+        else:
+            count = self.unview(count.expand(mean.shape), self.plan.moments)
         return ops.Moments(count, *fields)
 
     def spread(self, values):
         """Returns numbers by set in a shape that broadcasts against the view of the input."""
         return values[:, None, :, None, None]
 
-    def count(self, weights):
+    def count(self, weights, least=0):
         """Returns how many elements a set has: a number, or an array by set."""
         form = self.plan.form
         if weights is None:
             return form.count
         samples, before, *_, after = weights.shape
         repeats = form.count // (before * after)
-        return weights.view(samples, before, after).sum((1, 2))[:, None] * repeats
+        count = weights.view(samples, before, after).sum((1, 2))[:, None] * repeats
+        return count.clamp_(min=least)
 
     def partial(self, weights):
         """Returns weights if they weigh the elements of a set; None if they weigh whole sets."""
@@ -95,12 +103,14 @@ class Task(NamedTuple):
         return torch.where((weights > 0) | x.isfinite(), x, 0)
 
     def solve(self, x, gamma, beta, weights, output=True):
-        """Returns the `Solution` for viewed tensors; for replicas without output, and inverse."""
+        """Returns the `Solution` for the tensors; for replicas without output, and inverse."""
+        given, x, weights = x, self.view(x), self.weights(weights, x.dtype)
+        gamma, beta = self.flat(gamma), self.flat(beta)
         x = self.cleaned(x, weights)
         values = x if self.sets.takes_16_bits else wide(x)
         y, held, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
         shift = None
-        if self.centered and not are_near(mean, inverse):
+        if self.problem.centered and not are_near(mean, inverse):
             shift = mean
             room = y if y is not None and y.dtype == shift.dtype else None
             values = torch.sub(values, self.spread(shift), out=room)
@@ -113,18 +123,18 @@ class Task(NamedTuple):
             empty = (weights == 0).view(-1).expand(len(y))
             channels = *y.shape[2:4], 1
             y[empty] = y.new_zeros(()) if beta is None else beta.view(channels).to(y)
-        return Solution(y.to(x.dtype), shift, mean, variance, inverse)
+        return Solution(self.unview(y.to(given.dtype)), shift, mean, variance, inverse)
 
     def _attempt(self, x, gamma, beta, weights, output):
         """Returns output and room for one, each None or not; mean, variance and inverse."""
         y = held = None
         if output and self.partial(weights) is None:
             y, mean, variance, inverse = self.sets.normalize(
-                x, gamma, beta, self.epsilon, self.centered
+                x, gamma, beta, self.problem.epsilon, self.problem.centered
             )
         else:
             mean, variance, held = self._moments(x, self.partial(weights))
-            inverse = torch.rsqrt(variance + self.epsilon)
+            inverse = torch.rsqrt(variance + self.problem.epsilon)
         if weights is not None:
             is_empty = self.count(weights) == 0
             mean, inverse = (v.masked_fill(is_empty, 0) for v in (mean, inverse))
@@ -140,31 +150,45 @@ class Task(NamedTuple):
             mean' = s mean,  variance' = s variance + s (1 - s) mean^2
         """
         if weights is None:
-            return *self.sets.moments(x, self.centered), None
+            return *self.sets.moments(x, self.problem.centered), None
         held = x * weights
-        mean, variance = self.sets.moments(held, self.centered)
+        mean, variance = self.sets.moments(held, self.problem.centered)
         share = self.count(weights) / self.plan.form.count
         divisor = torch.where(share > 0, share, 1)
         mean = mean / divisor
         variance = (variance / divisor - (1 - share) * mean * mean).clamp_(min=0)
         return mean, variance, held
 
-    def shifted(self, x, shift):
-        """Returns the input in float32 at least, less its shift."""
-        x = wide(x)
+    def shifted(self, x, weights, shift):
+        """Returns the input, cleaned and less its shift, in float32 at least."""
+        x = wide(self.cleaned(self.view(x), weights))
         return x if shift is None else x - self.spread(shift)
 
     def gradients(self, gradient, x, gamma, weights, shift, mean, inverse):
         """Returns the gradients of input, gamma and beta from what was kept of a solution."""
-        g, clean = wide(gradient).contiguous(), self.cleaned(x, weights)
-        values = self.shifted(clean, shift)
-        count = self.count(weights)
-        count = count.clamp(min=1) if torch.is_tensor(count) else count
-        partial = self.partial(weights)
-        dx, *rest = self.sets.gradients(
-            g, values, gamma, mean, inverse, self.centered, partial, count
+        weights = self.weights(weights, x.dtype)
+        dx, *parameters = self.sets.gradients(
+            wide(self.view(gradient)),
+            self.shifted(x, weights, shift),
+            self.flat(gamma),
+            mean,
+            inverse,
+            self.problem.centered,
+            self.partial(weights),
+            self.count(weights, least=1),
         )
-        return dx.to(x.dtype), *rest
+        return self.unview(dx.to(x.dtype)), *map(self.parameter, parameters)
+
+    def parameter(self, values):
+        """Returns numbers by channel in the shape of gamma and beta."""
+        spans = self.problem.gamma_axes, self.problem.beta_axes
+        if spans == (None, None):
+            return values  # which nobody asks for
+        spanned = spans[0] or spans[1] or ()
+        sizes = [
+            n if a in spanned else 1 for a, n in zip(self.plan.order, self.plan.sizes, strict=True)
+        ]
+        return self.unview(values, sizes)
 
     def _ordered(self, x):
         return x if self.plan.is_ordered else x.permute(self.plan.order)
@@ -186,5 +210,5 @@ def _task(problem, strides):
     ):
         found = plan(problem, tuple(order))
         if found is not None:
-            return Task(found, sets_of(found), problem.epsilon, problem.centered)
+            return Task(problem, found, sets_of(found))
     return None
