@@ -119,6 +119,7 @@ def plan(problem, order=None):
     members: list[list[int]] = [[], [], [], [], []]
     for axis, part in zip(order, parts, strict=True):
         members[part].append(axis)
+    _take_short_positions_for_members(problem, members)
     form = Form(*(_product(problem.shape[axis] for axis in axes) for axes in members))
     mask = None
     if problem.mask is not None:
@@ -174,6 +175,19 @@ def _parts(problem, order):
             current = part
         parts.append(current)
     return parts
+
+
+def _take_short_positions_for_members(problem, members):
+    """Without gamma and beta, positions after the groups may be members: so they are, if few.
+
+    Channels that are the last axes of an input are then one axis, as with gamma and beta.
+    """
+    if problem.gamma_axes is not None or problem.beta_axes is not None or members[MEMBERS]:
+        return
+    before, after = (_product(problem.shape[a] for a in members[part]) for part in (BEFORE, AFTER))
+    is_covered = problem.mask is not None and any(problem.mask[a] != 1 for a in members[AFTER])
+    if None not in (before, after) and after < before and not is_covered:
+        members[MEMBERS], members[AFTER] = members[AFTER], []
 
 
 def _mask(problem, order, members):
