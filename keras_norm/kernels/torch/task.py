@@ -70,12 +70,10 @@ class Task(NamedTuple):
         shift, mean = (mean, torch.zeros_like(mean)) if shift is None else (shift, mean)
         fields = [self.unview(v, self.plan.moments) for v in (shift, mean, variance)]
         count = self.count(self.weights(weights, mean.dtype))
-        if not torch.is_tensor(count):
-            count = mean.new_tensor(count)
-        elif count.numel() == 1:
-            count = count.reshape([1] * len(self.plan.order))
+        if torch.is_tensor(count):
+            count = self.unview(count.expand(len(mean), 1), self.plan.counts)
         else:
-            count = self.unview(count.expand(mean.shape), self.plan.moments)
+            count = mean.new_tensor(count)
         return ops.Moments(count, *fields)
 
     def spread(self, values):
