@@ -17,6 +17,8 @@ from keras_norm.kernels.torch.sets import HALF
 from keras_norm.kernels.torch.task import task_of
 from keras_norm.ops import registry
 
+_count_modes = torch._C._len_torch_dispatch_stack
+_mode = torch._C._get_dispatch_mode
 # Modes that run operations without numbers, or write them down: what looks at numbers may not run.
 MODES = [getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL")]
 
@@ -72,9 +74,7 @@ def _suit(x, weights, *others):
     """Returns whether an executor may be given these tensors, here and now."""
     if torch.jit.is_tracing() or is_transformed():
         return False
-    if torch._C._len_torch_dispatch_stack() > 0 and any(
-        torch._C._get_dispatch_mode(mode) is not None for mode in MODES
-    ):
+    if _count_modes() > 0 and any(_mode(mode) is not None for mode in MODES):
         return False
     dtype = torch.float32 if x.dtype in HALF else x.dtype
     return (

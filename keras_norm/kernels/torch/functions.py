@@ -8,12 +8,15 @@ import torch
 from keras_norm import ops
 from keras_norm.kernels.torch.sets import are_near, wide
 
+# Private symbols: a version that lacks one runs without this executor.
+_has_functorch = torch._C._are_functorch_transforms_active
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
+_ = torch.autograd.forward_ad._current_level
+
 
 def is_transformed():
     """Returns whether `torch.func` or a forward-mode derivative is at work."""
-    return (
-        torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-    )
+    return _has_functorch() or torch.autograd.forward_ad._current_level >= 0
 
 
 class Normalize(torch.autograd.Function):
@@ -164,8 +167,7 @@ def _near(ctx, x, shift, mean):
 
 def _has_plain_backward(gradient):
     """Returns whether a backward pass is differentiated in turn, or takes a batch of gradients."""
-    is_batch = torch._C._functorch.is_legacy_batchedtensor(gradient)
-    return is_batch or torch.is_grad_enabled() or is_transformed()
+    return _is_batched(gradient) or torch.is_grad_enabled() or is_transformed()
 
 
 def _needed(ctx, gradients):
