@@ -45,7 +45,8 @@ def _normalize_replica(problem, task, x, gamma, beta, weights, combine):
     """Solves a problem whose moments are combined between two functions."""
     if task.plan.is_rows:
         return None
-    x = x if weights is None else task.cleaned(x, weights)
+    if weights is not None and not x.sum().isfinite():
+        x = torch.where((weights > 0) | x.isfinite(), x, 0)
     found = combine(task.moments([*Moments.apply(x, weights, task), None], weights))
     y = _standardize(task, x, found, gamma, beta)
     return y, ops.Moments(*(v.detach() for v in found)) if problem.moments else None

@@ -62,8 +62,8 @@ def _normalize(
     task = _task(x, weights, axes, spanned, epsilon, centered)
     y, *moments = task.solve(x, gamma, beta, weights)
     fields = *task.moments(moments, weights), task.unview(moments[-1], task.plan.moments)
-    count, *fields = (v.contiguous() for v in fields)
-    return _as(x, y), count.expand(fields[0].shape).clone(), *fields
+    count, *others = (v.contiguous() for v in fields)
+    return _as(x, y), count.expand(others[0].shape).clone(), *others
 
 
 @_normalize.register_fake

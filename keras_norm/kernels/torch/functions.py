@@ -39,8 +39,8 @@ class Normalize(torch.autograd.Function):
         task = ctx.task
         if _has_plain_backward(gradient):
 
-            def plain(*tensors):
-                return ops.normalize_plain(task.problem, *tensors, weights)[:1]
+            def plain(x, gamma, beta):
+                return ops.normalize_plain(task.problem, x, gamma, beta, weights)[:1]
 
             found = plain_gradients(plain, (x, gamma, beta), ctx.needs_input_grad, [gradient])
         else:
@@ -104,13 +104,14 @@ class Standardize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, gamma, beta, shift, mean, variance, task):
         """Returns the output."""
-        moments = [None if v is None else task.by_set(v) for v in (shift, mean, variance)]
-        inverse = torch.rsqrt(moments[2] + task.problem.epsilon)
-        total = moments[0] if mean is None else moments[0] + moments[1]
-        ctx.is_near = are_near(total, inverse)
         ctx.save_for_backward(x, gamma, beta, shift, mean, variance)
         ctx.task = task
-        values, center = _near(ctx, x, *moments[:2])
+        shift, mean, variance = (
+            None if v is None else task.by_set(v) for v in (shift, mean, variance)
+        )
+        inverse = torch.rsqrt(variance + task.problem.epsilon)
+        ctx.is_near = are_near(shift if mean is None else shift + mean, inverse)
+        values, center = _near(ctx, x, shift, mean)
         y = task.sets.standardize(values, task.flat(gamma), task.flat(beta), center, inverse)
         return task.unview(y.to(x.dtype)).detach()
 

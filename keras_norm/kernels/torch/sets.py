@@ -195,7 +195,7 @@ class Channels:
         self._parts, self._positions = calls * width, before // (calls * width)
         self._split = (self._samples, calls, self._positions, width, self._channels)
         self._axis = 2
-        self._columns = (-1, self._positions, width * self._channels)
+        self._columns: tuple = (-1, self._positions, width * self._channels)
         are_worth_calls = self._samples == 1 or before * self._channels >= SMALLEST_SAMPLE
         self._has_columns = self._positions <= LONGEST_COLUMN and are_worth_calls
         self._sums = self._sums_of_columns if self._has_columns else self._sums_of_products
@@ -210,8 +210,8 @@ class Channels:
             y, mean, inverse = torch.native_group_norm(x, gamma, beta, *sizes, epsilon)
         elif centered and self._are_rows:
             gamma, beta = (None if v is None else v.repeat(self._before) for v in (gamma, beta))
-            rows, sizes = x.view(self._samples, -1), (self._count,)
-            y, mean, inverse = torch.native_layer_norm(rows, sizes, gamma, beta, epsilon)
+            options = (self._count,), gamma, beta, epsilon
+            y, mean, inverse = torch.native_layer_norm(x.view(self._samples, -1), *options)
             y = y.view(x.shape)
         else:
             mean, variance = self.moments(x, centered)

@@ -95,8 +95,12 @@ class Task(NamedTuple):
         return None if weights is None or self.plan.mask.is_by_set else weights
 
     def cleaned(self, x, weights):
-        """Returns the input with 0 for what is NaN or infinite in padding."""
-        if weights is None or x.sum().isfinite():
+        """Returns the view of the input with 0 for what is NaN or infinite in padding."""
+        if weights is None:
+            return x
+        # A sum is the fastest way to find one; samples that are padding are fast to take alone.
+        padding = x if self.partial(weights) is not None else x[self._empty(weights)]
+        if padding.sum(dtype=torch.promote_types(x.dtype, torch.float32)).isfinite():
             return x
         return torch.where((weights > 0) | x.isfinite(), x, 0)
 
@@ -118,9 +122,8 @@ class Task(NamedTuple):
         if y is None:
             y = self.sets.standardize(values, gamma, beta, mean, inverse, out=held)
         elif weights is not None:
-            empty = (weights == 0).view(-1).expand(len(y))
             channels = *y.shape[2:4], 1
-            y[empty] = y.new_zeros(()) if beta is None else beta.view(channels).to(y)
+            y[self._empty(weights)] = y.new_zeros(()) if beta is None else beta.view(channels).to(y)
         return Solution(self.unview(y.to(given.dtype)), shift, mean, variance, inverse)
 
     def _attempt(self, x, gamma, beta, weights, output):
@@ -187,6 +190,10 @@ class Task(NamedTuple):
             n if a in spanned else 1 for a, n in zip(self.plan.order, self.plan.sizes, strict=True)
         ]
         return self.unview(values, sizes)
+
+    def _empty(self, weights):
+        """Returns which samples are empty, of weights by set."""
+        return (weights == 0).view(-1).expand(self.plan.form.samples)
 
     def _ordered(self, x):
         return x if self.plan.is_ordered else x.permute(self.plan.order)
