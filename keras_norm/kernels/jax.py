@@ -110,8 +110,7 @@ class View:
         return x if self.plan.is_ordered else x.transpose(self.plan.inverse)
 
     def mean(self, x, masked):
-        """Returns the means of the sets, by sample and channel."""
-        x = masked.counted(x)
+        """Returns the means of the sets, by sample and channel; `x` is 0 where it is padding."""
         for stage in (self.rows, self.others):
             if stage:
                 x = jnp.sum(x, stage, keepdims=True)
@@ -237,8 +236,8 @@ def _normalize(view, epsilon, centered, x, gamma, beta, weights):
     shift, residual, variance = _moments(view, centered, x, masked, dtype)
     inverse = masked.selected(jax.lax.rsqrt(variance + epsilon))
     x_held = masked.held(x.astype(dtype))
-    y = ((x_held - shift) * inverse - residual * inverse) * gamma + beta
-    return y.astype(x.dtype), shift, residual, variance
+    y = (x_held - shift) * inverse - residual * inverse if centered else x_held * inverse
+    return (y * gamma + beta).astype(x.dtype), shift, residual, variance
 
 
 @_normalize.defjvp
@@ -267,9 +266,14 @@ def _normalize_jvp(view, epsilon, centered, primals, tangents):
         x, dx = masked.held(x), masked.held(dx, like=x)
         inverse = masked.selected(jax.lax.rsqrt(variance + epsilon))
         scale = gamma * inverse
-        first = view.mean(dx, masked) if centered else jnp.zeros_like(residual)
+        if not centered:
+            product = view.mean(masked.counted(x * dx), masked)
+            slope = _times(-product * inverse**3, gamma) + _times(inverse, dgamma)
+            dy = scale * dx + x * slope + dbeta
+            return dy.astype(y.dtype), jnp.zeros_like(residual), 2 * product
+        first = view.mean(masked.counted(dx), masked)
         # sum(w (x - mean) dx), as mean = shift + residual
-        product = view.mean((x - shift) * dx, masked) - residual * first
+        product = view.mean(masked.counted((x - shift) * dx), masked) - residual * first
         second = product * inverse
         # Transposed, what is multiplied by dgamma, slope or offset here becomes what sums read.
         if view.is_by_channel:
@@ -288,6 +292,16 @@ def _normalize_jvp(view, epsilon, centered, primals, tangents):
     return (y, shift, residual, variance), (dy, jnp.zeros_like(shift), dresidual, dvariance)
 
 
+def _times(rows, columns):
+    """Returns the product of a factor for each set and one for each channel.
+
+    As a matrix product, its transposes are matrix products too: they read one array for both sums.
+    """
+    if rows.ndim == columns.ndim == 2 and rows.shape[1] == columns.shape[0] == 1:
+        return jnp.matmul(rows, columns, precision=jax.lax.Precision.HIGHEST)
+    return rows * columns
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 4))
 def _local_moments(view, centered, x, weights, dtype):
     """Returns shift, residual and variance, with derivatives: dmean and dvariance as above."""
@@ -301,8 +315,8 @@ def _local_moments_jvp(view, centered, dtype, primals, tangents):
     masked = Masked(view, weights, jnp.dtype(dtype))
     x, dx = x.astype(dtype), tangents[0].astype(dtype)
     x, dx = masked.held(x), masked.held(dx, like=x)
-    first = view.mean(dx, masked) if centered else jnp.zeros_like(residual)
-    product = view.mean((x - shift) * dx, masked) - residual * first
+    first = view.mean(masked.counted(dx), masked) if centered else jnp.zeros_like(residual)
+    product = view.mean(masked.counted((x - shift) * dx), masked) - residual * first
     return (shift, residual, variance), (jnp.zeros_like(shift), first, 2 * product)
 
 
@@ -317,11 +331,41 @@ def _standardized(view, epsilon, x, gamma, beta, weights, moments):
     return y.astype(x.dtype)
 
 
+def standardize(problem, x, moments, gamma, beta):
+    """Solves a problem of `keras_norm.ops.standardize`: stored statistics, one for each channel."""
+    if moments.residual is not None or not all(problem.shape) or x.dtype != moments.shift.dtype:
+        return None
+    gamma, beta = (
+        jnp.full(moments.shift.shape, default, x.dtype) if v is None else jnp.asarray(v)
+        for v, default in ((gamma, 1), (beta, 0))
+    )
+    scale = jax.lax.rsqrt(moments.variance + problem.epsilon) * gamma
+    return _scaled(x, moments.shift, scale, beta)
+
+
+@jax.custom_jvp
+def _scaled(x, shift, scale, beta):
+    """Returns `(x - shift) * scale + beta`."""
+    return (x - shift) * scale + beta
+
+
+@_scaled.defjvp
+def _scaled_jvp(primals, tangents):
+    """The derivative: dy = scale (dx - dshift) + (x - shift) dscale + dbeta."""
+    dx, dshift, dscale, dbeta = tangents
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def tangent(x, shift, scale, dx, dshift, dscale, dbeta):
+        return scale * dx + ((x + -shift) * dscale + (dbeta - scale * dshift))
+
+    return _scaled(*primals), tangent(*primals[:3], dx, dshift, dscale, dbeta)
+
+
 def _moments(view, centered, x, masked, dtype):
     """Returns shift, residual and variance."""
 
     def mean_and_variance(shift):
-        values = x.astype(dtype) if shift is None else x.astype(dtype) - shift
+        values = masked.counted(x.astype(dtype) if shift is None else x.astype(dtype) - shift)
         square = view.mean(jnp.square(values), masked)
         if not centered:
             return jnp.zeros_like(square), square
@@ -354,3 +398,4 @@ def _is_zero(mean, variance):
 registry.register(
     "normalize", "jax", normalize, options=["centered", "exported", "mask", "moments", "replicas"]
 )
+registry.register("standardize", "jax", standardize)
