@@ -310,25 +310,36 @@ def _local_moments(view, centered, x, weights, dtype):
 
 @_local_moments.defjvp
 def _local_moments_jvp(view, centered, dtype, primals, tangents):
-    x, weights = primals
-    shift, residual, variance = _local_moments(view, centered, x, weights, dtype)
-    masked = Masked(view, weights, jnp.dtype(dtype))
-    x, dx = x.astype(dtype), tangents[0].astype(dtype)
-    x, dx = masked.held(x), masked.held(dx, like=x)
-    first = view.mean(masked.counted(dx), masked) if centered else jnp.zeros_like(residual)
-    product = view.mean(masked.counted((x - shift) * dx), masked) - residual * first
-    return (shift, residual, variance), (jnp.zeros_like(shift), first, 2 * product)
+    shift, residual, variance = _local_moments(view, centered, *primals, dtype)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def tangent(x, weights, shift, residual, dx):
+        masked = Masked(view, weights, dtype)
+        x, dx = x.astype(dtype), dx.astype(dtype)
+        x, dx = masked.held(x), masked.held(dx, like=x)
+        first = view.mean(masked.counted(dx), masked) if centered else jnp.zeros_like(residual)
+        product = view.mean(masked.counted((x - shift) * dx), masked) - residual * first
+        return first, 2 * product
+
+    first, dvariance = tangent(*primals, shift, residual, tangents[0])
+    return (shift, residual, variance), (jnp.zeros_like(shift), first, dvariance)
 
 
 def _standardized(view, epsilon, x, gamma, beta, weights, moments):
-    """Returns the output for moments of sets that are channels, with JAX's own derivatives."""
-    masked = Masked(view, weights, gamma.dtype)
+    """Returns the output for moments of sets that are channels."""
     _, shift, residual, variance = moments
     shift, residual, variance = map(view.of_moment, (shift, residual, variance))
-    inverse = jnp.where(moments.count.reshape(()) > 0, jax.lax.rsqrt(variance + epsilon), 0)
-    wide = masked.held(x.astype(gamma.dtype))
-    y = ((wide - shift) * inverse - residual * inverse) * gamma + beta
-    return y.astype(x.dtype)
+    count = moments.count.reshape(())
+    inverse = jnp.where(count > 0, jax.lax.rsqrt(variance + epsilon), 0)
+    scale = gamma * inverse
+
+    # Without it, what a mask makes of the input would be kept for a backward pass.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def output(x, weights, shift, scale, offset):
+        return _scaled(Masked(view, weights, scale.dtype).held(x), shift, scale, offset)
+
+    # The residual is subtracted after the scaling: (x - shift) - residual, reassociated, loses it.
+    return output(x, weights, shift, scale, beta - residual * scale)
 
 
 def standardize(problem, x, moments, gamma, beta):
@@ -340,25 +351,33 @@ def standardize(problem, x, moments, gamma, beta):
         for v, default in ((gamma, 1), (beta, 0))
     )
     scale = jax.lax.rsqrt(moments.variance + problem.epsilon) * gamma
-    return _scaled(x, moments.shift, scale, beta)
+    return _compiled_scaled(x, moments.shift, scale, beta)
+
+
+@functools.partial(jax.jit, inline=True)
+def _compiled_scaled(x, shift, scale, offset):
+    return _scaled(x, shift, scale, offset)
 
 
 @jax.custom_jvp
-def _scaled(x, shift, scale, beta):
-    """Returns `(x - shift) * scale + beta`."""
-    return (x - shift) * scale + beta
+def _scaled(x, shift, scale, offset):
+    """Returns `(x - shift) * scale + offset`."""
+    return ((x.astype(scale.dtype) - shift) * scale + offset).astype(x.dtype)
 
 
 @_scaled.defjvp
 def _scaled_jvp(primals, tangents):
-    """The derivative: dy = scale (dx - dshift) + (x - shift) dscale + dbeta."""
-    dx, dshift, dscale, dbeta = tangents
+    """The derivative: dy = scale (dx - dshift) + (x - shift) dscale + doffset."""
+    dtype = primals[0].dtype
 
+    # Only its arguments are kept for a backward pass, not the difference.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def tangent(x, shift, scale, dx, dshift, dscale, dbeta):
-        return scale * dx + ((x + -shift) * dscale + (dbeta - scale * dshift))
+    def tangent(x, shift, scale, dx, dshift, dscale, doffset):
+        x, dx = x.astype(scale.dtype), dx.astype(scale.dtype)
+        dy = scale * dx + ((x + -shift) * dscale + (doffset - scale * dshift))
+        return dy.astype(dtype)
 
-    return _scaled(*primals), tangent(*primals[:3], dx, dshift, dscale, dbeta)
+    return _scaled(*primals), tangent(*primals[:3], *tangents)
 
 
 def _moments(view, centered, x, masked, dtype):

@@ -55,7 +55,9 @@ def test_a_problem_is_compiled_once():
     )
     compilation = "/jax/core/compile/backend_compile_duration"
     try:
-        for function in (lambda x: ops.normalize(x, (0, 1), 1e-2)[0], jax.grad(loss)):
+        stored = ops.Moments(jnp.ones(()), jnp.ones((1, 1, 4)), None, jnp.ones((1, 1, 4)))
+        frozen = jax.grad(lambda x: ops.standardize(x, stored, 1e-2).sum())
+        for function in (lambda x: ops.normalize(x, (0, 1), 1e-2)[0], jax.grad(loss), frozen):
             function(X)
             events.clear()
             function(X)
@@ -76,6 +78,20 @@ def test_only_the_input_and_the_moments_are_kept(dtype):
             lambda *a, axes=axes: ops.normalize(a[0], axes, 1e-2, *a[1:])[0], x, gamma, beta
         )
         assert sum(leaf.nbytes for leaf in jax.tree.leaves(vjp)) <= 1.1 * x.nbytes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("combine", [None, lambda local: local], ids=["alone", "replicas"])
+def test_with_a_mask_little_more_is_kept(dtype, combine):
+    x = jax.random.normal(jax.random.key(0), (8, 100, 512), dtype)
+    gamma, beta, weights = jnp.ones((1, 1, 512)), jnp.zeros((1, 1, 512)), jnp.ones((8, 100, 1))
+
+    def call(x, gamma, beta):
+        return ops.normalize(x, (0, 1), 1e-2, gamma, beta, weights.at[0].set(0), combine)[0]
+
+    _, vjp = jax.vjp(call, x, gamma, beta)
+    kept = {id(leaf): leaf.nbytes for leaf in jax.tree.leaves(vjp)}
+    assert sum(kept.values()) <= 1.1 * x.nbytes + weights.nbytes
 
 
 def test_float64():
