@@ -176,8 +176,10 @@ def _times(rows, columns):
     """Returns the product of a factor for each set and one for each channel.
 
     As a matrix product, its transposes are matrix products too: they read one array for both sums.
+    Those of more rows would add up too many numbers in one go.
     """
-    if rows.ndim == columns.ndim == 2 and rows.shape[1] == columns.shape[0] == 1:
+    is_outer = rows.ndim == columns.ndim == 2 and rows.shape[1] == columns.shape[0] == 1
+    if is_outer and rows.shape[0] <= LONGEST_AXIS:
         return jnp.matmul(rows, columns, precision=jax.lax.Precision.HIGHEST)
     return rows * columns
 
