@@ -7,6 +7,7 @@ latter can have gradients of gradients by the plain functions.
 import torch
 from torch import Tensor
 
+from keras_norm.kernels.plan import Form
 from keras_norm.kernels.triton import launches
 
 custom_op = torch.library.custom_op
@@ -24,7 +25,7 @@ def normalize(
     centered: bool,
 ) -> tuple[Tensor, Tensor]:
     """See `launches.normalize`."""
-    return launches.normalize(x, gamma, beta, weights, order, form, epsilon, centered)
+    return launches.normalize(x, gamma, beta, weights, order, Form(*form), epsilon, centered)
 
 
 @custom_op("keras_norm::triton_normalize_backward", mutates_args=())
@@ -40,7 +41,7 @@ def normalize_backward(
     centered: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `launches.backward`."""
-    spec = order, form, epsilon, centered
+    spec = order, Form(*form), epsilon, centered
     return launches.backward(g, x, gamma, weights, found, *spec, needs_parameters=True)
 
 
@@ -57,7 +58,7 @@ def standardize(
 ) -> Tensor:
     """See `launches.standardize`."""
     return launches.standardize(
-        x, gamma, beta, None, None, mean, None, variance, order, form, epsilon
+        x, gamma, beta, None, None, mean, None, variance, order, Form(*form), epsilon
     )
 
 
@@ -73,7 +74,7 @@ def standardize_backward(
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `launches.constant_backward`."""
-    spec = order, form, epsilon
+    spec = order, Form(*form), epsilon
     return launches.constant_backward(g, x, gamma, mean, variance, *spec, needs_parameters=True)
 
 

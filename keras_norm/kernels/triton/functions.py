@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from keras_norm import ops
-from keras_norm.kernels.plan import plan
+from keras_norm.kernels.plan import Form, plan
 from keras_norm.kernels.triton import compiled, launches
 
 DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
@@ -21,7 +21,7 @@ class Spec(NamedTuple):
     """A problem as the launches take it."""
 
     order: tuple
-    form: tuple
+    form: Form
     epsilon: float
     centered: bool
 
@@ -31,16 +31,20 @@ def normalize(problem, x, gamma, beta, weights, combine):
     planned = _planned(problem, x, gamma, beta, weights)
     if planned is None:
         return None
-    spec = Spec(planned.order, tuple(planned.form), problem.epsilon, problem.centered)
+    spec = Spec(planned.order, planned.form, problem.epsilon, problem.centered)
     if torch.compiler.is_compiling():
         if combine is not None:
             return None
-        y, found = compiled.normalize(x, gamma, beta, _viewed(weights, planned), *spec)
+        y, found = compiled.normalize(x, gamma, beta, _viewed(weights, planned), *_lists(spec))
     else:
         if combine is not None:
             combine = _Combination(combine, problem, planned)
         y, found = _Normalize.apply(x, gamma, beta, weights, spec, problem, planned, combine)
     return y, _moments(found, problem, planned) if problem.moments else None
+
+
+def _lists(spec):
+    return [list(spec.order), list(spec.form), *spec[2:]]
 
 
 def _viewed(weights, planned):
@@ -61,10 +65,10 @@ def standardize(problem, x, moments, gamma, beta):
     planned = _planned(problem, x, gamma, beta, None, mean, variance)
     if planned is None or mean.numel() != planned.form.samples * planned.form.groups:
         return None
-    spec = Spec(planned.order, tuple(planned.form), problem.epsilon, True)
+    spec = Spec(planned.order, planned.form, problem.epsilon, True)
     if torch.compiler.is_compiling():
         flat = (v.permute(spec.order).reshape(-1) for v in (mean, variance))
-        return compiled.standardize(x, gamma, beta, *flat, *spec[:3])
+        return compiled.standardize(x, gamma, beta, *flat, *_lists(spec)[:3])
     return _Standardize.apply(x, gamma, beta, mean, variance, spec)
 
 
@@ -75,6 +79,9 @@ def _planned(problem, x, *tensors):
     if torch.compiler.is_compiling():
         if torch.compiler.is_exporting():
             return None
+        # An axis may be a symbol, for which `in` is False where a comparison is decided.
+        axes = [axis for axis in range(x.ndim) if any(axis == other for other in problem.axes)]
+        problem = problem._replace(axes=tuple(axes))
     elif dispatch_modes() > 0 or forward_ad._current_level >= 0:
         # Whoever watches each operation is to see PyTorch's: make_fx, for one.
         return None
@@ -88,8 +95,18 @@ def _planned(problem, x, *tensors):
             and all(m in (1, n) for m, n in zip(tensor.shape, x.shape, strict=True))
         ):
             return None
-    order = sorted(range(x.ndim), key=lambda axis: -x.stride(axis))
-    return plan(problem, tuple(order)) or plan(problem, _order_of_parts(problem))
+    return plan(problem, _memory_order(x)) or plan(problem, _order_of_parts(problem))
+
+
+def _memory_order(x):
+    """Returns the axes from the slowest to the fastest, sorted as `torch.compile` can trace it."""
+    order = []
+    for axis in range(x.ndim):
+        place = len(order)
+        while place > 0 and x.stride(order[place - 1]) < x.stride(axis):
+            place -= 1
+        order.insert(place, axis)
+    return tuple(order)
 
 
 def _order_of_parts(problem):

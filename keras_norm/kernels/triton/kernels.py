@@ -51,23 +51,27 @@ def tile_indices(i, j, k, m, a, TILE: tl.constexpr):
 
 @triton.jit
 def offsets(at, strides):
+    """Returns where elements are in a tensor."""
     positions = at[1] * strides[1] + at[4] * strides[4]
     return at[0] * strides[0] + positions + at[2] * strides[2] + at[3] * strides[3]
 
 
 @triton.jit
 def is_inside(at, sizes):
+    """Returns which elements of a tile the input has."""
     positions = (at[1] < sizes[1]) & (at[4] < sizes[4])
     return (at[0] < sizes[0]) & positions & (at[2] < sizes[2]) & (at[3] < sizes[3])
 
 
 @triton.jit
 def is_set(at, sizes):
+    """Returns which samples and groups of a tile there are."""
     return (at[0] < sizes[0]) & (at[2] < sizes[2])
 
 
 @triton.jit
 def is_channel(at, sizes):
+    """Returns which channels of a tile there are."""
     return (at[2] < sizes[2]) & (at[3] < sizes[3])
 
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 
-from keras_norm.kernels.plan import Form
 from keras_norm.kernels.triton import kernels, tiles
 
 # The most elements of partial moments that a program merges at a time.
@@ -50,7 +49,6 @@ def wide(dtype):
 
 def normalize(x, gamma, beta, weights, order, form, epsilon, centered):
     """Returns the output and the moments."""
-    form = Form(*form)
     tile = tiles.tile_of_sets(form, x.itemsize)
     if tile is None:
         found = moments(x, weights, order, form, centered)
@@ -69,7 +67,6 @@ def normalize(x, gamma, beta, weights, order, form, epsilon, centered):
 
 def moments(x, weights, order, form, centered):
     """Returns the moments of sets that no tile holds whole."""
-    form = Form(*form)
     tile = tiles.tile_of_parts(form)
     divided = tiles.parts_of_moments(form, tile)
     dtype = wide(x.dtype)
@@ -96,7 +93,6 @@ def moments(x, weights, order, form, centered):
 
 def standardize(x, gamma, beta, weights, count, shift, residual, variance, order, form, epsilon):
     """Returns the output for given moments."""
-    form = Form(*form)
     y, tile = empty(x, order), tiles.tile_of_parts(form)
     _launch(
         kernels.standardize,
@@ -111,7 +107,6 @@ def standardize(x, gamma, beta, weights, count, shift, residual, variance, order
 
 def backward(g, x, gamma, weights, moments, order, form, epsilon, centered, needs_parameters):
     """Returns the gradients of the input, gamma and beta; the last two None if not needed."""
-    form = Form(*form)
     moments = tuple(moments)
     tile = tiles.tile_of_sets(form, x.itemsize)
     if tile is not None:
@@ -140,7 +135,6 @@ def backward(g, x, gamma, weights, moments, order, form, epsilon, centered, need
 
 def constant_backward(g, x, gamma, shift, variance, order, form, epsilon, needs_parameters):
     """Returns the same for moments that do not depend on the input."""
-    form = Form(*form)
     tile, dx = tiles.tile_of_parts(form), empty(x, order)
     moments = None, shift, None, variance
     _, *rest = _sums(
@@ -198,7 +192,7 @@ def _sums(
         sums = set_sums[:, :, 0] if set_sums.shape[2] == 1 else set_sums.sum(2)
     if channel_sums is None:
         return sums, None, None
-    # Two tensors, not views of one: operations of `torch.compile` may not return what shares memory.
+    # Two tensors, not views of one: operations of `torch.compile` may not share their memory.
     return sums, *(field.sum(0) for field in channel_sums)
 
 

@@ -36,7 +36,6 @@ class Parts(NamedTuple):
         sample_blocks: How many blocks of samples a program goes over.
         slices: How many programs share the samples.
         blocks: How many blocks the channels make.
-        programs: How many programs there are.
     """
 
     parts: int
@@ -47,6 +46,7 @@ class Parts(NamedTuple):
 
     @property
     def programs(self):
+        """How many programs there are."""
         return self.parts * self.slices * self.blocks
 
 
