@@ -17,7 +17,7 @@ from keras_norm.ops import registry
 
 # The kinds of devices that Triton compiles for, by PyTorch's names: AMD's cards are "cuda" too.
 DEVICES = ("cuda", "xpu")
-OPTIONS = {"normalize": ["centered", "mask", "replicas", "moments"], "standardize": []}
+OPTIONS = {"normalize": ["centered", "mask", "replicas", "exported", "moments"], "standardize": []}
 
 _module = None
 

@@ -42,7 +42,7 @@ def normalize_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `launches.backward`."""
     spec = order, Form(*form), epsilon, centered
-    return launches.backward(g, x, gamma, weights, found, *spec, needs_parameters=True)
+    return _own(*launches.backward(g, x, gamma, weights, found, *spec, needs_parameters=True))
 
 
 @custom_op("keras_norm::triton_standardize", mutates_args=())
@@ -75,7 +75,13 @@ def standardize_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `launches.constant_backward`."""
     spec = order, Form(*form), epsilon
-    return launches.constant_backward(g, x, gamma, mean, variance, *spec, needs_parameters=True)
+    found = launches.constant_backward(g, x, gamma, mean, variance, *spec, needs_parameters=True)
+    return _own(*found)
+
+
+def _own(dx, dgamma, dbeta):
+    """Returns tensors that share no memory, as operations must."""
+    return dx, dgamma.clone(), dbeta.clone()
 
 
 @normalize.register_fake

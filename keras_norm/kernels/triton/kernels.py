@@ -180,15 +180,20 @@ def union(n, shift, residual, variance, n1, shift1, residual1, variance1):
 
 
 @triton.jit
-def scaled(v, shift, residual, inverse, gamma, beta, at, sizes):
+def load_channels(parameter, at, sizes, DEFAULT: tl.constexpr, WIDE: tl.constexpr):
+    """Returns gamma or beta of the channels of a tile."""
+    if parameter is None:
+        return (at[2] * 0 + at[3] * 0 + DEFAULT).to(WIDE)
+    place = at[2] * sizes[3] + at[3]
+    return tl.load(parameter + place, mask=is_channel(at, sizes), other=0).to(WIDE)
+
+
+@triton.jit
+def scaled(v, shift, residual, inverse, gamma, beta, at, sizes, WIDE: tl.constexpr):
     """Returns the output for a tile of the input."""
     y = (v - shift) * inverse - residual * inverse
-    channel = at[2] * sizes[3] + at[3]
-    if gamma is not None:
-        y = y * tl.load(gamma + channel, mask=is_channel(at, sizes), other=0)
-    if beta is not None:
-        y = y + tl.load(beta + channel, mask=is_channel(at, sizes), other=0)
-    return y
+    y = y * load_channels(gamma, at, sizes, 1, WIDE)
+    return y + load_channels(beta, at, sizes, 0, WIDE)
 
 
 @triton.jit
@@ -216,7 +221,7 @@ def normalize_sets(
     v, held = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
     n, shift, residual, variance = moments_of_tile(v, held, CENTERED)
     inverse = tl.where(n > 0, 1 / tl.sqrt(variance + EPSILON), 0)
-    out = scaled(v, shift, residual, inverse, gamma, beta, at, sizes)
+    out = scaled(v, shift, residual, inverse, gamma, beta, at, sizes, WIDE)
     out = out.to(y.dtype.element_ty)
     tl.store(y + offsets(at, y_strides), out, mask=is_inside(at, sizes))
     place, number = set_places(at, sizes)
@@ -247,7 +252,7 @@ def moments_of_parts(
     part, sets = program % parts, program // parts
     zero = program * 0
     at = tile_indices(sets // group_blocks, zero, sets % group_blocks, zero, zero, TILE)
-    n = tl.zeros((TILE[0], 1, TILE[2], 1, 1), WIDE)
+    n = (at[0] * 0 + at[2] * 0).to(WIDE)
     shift, residual, variance = n, n, n
     for each in range(steps):
         # Past the last tile no element is inside: the part is empty there.
@@ -336,7 +341,7 @@ def standardize(
     at = tile_of_program(sizes, TILE)
     v, _ = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
     shift, residual, inverse, _ = load_moments(count, shift, residual, variance, at, sizes, EPSILON)
-    out = scaled(v, shift, residual, inverse, gamma, beta, at, sizes)
+    out = scaled(v, shift, residual, inverse, gamma, beta, at, sizes, WIDE)
     out = out.to(y.dtype.element_ty)
     tl.store(y + offsets(at, y_strides), out, mask=is_inside(at, sizes))
 
@@ -353,14 +358,9 @@ def tile_of_program(sizes, TILE: tl.constexpr):
 
 
 @triton.jit
-def load_gradient(g, g_strides, gamma, at, sizes, WIDE: tl.constexpr):
-    """Returns a tile of the output's gradient, without and with gamma."""
-    upstream = tl.load(g + offsets(at, g_strides), mask=is_inside(at, sizes), other=0).to(WIDE)
-    u = upstream
-    if gamma is not None:
-        channel = at[2] * sizes[3] + at[3]
-        u = u * tl.load(gamma + channel, mask=is_channel(at, sizes), other=0)
-    return upstream, u
+def load_gradient(g, g_strides, at, sizes, WIDE: tl.constexpr):
+    """Returns a tile of the output's gradient."""
+    return tl.load(g + offsets(at, g_strides), mask=is_inside(at, sizes), other=0).to(WIDE)
 
 
 # The derivatives. With r = 1 / sqrt(variance + epsilon), h = r (x - mean), y = gamma h + beta and
@@ -426,19 +426,22 @@ def sum_gradients(
     m, rest = rest % member_blocks, rest // member_blocks
     part, slice_ = rest % parts, rest // parts
     zero = program * 0
-    dgamma = tl.zeros((1, 1, TILE[2], TILE[3], 1), WIDE)
+    at = tile_indices(zero, zero, k, m, zero, TILE)
+    scale = load_channels(gamma, at, sizes, 1, WIDE)
+    dgamma = (at[2] * 0 + at[3] * 0).to(WIDE)
     dbeta = dgamma
     for each_block in range(sample_blocks):
         i = slice_ * sample_blocks + each_block
         at = tile_indices(i, zero, k, m, zero, TILE)
         s, r, inverse, n = load_moments(count, shift, residual, variance, at, sizes, EPSILON)
-        sum_u = tl.zeros((TILE[0], 1, TILE[2], 1, 1), WIDE)
+        sum_u = (at[0] * 0 + at[2] * 0).to(WIDE)
         sum_uh = sum_u
         for each in range(steps):
             step = part * steps + each
             at = tile_indices(i, step // after_blocks, k, m, step % after_blocks, TILE)
             v, held = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
-            upstream, u = load_gradient(g, g_strides, gamma, at, sizes, WIDE)
+            upstream = load_gradient(g, g_strides, at, sizes, WIDE)
+            u = upstream * scale
             h = (v - s) * inverse - r * inverse
             # Where no element is, 0 is not what h is.
             h = tl.where(is_inside(at, sizes), h, 0)
@@ -498,7 +501,8 @@ def gradients(
     """Finds the gradient of a tile of the input from the sums of its sets, (2, samples, groups)."""
     at = tile_of_program(sizes, TILE)
     v, held = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
-    _, u = load_gradient(g, g_strides, gamma, at, sizes, WIDE)
+    u = load_gradient(g, g_strides, at, sizes, WIDE)
+    u = u * load_channels(gamma, at, sizes, 1, WIDE)
     s, r, inverse, n = load_moments(count, shift, residual, variance, at, sizes, EPSILON)
     h = (v - s) * inverse - r * inverse
     valid = is_set(at, sizes)

@@ -192,8 +192,7 @@ def _sums(
         sums = set_sums[:, :, 0] if set_sums.shape[2] == 1 else set_sums.sum(2)
     if channel_sums is None:
         return sums, None, None
-    # Two tensors, not views of one: operations of `torch.compile` may not share their memory.
-    return sums, *(field.sum(0) for field in channel_sums)
+    return sums, *channel_sums.sum(1).unbind()
 
 
 def empty(x, order):
