@@ -166,7 +166,8 @@ def _parts(problem, order):
     if len(spans) > 1:
         return None
     (spanned,) = spans or {None}
-    if spanned is None and set(order[-len(problem.axes) :]) == set(problem.axes):
+    is_by_set = problem.mask is None or all(problem.mask[axis] == 1 for axis in problem.axes)
+    if spanned is None and is_by_set and set(order[-len(problem.axes) :]) == set(problem.axes):
         # Without gamma and beta, sets that lie together are rows of a matrix.
         spanned = problem.axes
     parts: list[int] = []
