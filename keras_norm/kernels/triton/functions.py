@@ -60,7 +60,7 @@ def standardize(problem, x, moments, gamma, beta):
     mean, variance = moments.shift, moments.variance
     if moments.residual is not None or mean.shape != variance.shape:
         return None
-    if mean.requires_grad or variance.requires_grad or x.dtype != mean.dtype:
+    if mean.requires_grad or variance.requires_grad or mean.dtype != launches.wide(x.dtype):
         return None
     planned = _planned(problem, x, gamma, beta, None, mean, variance)
     if planned is None or mean.numel() != planned.form.samples * planned.form.groups:
