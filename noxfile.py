@@ -8,7 +8,7 @@ import nox
 
 nox.needs_version = ">=2025.2"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "tests", "docs", "examples"]
+nox.options.sessions = ["lint", "types", "tests", "triton", "docs", "examples"]
 
 # The oldest Keras that pyproject.toml declares, with the oldest backends, and the newest tried.
 KERAS = {"3.13.0": "constraints-oldest.txt", "3.15.1": "constraints.txt"}
@@ -60,6 +60,30 @@ def tests(session, backend, keras):
     install(session, *BACKENDS[backend], *TEST_TOOLS, *EXPORT_TOOLS, keras=keras)
     arguments = session.posargs or ["-n", "2"]
     session.run("pytest", *arguments, env=environment(session, backend))
+
+
+# What goes with the tested PyTorch, whose builds for the CPU do not need it.
+TRITON = "triton==3.7.1"
+
+
+@nox.session
+def triton(session):
+    """Tests the executors for accelerators in an interpreter, counts and compiles them: no card."""
+    install(session, "torch", "matplotlib", *TEST_TOOLS[:2])
+    session.install("--no-deps", TRITON)
+    variables = {
+        **environment(session, "torch"),
+        "KERAS_NORM_KERNELS": "triton",
+        "TRITON_INTERPRET": "1",
+    }
+    tests = ["tests/kernels/test_triton.py", "tests/kernels/test_problems.py"]
+    # How the functions are compiled into larger programs, `test_triton` has an example of.
+    chosen = ["-k", "not compiled", "-n", "2", "-W", "ignore::RuntimeWarning"]
+    session.run("pytest", *tests, *chosen, *session.posargs, env=variables)
+    session.run(
+        *("python", "-m", "benchmarks.accelerator", "--output", "benchmarks/results"),
+        env=environment(session, "torch"),
+    )
 
 
 @nox.session
@@ -152,11 +176,15 @@ def bench(session, backend):
 
 @nox.session(venv_backend="none")
 def gpu(session):
-    """Runs the tests on the accelerators that the installed backends see; fails without one."""
+    """Tests and measures on the accelerators that the installed backends see; fails without one."""
     seen = session.run("python", "tests/accelerators.py", silent=True) or ""
     backends = seen.split()
     if not backends:
         session.error("no installed backend sees an accelerator")
     for backend in backends:
         session.log(f"{backend} sees an accelerator")
-        session.run("python", "-m", "pytest", *session.posargs, env={"KERAS_BACKEND": backend})
+        variables = {"KERAS_BACKEND": backend}
+        session.run("python", "-m", "pytest", *session.posargs, env=variables)
+        session.run(
+            *("python", "-m", "benchmarks.card", "--output", "benchmarks/results"), env=variables
+        )

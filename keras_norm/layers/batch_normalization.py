@@ -221,7 +221,7 @@ class BatchNormalization(Normalization):
                 observer.see(self, moments)
                 uses_batch = observer.uses_batch
         if not uses_batch:
-            x, moments = convert(inputs, dtype), self._moving_moments(shape, dtype)
+            x, moments = self._computable(inputs, dtype), self._moving_moments(shape, dtype)
             outputs = standardize(x, moments, self.epsilon, gamma, beta)
         return convert(outputs, self.compute_dtype)
 
