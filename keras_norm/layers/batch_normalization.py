@@ -1,17 +1,19 @@
 """Batch normalization."""
 
 import functools
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 
 from keras_norm import _validation, engines, initializers
+from keras_norm.layers.arguments import SharedArguments, complete
 from keras_norm.layers.normalization import Normalization, single_axis
 from keras_norm.ops import Moments, convert, merge_replicas, moving_averages, normalize, standardize
 from keras_norm.ops.convert import at_least_float32
 
 
 @keras.saving.register_keras_serializable("keras_norm")
+@complete
 class BatchNormalization(Normalization):
     """Normalizes each channel over the batch and all positions.
 
@@ -45,25 +47,9 @@ class BatchNormalization(Normalization):
         momentum: Number in [0, 1], how much of the moving mean stays at each step. (MATLAB's
             decay and PyTorch's momentum are 1 minus this.)
         epsilon: Number > 0, in squared units of the input, added to the variance.
-        center: Boolean, whether to add beta.
-        scale: Boolean, whether to multiply by gamma.
-        beta_initializer: Initial beta, an entry for each channel: a name or initializer of Keras,
-            "narrow-normal" (normal with mean 0 and deviation 0.01), a function of the size, or the
-            values themselves.
-        gamma_initializer: Initial gamma, likewise.
-        moving_mean_initializer: Initial moving mean, likewise.
-        moving_variance_initializer: Initial moving variance, likewise.
-        beta_regularizer: Keras regularizer for beta.
-        gamma_regularizer: Keras regularizer for gamma.
-        beta_constraint: Keras constraint for beta.
-        gamma_constraint: Keras constraint for gamma.
-        beta_lr_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies the learning rate of
-            beta by.
-        gamma_lr_multiplier: The same for gamma.
-        beta_l2_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies its `l2` by for beta.
-        gamma_l2_multiplier: The same for gamma.
-        num_channels: Positive integer, the size of the channel axis, to be checked at build; None
-            or "auto" takes it from the input.
+        **shared: Arguments that all layers have; see `Normalization`.
+        moving_mean_initializer: Initial moving mean, like beta's.
+        moving_variance_initializer: Initial moving variance, like beta's.
         variance_momentum: The same as `momentum` for the variance; None means `momentum`.
         synchronized: Boolean, whether to use the moments of the global batch over all replicas:
             those of `tf.distribute`, of the default group of `torch.distributed` (where shards may
@@ -113,43 +99,14 @@ class BatchNormalization(Normalization):
         axis=-1,
         momentum=0.9,
         epsilon=1e-5,
-        center=True,
-        scale=True,
-        beta_initializer="zeros",
-        gamma_initializer="ones",
+        *,
         moving_mean_initializer="zeros",
         moving_variance_initializer="ones",
-        beta_regularizer=None,
-        gamma_regularizer=None,
-        beta_constraint=None,
-        gamma_constraint=None,
-        beta_lr_multiplier=1.0,
-        gamma_lr_multiplier=1.0,
-        beta_l2_multiplier=1.0,
-        gamma_l2_multiplier=1.0,
-        num_channels=None,
         variance_momentum=None,
         synchronized=False,
-        **kwargs,
+        **shared: Unpack[SharedArguments],
     ):
-        super().__init__(
-            axis=single_axis(axis),
-            epsilon=epsilon,
-            center=center,
-            scale=scale,
-            beta_initializer=beta_initializer,
-            gamma_initializer=gamma_initializer,
-            beta_regularizer=beta_regularizer,
-            gamma_regularizer=gamma_regularizer,
-            beta_constraint=beta_constraint,
-            gamma_constraint=gamma_constraint,
-            beta_lr_multiplier=beta_lr_multiplier,
-            gamma_lr_multiplier=gamma_lr_multiplier,
-            beta_l2_multiplier=beta_l2_multiplier,
-            gamma_l2_multiplier=gamma_l2_multiplier,
-            num_channels=num_channels,
-            **kwargs,
-        )
+        super().__init__(axis=single_axis(axis), epsilon=epsilon, **shared)
         self.momentum = _validation.real("momentum", momentum, low=0.0, high=1.0)
         self.variance_momentum = (
             None

@@ -1,4 +1,6 @@
-"""What the three layers share: gamma and beta, their configuration and their checks."""
+"""What the layers share: gamma and beta, their configuration and their checks."""
+
+from typing import ClassVar
 
 import keras
 
@@ -24,7 +26,8 @@ class Multiplier:
         if layer is None:
             return self
         variable = getattr(layer, self.variable, None)
-        return getattr(variable, self.attribute, layer.__dict__.get(f"_{self.name}", 1.0))
+        # Never a number before one is set: TensorFlow drops the assignment of what is there.
+        return getattr(variable, self.attribute, layer.__dict__.get(f"_{self.name}"))
 
     def __set__(self, layer, value):
         value = multipliers.check(self.name, value)
@@ -35,7 +38,34 @@ class Multiplier:
 
 
 class Normalization(keras.layers.Layer):
-    """Base of the three layers; the arguments are documented there."""
+    """Base of the layers. Its arguments are those that all layers have.
+
+    Args:
+        axis: Integer, the channel axis.
+        epsilon: Number > 0, in squared units of the input, added to the variance.
+        center: Boolean, whether to add beta.
+        scale: Boolean, whether to multiply by gamma.
+        beta_initializer: Initial beta, one value for each entry: a name or initializer of Keras,
+            "narrow-normal" (normal with mean 0 and standard deviation 0.01), a function of the
+            size, or the values themselves.
+        gamma_initializer: Initial gamma, likewise.
+        beta_regularizer: Keras regularizer for beta.
+        gamma_regularizer: Keras regularizer for gamma.
+        beta_constraint: Keras constraint for beta.
+        gamma_constraint: Keras constraint for gamma.
+        beta_lr_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies the learning rate of
+            beta by.
+        gamma_lr_multiplier: The same for gamma.
+        beta_l2_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies its `l2` by for beta.
+        gamma_l2_multiplier: The same for gamma.
+        num_channels: Positive integer, the size of the channel axis, to be checked at build; None
+            or "auto" takes it from the input.
+        **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
+    """
+
+    # Arguments that Keras's layer of this name has or had, and that need no counterpart here: the
+    # values that change nothing, and what to do about others. Configs of Keras hold them.
+    _accepted_of_keras: ClassVar = {}
 
     gamma_lr_multiplier = Multiplier("gamma", multipliers.LR)
     beta_lr_multiplier = Multiplier("beta", multipliers.LR)
@@ -61,6 +91,9 @@ class Normalization(keras.layers.Layer):
         num_channels=None,
         **kwargs,
     ):
+        for name in self._accepted_of_keras.keys() & kwargs.keys():
+            neutral, remedy = self._accepted_of_keras[name]
+            _validation.neutral(name, kwargs.pop(name), neutral, remedy)
         super().__init__(**kwargs)
         # Statistics see the input in its own precision, not in the policy's compute dtype.
         self.autocast = False
@@ -188,11 +221,17 @@ class Normalization(keras.layers.Layer):
 def single_axis(axis):
     """Returns the argument `axis` of a layer that takes one axis only, checked.
 
+    A list of one axis, which configs of Keras 2 hold, is that axis.
+
     Raises:
         TypeError: If it is no integer.
     """
+    if isinstance(axis, list | tuple) and len(axis) == 1:
+        (axis,) = axis
     if not _validation.is_integer(axis):
-        raise TypeError(f"Argument `axis` must be an integer. Received: axis={axis!r}")
+        raise TypeError(
+            f"Argument `axis` must be an integer. Received: axis={_validation.shown(axis)}"
+        )
     return int(axis)
 
 
@@ -209,14 +248,5 @@ def _constraint(name, identifier):
 def _check_num_channels(num_channels):
     if num_channels is None or (isinstance(num_channels, str) and num_channels == "auto"):
         return None
-    if not _validation.is_integer(num_channels):
-        raise TypeError(
-            "Argument `num_channels` must be a positive integer, 'auto' or None. "
-            f"Received: num_channels={num_channels!r}"
-        )
-    if num_channels <= 0:
-        raise ValueError(
-            "Argument `num_channels` must be a positive integer, 'auto' or None. "
-            f"Received: num_channels={num_channels!r}"
-        )
-    return int(num_channels)
+    accepted = "a positive integer, 'auto' or None"
+    return _validation.whole("num_channels", num_channels, accepted, low=1)

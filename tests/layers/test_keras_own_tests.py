@@ -1,4 +1,4 @@
-"""Keras's own tests of its three layers, run on ours with Keras's defaults put back.
+"""Keras's own tests of its layers, run on ours with Keras's defaults put back.
 
 Left out: Batch Renormalization, which we do not have, and the deprecated `rms_scaling`.
 """
@@ -12,6 +12,7 @@ from keras.src.layers.normalization import (
     batch_normalization_test,
     group_normalization_test,
     layer_normalization_test,
+    rms_normalization_test,
 )
 
 import keras_norm
@@ -44,6 +45,7 @@ class GroupNormalization(keras_norm.GroupNormalization):
 _with_keras_layers_replaced(batch_normalization_test, "BatchNormalization", BatchNormalization)
 _with_keras_layers_replaced(layer_normalization_test, "LayerNormalization", LayerNormalization)
 _with_keras_layers_replaced(group_normalization_test, "GroupNormalization", GroupNormalization)
+_with_keras_layers_replaced(rms_normalization_test, "RMSNormalization", keras_norm.RMSNormalization)
 
 
 class TestBatchNormalization(batch_normalization_test.BatchNormalizationTest):
@@ -66,4 +68,11 @@ class TestLayerNormalization(layer_normalization_test.LayerNormalizationTest):
 
 
 class TestGroupNormalization(group_normalization_test.GroupNormalizationTest):
+    def test_groups_not_a_multiple_of_dim_error(self):
+        """Keras's message has it the wrong way round: groups divide the channels."""
+        with pytest.raises(ValueError, match="must divide the number of channels"):
+            GroupNormalization(groups=3).build((2, 4))
+
+
+class TestRMSNormalization(rms_normalization_test.RMSNormalizationTest):
     pass
