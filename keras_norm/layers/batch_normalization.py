@@ -1,20 +1,29 @@
 """Batch normalization."""
 
 import functools
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import keras
 
 from keras_norm import _validation, engines, initializers
 from keras_norm.layers.arguments import SharedArguments, complete
 from keras_norm.layers.normalization import Normalization, single_axis
-from keras_norm.ops import Moments, convert, merge_replicas, moving_averages, normalize, standardize
+from keras_norm.layers.renormalization import Renormalization
+from keras_norm.ops import (
+    Moments,
+    convert,
+    merge_replicas,
+    moving_averages,
+    normalize,
+    scale_and_shift,
+    standardize,
+)
 from keras_norm.ops.convert import at_least_float32
 
 
 @keras.saving.register_keras_serializable("keras_norm")
 @complete
-class BatchNormalization(Normalization):
+class BatchNormalization(Renormalization, Normalization):
     """Normalizes each channel over the batch and all positions.
 
     In training, with the mean and (biased) variance of each channel over the batch, and it moves
@@ -57,6 +66,15 @@ class BatchNormalization(Normalization):
             axes of `jax.shard_map` and `jax.pmap` (give these axes to the batch only). There is
             one message each way. Under `keras.distribution` on JAX arrays are global: moments are
             those of the global batch in any case. Without replicas this changes nothing.
+        renorm: Boolean, whether training corrects outputs towards those of inference (batch
+            renormalization): standardized inputs become `r * standardized + d`, with constants
+            `r = batch deviation / renorm_stddev` and `d = (batch mean - renorm_mean) /
+            renorm_stddev`. Inference is the same. The moving variance then follows a moving
+            average of the standard deviation, as in Keras.
+        renorm_clipping: Dictionary that may hold "rmin", "rmax" and "dmax": r is clipped to
+            [rmin, rmax], and d to [-dmax, dmax]. What it does not hold is not clipped.
+        renorm_momentum: Number in [0, 1], how much of `renorm_mean` and `renorm_stddev` stays at
+            each step.
         **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
 
     Call arguments:
@@ -94,6 +112,12 @@ class BatchNormalization(Normalization):
         internal covariate shift", 2015, https://arxiv.org/abs/1502.03167
     """
 
+    _accepted_of_keras: ClassVar = {
+        "fused": ((None, False, True), "It chose an implementation in Keras 2."),
+        "virtual_batch_size": ((None,), "Batches of several parts are left to the data."),
+        "adjustment": ((None,), "Corrections of training are left to `renorm`."),
+    }
+
     def __init__(
         self,
         axis=-1,
@@ -104,6 +128,9 @@ class BatchNormalization(Normalization):
         moving_variance_initializer="ones",
         variance_momentum=None,
         synchronized=False,
+        renorm=False,
+        renorm_clipping=None,
+        renorm_momentum=0.99,
         **shared: Unpack[SharedArguments],
     ):
         super().__init__(axis=single_axis(axis), epsilon=epsilon, **shared)
@@ -120,6 +147,7 @@ class BatchNormalization(Normalization):
             moving_variance_initializer, "moving_variance_initializer"
         )
         self.synchronized = _validation.boolean("synchronized", synchronized)
+        self._set_renorm_arguments(renorm, renorm_clipping, renorm_momentum)
         self.moving_mean: Any = None
         self.moving_variance: Any = None
         # While population statistics are found, the `Observer` that wants the batches' moments.
@@ -131,20 +159,23 @@ class BatchNormalization(Normalization):
         self._check_channels(input_shape, channel_axis)
         shape = (self.num_channels,)
         self._add_scale_and_offset(shape)
-        self.moving_mean = self._add_statistic("moving_mean", shape)
-        self.moving_variance = self._add_statistic("moving_variance", shape)
+        mean, variance = (
+            initializers.for_shape(getattr(self, name), shape, name, self._described)
+            for name in ("moving_mean_initializer", "moving_variance_initializer")
+        )
+        self.moving_mean = self._add_statistic("moving_mean", mean)
+        self.moving_variance = self._add_statistic("moving_variance", variance)
+        if self.renorm:
+            self._add_renorm_statistics()
         self.input_spec = keras.layers.InputSpec(
             ndim=len(input_shape), axes={channel_axis: self.num_channels}
         )
 
-    def _add_statistic(self, name, shape):
-        argument = f"{name}_initializer"
+    def _add_statistic(self, name, initializer):
         return self.add_weight(
             name=name,
-            shape=shape,
-            initializer=initializers.for_shape(
-                getattr(self, argument), shape, argument, self._described
-            ),
+            shape=(self.num_channels,),
+            initializer=initializer,
             # A float16 cannot hold the variance of float16 data.
             dtype=at_least_float32(self.variable_dtype),
             trainable=False,
@@ -163,15 +194,19 @@ class BatchNormalization(Normalization):
         uses_batch = self.trainable and (training or observer is not None)
         if uses_batch:
             axes = [axis for axis in range(len(shape)) if axis != channel_axis]
+            corrected = self.renorm and observer is None
             outputs, moments = normalize(
-                self._computable(inputs, dtype),
+                convert(inputs, dtype) if corrected else self._computable(inputs, dtype),
                 axes,
                 self.epsilon,
-                gamma,
-                beta,
+                None if corrected else gamma,
+                None if corrected else beta,
                 weights,
                 combine=self._combine_replicas(),
             )
+            if corrected:
+                scale, offset = self._renorm_scale_and_offset(moments, gamma, beta)
+                outputs = scale_and_shift(outputs, scale, offset)
             if observer is None:
                 self._move_statistics(moments)
             else:
@@ -211,12 +246,38 @@ class BatchNormalization(Normalization):
             self.momentum,
             self.momentum if self.variance_momentum is None else self.variance_momentum,
         )
-        variables = self.moving_mean, self.moving_variance
+        if self.renorm:
+            moved = self._moved_with_renorm(moments, momenta)
+        else:
+            moved = self._moved((self.moving_mean, self.moving_variance), moments, momenta)
+        for variable, value in moved:
+            variable.assign(value)
+
+    def _moved(self, variables, moments, momenta):
+        """Returns pairs of a variable and its new value, for a batch's mean and variance."""
         averages = [convert(variable, variable.dtype) for variable in variables]
-        for variable, average in zip(
-            variables, moving_averages(averages, moments, momenta), strict=True
-        ):
-            variable.assign(average)
+        return list(zip(variables, moving_averages(averages, moments, momenta), strict=True))
+
+    @property
+    def statistics(self):
+        """The variables that `set_statistics` sets."""
+        return [
+            self.moving_mean,
+            self.moving_variance,
+            *([self.moving_stddev] if self.renorm else []),
+        ]
+
+    def set_statistics(self, mean, variance):
+        """Sets what inference standardizes with.
+
+        Args:
+            mean: Array of the shape `(channels,)`.
+            variance: Array of the shape `(channels,)`, the biased variance.
+        """
+        self.moving_mean.assign(mean)
+        self.moving_variance.assign(variance)
+        if self.renorm:
+            self._follow_moving_variance()
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -227,4 +288,5 @@ class BatchNormalization(Normalization):
             "moving_mean_initializer": self._serialized("moving_mean_initializer"),
             "moving_variance_initializer": self._serialized("moving_variance_initializer"),
             "synchronized": self.synchronized,
+            **self._renorm_arguments(),
         }

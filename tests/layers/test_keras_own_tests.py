@@ -1,6 +1,6 @@
 """Keras's own tests of its layers, run on ours with Keras's defaults put back.
 
-Left out: Batch Renormalization, which we do not have, and the deprecated `rms_scaling`.
+Left out: the deprecated `rms_scaling`.
 """
 
 import functools
@@ -49,10 +49,15 @@ _with_keras_layers_replaced(rms_normalization_test, "RMSNormalization", keras_no
 
 
 class TestBatchNormalization(batch_normalization_test.BatchNormalizationTest):
-    @pytest.fixture(autouse=True)
-    def _no_renormalization(self, request):
-        if "renorm" in request.node.name or request.node.name == "test_serialization":
-            pytest.skip("Batch Renormalization is not ours")
+    def test_renorm_invalid_clipping_keys(self):
+        """The cases are Keras's; the messages say what was received."""
+        for clipping, message in (
+            ({"random_key": 1.0}, "Received invalid keys.*random_key"),
+            ({"rmax": 0.0, "rmin": 1.0}, "rmax should be.*'rmin': 1.0"),
+            ({"rmax": 1.0, "dmax": -1.0}, r"renorm_clipping\['dmax'\].*>= 0.*-1.0"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                BatchNormalization(renorm=True, renorm_clipping=clipping)
 
 
 class TestLayerNormalization(layer_normalization_test.LayerNormalizationTest):
