@@ -94,7 +94,7 @@ def neutral(name, value, accepted, remedy):
     Raises:
         ValueError: If it has another value; the message ends in `remedy`.
     """
-    if value not in accepted:
+    if not any(value is each for each in accepted):
         values = " or ".join(map(str, accepted))
         raise ValueError(
             f"Argument `{name}` must be {values}. {remedy} Received: {name}={shown(value)}"
@@ -139,6 +139,6 @@ def axis_index(name, axis, rank, owner):
         raise ValueError(
             f"Argument `{name}` of {owner} is out of bounds for an input of rank {rank}: it must "
             f"lie in [{-rank}, {rank - 1}], as it says which axis, not how many channels. "
-            f"Received: {name}={axis}"
+            f"Received: {name}={shown(axis)}"
         )
     return axis % rank

@@ -47,9 +47,9 @@ class BatchNormalization(Renormalization, Normalization):
 
     Statistics move once for each batch, also with gradient accumulation and under
     `keras.RematScope`, which leaves this layer out. A function under `keras.remat` that calls the
-    layer moves them once on PyTorch, but twice on TensorFlow, and not at all on JAX, where
-    nothing gets out of it: there, find them with `keras_norm.update_population_statistics` on a
-    model without `keras.remat`.
+    layer in training moves them once on PyTorch and twice on TensorFlow. On JAX no variable can
+    be assigned in such a function: JAX raises `UnexpectedTracerError` when the statistics are
+    next used. Use `keras.RematScope` there, or call the layer outside of the function.
 
     Args:
         axis: Integer, the channel axis: -1 for channels last, 1 for channels first.
@@ -156,6 +156,7 @@ class BatchNormalization(Renormalization, Normalization):
     def build(self, input_shape):
         """Creates gamma, beta and the moving statistics."""
         channel_axis = self._channel_axis(input_shape)
+        self._check_rank(input_shape)
         self._check_channels(input_shape, channel_axis)
         shape = (self.num_channels,)
         self._add_scale_and_offset(shape)
@@ -186,7 +187,7 @@ class BatchNormalization(Renormalization, Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        dtype = at_least_float32(inputs.dtype, self.compute_dtype)
+        dtype = self._statistics_dtype(inputs)
         shape = [1] * len(inputs.shape)
         shape[channel_axis] = self.num_channels
         gamma, beta = self._scale_and_offset(shape, dtype)

@@ -103,7 +103,7 @@ def _check_clipping(clipping):
     bounds = {
         name: _validation.real(f"renorm_clipping['{name}']", value, low=0.0)
         for name, value in clipping.items()
-        if value is not None and value != math.inf
+        if value is not None and not (isinstance(value, float) and value == math.inf)
     }
     if bounds.get("rmax", math.inf) < bounds.get("rmin", 0.0):
         raise ValueError(
