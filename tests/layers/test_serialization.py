@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 import keras_norm
-from keras_norm import BatchNormalization, GroupNormalization, LayerNormalization
+from keras_norm import (
+    BatchNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    LayerNormalization,
+    RMSNormalization,
+)
 from tests.gradients import numpy
 
 SHARED = {
@@ -38,9 +44,14 @@ FULL = {
         "variance_momentum": 0.7,
         "moving_mean_initializer": "narrow-normal",
         "moving_variance_initializer": [1, 2, 3, 4],
+        "renorm": True,
+        "renorm_clipping": {"rmax": 3.0, "dmax": 5.0},
+        "renorm_momentum": 0.95,
     },
     LayerNormalization: {**SHARED, "reduction_axes": [1, 2]},
     GroupNormalization: {**SHARED, "groups": "channel-wise"},
+    InstanceNormalization: SHARED,
+    RMSNormalization: {**SHARED, "reduction_axes": [1, 2], "gamma_offset": 1.0},
 }
 
 
@@ -83,7 +94,7 @@ def test_number_of_channels(layer):
 
 @pytest.mark.parametrize("layer", FULL)
 def test_multipliers_are_the_variables_own(layer):
-    made = layer(num_channels=32, gamma_lr_multiplier=2.0)
+    made = layer(num_channels=32, center=True, gamma_lr_multiplier=2.0)
     made.beta_lr_multiplier = 0.25
     assert made.gamma_lr_multiplier == 2.0
     made.build((None, 32))
