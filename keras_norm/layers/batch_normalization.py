@@ -7,7 +7,7 @@ import keras
 
 from keras_norm import _validation, engines, initializers
 from keras_norm.layers.arguments import SharedArguments, complete
-from keras_norm.layers.normalization import Normalization, single_axis
+from keras_norm.layers.normalization import single_axis
 from keras_norm.layers.renormalization import Renormalization
 from keras_norm.ops import (
     Moments,
@@ -23,7 +23,7 @@ from keras_norm.ops.convert import at_least_float32
 
 @keras.saving.register_keras_serializable("keras_norm")
 @complete
-class BatchNormalization(Renormalization, Normalization):
+class BatchNormalization(Renormalization):
     """Normalizes each channel over the batch and all positions.
 
     In training, with the mean and (biased) variance of each channel over the batch, and it moves

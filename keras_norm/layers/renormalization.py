@@ -5,14 +5,15 @@ import math
 from keras import ops
 
 from keras_norm import _validation
+from keras_norm.layers.normalization import Normalization
 from keras_norm.ops import convert, renorm_corrections, standard_deviation
 
 _NAMES = ("rmin", "rmax", "dmax")
 _ACCEPTED = "None, or a dictionary that may hold numbers >= 0 as 'rmin', 'rmax' and 'dmax'"
 
 
-class Renormalization:
-    """The part of `BatchNormalization` that `renorm=True` uses.
+class Renormalization(Normalization):
+    """Base of `BatchNormalization`: the part that `renorm=True` uses.
 
     Its variables have Keras's names and order, so that files go both ways: `moving_stddev`, which
     `moving_variance` is found from, and `renorm_mean` and `renorm_stddev`, which training uses.
