@@ -5,7 +5,13 @@ import importlib
 
 from keras_norm import callbacks, conversion, initializers, matlab, optimizers, wolfram
 from keras_norm.conversion import fold_batch_normalization, from_keras, to_keras
-from keras_norm.layers import BatchNormalization, GroupNormalization, LayerNormalization
+from keras_norm.layers import (
+    BatchNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    LayerNormalization,
+    RMSNormalization,
+)
 from keras_norm.multipliers import layerwise_lr_decay, set_multipliers
 from keras_norm.population import update_population_statistics
 
@@ -18,7 +24,9 @@ __version__ = "0.1.0"
 __all__ = [
     "BatchNormalization",
     "GroupNormalization",
+    "InstanceNormalization",
     "LayerNormalization",
+    "RMSNormalization",
     "callbacks",
     "conversion",
     "fold_batch_normalization",

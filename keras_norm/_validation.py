@@ -1,9 +1,27 @@
-"""Checks of arguments that several rooms share: each says what it got and what it takes."""
+"""Checks of arguments that several modules share: each says what it received and what it takes."""
 
 import math
 import numbers
+import reprlib
 
 import numpy as np
+
+_short = reprlib.Repr()
+_short.maxlist = _short.maxtuple = _short.maxdict = _short.maxset = 8
+_short.maxlong = 40
+_short.maxstring = _short.maxother = 120
+
+
+def shown(value):
+    """Returns a value as messages show it: its `repr`, shortened where it is long."""
+    if isinstance(value, np.ndarray) and value.size > 8:
+        return (
+            f"an array of shape {value.shape}, {_short.repr(value.ravel()[:8].tolist())[:-1]}, ...]"
+        )
+    try:
+        return _short.repr(value)
+    except ValueError:  # Python prints no integer of more than some 4,000 digits
+        return f"an integer of {int(math.log10(abs(value))) + 1} digits"
 
 
 def real(name, value, *, low=-math.inf, high=math.inf, above=-math.inf, below=math.inf):
@@ -30,12 +48,33 @@ def real(name, value, *, low=-math.inf, high=math.inf, above=-math.inf, below=ma
         accepted += f" and <= {high:g}"
     if math.isfinite(below):
         accepted += f" and < {below:g}"
+    message = f"Argument `{name}` must be {accepted}. Received: {name}={shown(value)}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"Argument `{name}` must be {accepted}. Received: {name}={value!r}")
-    number = float(value)
+        raise TypeError(message)
+    try:
+        number = float(value)
+    except OverflowError as error:  # of an integer beyond float64
+        raise ValueError(message) from error
     if not (math.isfinite(number) and low <= number <= high and above < number < below):
-        raise ValueError(f"Argument `{name}` must be {accepted}. Received: {name}={value!r}")
+        raise ValueError(message)
     return number
+
+
+def whole(name, value, accepted, *, low):
+    """Returns `value` as an int, after checking that it is a whole number of at least `low`.
+
+    A float that is whole counts, since MATLAB's and JSON's numbers can be floats.
+
+    Raises:
+        TypeError: If `value` is no whole number.
+        ValueError: If it is smaller than `low`.
+    """
+    message = f"Argument `{name}` must be {accepted}. Received: {name}={shown(value)}"
+    if not (is_integer(value) or is_whole_float(value)):
+        raise TypeError(message)
+    if value < low:
+        raise ValueError(message)
+    return int(value)
 
 
 def boolean(name, value):
@@ -46,7 +85,20 @@ def boolean(name, value):
     """
     if isinstance(value, (numbers.Integral, np.bool_)) and value in (0, 1):
         return bool(value)
-    raise TypeError(f"Argument `{name}` must be True or False. Received: {name}={value!r}")
+    raise TypeError(f"Argument `{name}` must be True or False. Received: {name}={shown(value)}")
+
+
+def neutral(name, value, accepted, remedy):
+    """Checks an argument of Keras's layer whose accepted values change nothing.
+
+    Raises:
+        ValueError: If it has another value; the message ends in `remedy`.
+    """
+    if not any(value is each for each in accepted):
+        values = " or ".join(map(str, accepted))
+        raise ValueError(
+            f"Argument `{name}` must be {values}. {remedy} Received: {name}={shown(value)}"
+        )
 
 
 def keras_object(name, identifier, get, accepted):
@@ -61,13 +113,18 @@ def keras_object(name, identifier, get, accepted):
         return get(identifier)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Argument `{name}` must be {accepted}. Received: {name}={identifier!r}"
+            f"Argument `{name}` must be {accepted}. Received: {name}={shown(identifier)}"
         ) from error
 
 
 def is_integer(value):
     """Says whether `value` is a whole number by type; booleans are not."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_whole_float(value):
+    """Says whether `value` is a float without a fraction."""
+    return isinstance(value, float | np.floating) and float(value).is_integer()
 
 
 def axis_index(name, axis, rank, owner):
@@ -82,6 +139,6 @@ def axis_index(name, axis, rank, owner):
         raise ValueError(
             f"Argument `{name}` of {owner} is out of bounds for an input of rank {rank}: it must "
             f"lie in [{-rank}, {rank - 1}], as it says which axis, not how many channels. "
-            f"Received: {name}={axis}"
+            f"Received: {name}={shown(axis)}"
         )
     return axis % rank

@@ -72,8 +72,8 @@ class SizeFunction(keras.initializers.Initializer):
     def __call__(self, shape, dtype=None):
         """Returns the function's values in the given shape."""
         values = self.function(shape, dtype=dtype) if self._takes_dtype() else self.function(shape)
-        values = keras.ops.convert_to_numpy(values)
-        values = _in_shape(values, shape, f"The function given as `{self.name}` must return")
+        expected = f"The function given as `{self.name}` must return"
+        values = _in_shape(_numbers(values, self.name, expected), shape, expected)
         self.values = values.tolist()
         return keras.ops.convert_to_tensor(values, dtype=dtype)
 
@@ -103,7 +103,8 @@ def get(identifier, name="initializer"):
     if isinstance(identifier, str) and identifier in ("narrow-normal", "narrow_normal"):
         return NarrowNormal()
     if keras.ops.is_tensor(identifier) or isinstance(identifier, (np.ndarray, list, tuple)):
-        return keras.initializers.Constant(_to_list(identifier, name))
+        values = _numbers(identifier, name, f"Argument `{name}` must hold")
+        return keras.initializers.Constant(values.tolist())
     if isinstance(identifier, SizeFunction):
         return identifier.clone()
     is_function = callable(identifier) and not inspect.isclass(identifier)
@@ -128,11 +129,13 @@ def for_shape(initializer, shape, name, owner):
         ValueError: If values were given and there are not as many as `shape` takes; the message
             names the argument and `owner`, the layer.
     """
-    if not isinstance(initializer, keras.initializers.Constant) or np.ndim(initializer.value) == 0:
+    if not isinstance(initializer, keras.initializers.Constant):
         return initializer
     expected = f"Argument `{name}` of {owner} must hold"
-    values = _in_shape(np.asarray(initializer.value), shape, expected)
-    return keras.initializers.Constant(values)
+    values = _numbers(initializer.value, name, expected)
+    if values.ndim == 0:
+        return initializer
+    return keras.initializers.Constant(_in_shape(values, shape, expected))
 
 
 def _in_shape(values, shape, expected):
@@ -174,17 +177,24 @@ def _has_registered_name(function):
     return keras.saving.get_registered_object(name) is function
 
 
-def _to_list(values, name):
-    if keras.ops.is_tensor(values):
-        values = keras.ops.convert_to_numpy(values)
+def _numbers(values, name, expected):
+    """Returns values as a NumPy array of finite numbers; an error's message starts with `expected`.
+
+    Raises:
+        ValueError: If they are of another kind, complex, NaN or infinite, or in no regular shape.
+    """
     try:
-        array = np.asarray(values)
-        if np.iscomplexobj(array):
-            raise TypeError("These numbers are complex.")
+        is_tensor = keras.ops.is_tensor(values)
+        array = np.asarray(keras.ops.convert_to_numpy(values) if is_tensor else values)
         if array.dtype.kind not in "biu":  # bfloat16 and wide floats, too, and words if they can
+            if np.iscomplexobj(array):
+                raise TypeError("These numbers are complex.")
             array = array.astype("float64")
-    except (TypeError, ValueError) as error:
+        if not np.isfinite(array).all():
+            raise ValueError("NaN and infinity are no values to start from.")
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"Argument `{name}` must hold numbers in a regular shape. Received: {name}={values!r}"
+            f"{expected} finite real numbers in a regular shape. "
+            f"Received: {name}={_validation.shown(values)}"
         ) from error
-    return array.tolist()
+    return array

@@ -291,7 +291,7 @@ class _Passes:
         self._old_values = [
             (variable, ops.convert_to_numpy(variable))
             for layer in self._observed_layers
-            for variable in (layer.moving_mean, layer.moving_variance)
+            for variable in layer.statistics
         ]
 
     def _add(self, x):
@@ -354,8 +354,7 @@ class _Passes:
             channels = slice(first, first + layer.num_channels)
             first = channels.stop
             if count[channels].all():
-                layer.moving_mean.assign((shift + residual)[channels])
-                layer.moving_variance.assign(variance[channels])
+                layer.set_statistics((shift + residual)[channels], variance[channels])
             else:
                 unseen.append(f"'{layer.name}'")
         if unseen:

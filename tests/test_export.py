@@ -24,6 +24,9 @@ LAYERS = {
     "group": lambda: keras_norm.GroupNormalization(4),
     "layer": keras_norm.LayerNormalization,
     "layer, channels": lambda: keras_norm.LayerNormalization(reduction_axes=-1),
+    "instance": keras_norm.InstanceNormalization,
+    "rms": keras_norm.RMSNormalization,
+    "renorm": lambda: keras_norm.BatchNormalization(renorm=True),
 }
 TOLERANCE = 1e-5
 

@@ -69,6 +69,20 @@ def _standardized(problem, x, moments, gamma, beta):
     return blocks.join(_plus(y, beta))
 
 
+def scale_and_shift(x, scale, offset):
+    """Returns `scale * x + offset`; the gradients of both operands are sums in stages.
+
+    Args:
+        x: Array, float32 or float64.
+        scale: Array of the rank of `x` that broadcasts against it.
+        offset: Array of the rank of `x` that broadcasts against it.
+    """
+    blocks = Blocks(ops.shape(x), _broadcast_axes(x, [scale, offset]))
+    x = blocks.split(x)
+    scale, offset = (_spread(blocks.split(v), x) for v in (scale, offset))
+    return blocks.join(_plus(ops.multiply(x, scale), offset))
+
+
 def _plus(y, beta):
     # Not `ops.add`: Keras on TensorFlow takes what is added for a bias of the last axis wherever
     # that has as many entries, also where it spans another axis.
