@@ -1,4 +1,4 @@
-"""Kernels for JAX.
+"""The executor for JAX.
 
 The derivative is written by hand, in forward mode and such that its transpose, which JAX derives,
 reads the gradient for two sums and once more for the result.
@@ -9,78 +9,145 @@ unless a mean is far from zero; and what a sum for the gradient reads is made fr
 own, the negatives or halves of what others read. A branch is handed arrays from memory: an input of
 16 bits as it is, and not made float32 first.
 
-Masks decline, and so do axes too long to add up in one go.
+On an accelerator a branch costs more than a pass: there the program has none
+(`jax.lax.platform_dependent`), and always shifts the data.
 """
 
 import functools
+import itertools
 import math
 
 import jax
 import jax.numpy as jnp
+from jax.lax import optimization_barrier, platform_dependent
 
 from keras_norm import ops
-from keras_norm.kernels.view import LARGEST_MEAN, View, spanned_axes
+from keras_norm.kernels.plan import AFTER, BEFORE, plan, stages
+from keras_norm.kernels.view import Masked, View
 from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
 
-LONGEST = 16384
+# Means of up to so many deviations are exact without a shift: their squares cost one bit.
+# benchmarks/accuracy.py measures it.
+LARGEST_MEAN = 1.0
+# Elements along an axis that a sum runs over in one go with an error below 1e-6; longer axes are
+# viewed as several (benchmarks/accuracy.py, rows of long axes).
+LONGEST_AXIS = 16384
+LONGEST_STAGE = 512
+
+
+# One view for a plan, as what is compiled is found by it.
+@functools.lru_cache(maxsize=4096)
+def _view(plan):
+    """Returns the `View` of a plan; None where an axis is too long and has no divisors."""
+    before, after = (
+        [
+            (size,) if size <= LONGEST_AXIS else stages(size, LONGEST_STAGE)
+            for size in plan.sizes_of(part)
+        ]
+        for part in (BEFORE, AFTER)
+    )
+    if None in before + after:
+        return None
+    return View(plan, *(itertools.chain(*sizes) for sizes in (before, after)))
+
+
+def _mean(view, x, masked):
+    """Returns the means of the sets: over the last axis of positions first, then the others."""
+    x = masked.counted(x)
+    for stage in (view.positions[-1:], view.positions[:-1]):
+        if stage:
+            x = jnp.sum(x, stage, keepdims=True)
+            if masked.total is None:
+                x = x / math.prod(view.shape[a] for a in stage)
+    return view.across(x if masked.total is None else x / masked.total)
 
 
 def normalize(problem, x, gamma, beta, weights, combine):
     """Solves a problem of `keras_norm.ops.normalize`."""
-    axes, epsilon = problem.axes, problem.epsilon
-    # Sizes are no integers while a model is exported for sizes that are open.
-    if not all(isinstance(size, int) and 0 < size <= LONGEST for size in x.shape):
+    # Sizes are unknown while a model is exported for sizes that are open.
+    if not all(problem.shape):
         return None
-    spanned = spanned_axes(gamma, beta)
-    if spanned is None:
+    found = plan(problem)
+    view = None if found is None else _view(found)
+    if view is None:
         return None
-    view = _view(x.shape, tuple(axes), spanned)
+    if combine is not None and not (view.is_by_channel and found.form.group_size == 1):
+        return None
     dtype = at_least_float32(x.dtype)
-    gamma, beta = (
-        jnp.full((1,) * view.rank, default, dtype) if parameter is None else view.of(parameter)
-        for parameter, default in ((gamma, 1), (beta, 0))
+    arguments = (
+        view.of(x),
+        view.parameter(gamma, 1, dtype),
+        view.parameter(beta, 0, dtype),
+        None if weights is None else jnp.asarray(weights),
     )
-    y, *moments = _compiled(view, epsilon, view.of(x), gamma, beta)
-    y = y.reshape(x.shape)
-    if not problem.moments:
-        return y, None
-    count = jnp.asarray(math.prod(x.shape[axis] for axis in axes), dtype)
-    return y, ops.Moments(count, *(view.moment(jax.lax.stop_gradient(v)) for v in moments))
+    if combine is None:
+        y, *moments = _compiled(view, problem.epsilon, problem.centered, *arguments)
+        if not problem.moments:
+            return view.back(y), None
+        moments = [view.moment(jax.lax.stop_gradient(v)) for v in moments]
+        return view.back(y), ops.Moments(_count(view, arguments[3], dtype), *moments)
+    local = _local_moments(view, problem.centered, arguments[0], arguments[3], dtype)
+    count = _count(view, arguments[3], dtype)
+    combined = combine(ops.Moments(count, *map(view.moment, local)))
+    y = _standardized(view, problem.epsilon, *arguments, combined)
+    return view.back(y), ops.Moments(*map(jax.lax.stop_gradient, combined))
 
 
-# One view for a problem, as what is compiled is found by it.
-_view = functools.lru_cache(maxsize=1024)(View)
+def _count(view, weights, dtype):
+    if weights is None:
+        return jnp.asarray(view.plan.form.count, dtype)
+    return view.count(Masked(view, weights, dtype).count)
 
 
 # Compiled once for a problem also where nothing else is: a branch is compiled wherever it is met.
-@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
-def _compiled(view, epsilon, x, gamma, beta):
-    return _normalize(view, epsilon, x, gamma, beta)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _compiled(view, epsilon, centered, x, gamma, beta, weights):
+    return _normalize(view, epsilon, centered, x, gamma, beta, weights)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _normalize(view, epsilon, x, gamma, beta):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _normalize(view, epsilon, centered, x, gamma, beta, weights):
     """Returns output, shift, residual and variance."""
-    shift, residual, variance = _moments(view, x, gamma.dtype)
-    inverse = _inverse(variance, epsilon)
-    y = ((x.astype(gamma.dtype) - shift) * inverse - residual * inverse) * gamma + beta
+    dtype = gamma.dtype
+    masked = Masked(view, weights, dtype)
+    shift, residual, variance = _moments(view, centered, x, masked, dtype)
+    inverse = masked.selected(jax.lax.rsqrt(variance + epsilon))
+    x_held = masked.held(x.astype(dtype))
+    y = ((x_held - shift) * inverse - residual * inverse) * gamma + beta
     return y.astype(x.dtype), shift, residual, variance
 
 
 @_normalize.defjvp
-def _normalize_jvp(view, epsilon, primals, tangents):
-    x, gamma, beta = primals
-    y, shift, residual, variance = _normalize(view, epsilon, x, gamma, beta)
+def _normalize_jvp(view, epsilon, centered, primals, tangents):
+    """The derivative along (dx, dgamma, dbeta).
+
+    With w the share of an element in its set, so that mean = sum(w x) and variance =
+    sum(w (x - mean)^2), and r = (variance + epsilon)^(-1/2):
+
+        dmean = sum(w dx)                          =: first
+        dvariance = 2 sum(w (x - mean) dx)
+        dr = -1/2 r^3 dvariance = -r^2 second,     second := r sum(w (x - mean) dx)
+        y = gamma r (x - mean) + beta
+        dy = gamma r (dx - first) - gamma r^2 (x - mean) second + r (x - mean) dgamma + dbeta
+
+    The mean is shift + residual, and shift is a constant. Without centring, first and mean are 0.
+    """
+    x, gamma, _, weights = primals
+    y, shift, residual, variance = _normalize(view, epsilon, centered, *primals)
 
     # Only its arguments are kept for a backward pass, not what it makes of them.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def tangent(x, gamma, shift, residual, variance, dx, dgamma, dbeta):
+    def tangent(x, gamma, weights, shift, residual, variance, dx, dgamma, dbeta):
+        masked = Masked(view, weights, gamma.dtype)
         x, dx = x.astype(gamma.dtype), dx.astype(gamma.dtype)
-        inverse = _inverse(variance, epsilon)
+        x, dx = masked.held(x), masked.held(dx, like=x)
+        inverse = masked.selected(jax.lax.rsqrt(variance + epsilon))
         scale = gamma * inverse
-        first = _mean(view, dx)
-        second = _mean(view, (x - shift) * dx) * inverse - residual * inverse * first
+        first = _mean(view, dx, masked) if centered else jnp.zeros_like(residual)
+        # sum(w (x - mean) dx), as mean = shift + residual
+        product = _mean(view, (x - shift) * dx, masked) - residual * first
+        second = product * inverse
         # Transposed, what is multiplied by dgamma, slope or offset here becomes what sums read.
         if view.is_by_channel:
             slope = (dgamma - scale * second) * inverse
@@ -91,46 +158,76 @@ def _normalize_jvp(view, epsilon, primals, tangents):
             dy = ((x + -shift) * -gamma) * slope + (0.5 * gamma) * (2 * offset)
             dy += ((0.5 * x - 0.5 * shift) * (2 * inverse)) * dgamma
             dy += (residual * -inverse) * dgamma + dbeta
-        return (scale * dx + dy).astype(y.dtype), first, 2 * second / inverse
+        return (scale * dx + dy).astype(y.dtype), first, 2 * product
 
-    dy, dresidual, dvariance = tangent(x, gamma, shift, residual, variance, *tangents)
+    *steps, _ = tangents
+    dy, dresidual, dvariance = tangent(x, gamma, weights, shift, residual, variance, *steps)
     return (y, shift, residual, variance), (dy, jnp.zeros_like(shift), dresidual, dvariance)
 
 
-def _moments(view, x, dtype):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 4))
+def _local_moments(view, centered, x, weights, dtype):
+    """Returns shift, residual and variance, with derivatives: dmean and dvariance as above."""
+    return _moments(view, centered, x, Masked(view, weights, dtype), dtype)
+
+
+@_local_moments.defjvp
+def _local_moments_jvp(view, centered, dtype, primals, tangents):
+    x, weights = primals
+    shift, residual, variance = _local_moments(view, centered, x, weights, dtype)
+    masked = Masked(view, weights, jnp.dtype(dtype))
+    x, dx = x.astype(dtype), tangents[0].astype(dtype)
+    x, dx = masked.held(x), masked.held(dx, like=x)
+    first = _mean(view, dx, masked) if centered else jnp.zeros_like(residual)
+    product = _mean(view, (x - shift) * dx, masked) - residual * first
+    return (shift, residual, variance), (jnp.zeros_like(shift), first, 2 * product)
+
+
+def _standardized(view, epsilon, x, gamma, beta, weights, moments):
+    """Returns the output for moments of sets that are channels, with JAX's own derivatives."""
+    masked = Masked(view, weights, gamma.dtype)
+    _, shift, residual, variance = moments
+    shift, residual, variance = map(view.of_moment, (shift, residual, variance))
+    inverse = jnp.where(moments.count.reshape(()) > 0, jax.lax.rsqrt(variance + epsilon), 0)
+    wide = masked.held(x.astype(gamma.dtype))
+    y = ((wide - shift) * inverse - residual * inverse) * gamma + beta
+    return y.astype(x.dtype)
+
+
+def _moments(view, centered, x, masked, dtype):
     """Returns shift, residual and variance."""
-    mean, variance = _mean_and_variance(view, x.astype(dtype))
+
+    def mean_and_variance(shift):
+        values = x.astype(dtype) if shift is None else x.astype(dtype) - shift
+        square = _mean(view, jnp.square(values), masked)
+        if not centered:
+            return jnp.zeros_like(square), square
+        mean = _mean(view, values, masked)
+        return mean, jnp.maximum(square - jnp.square(mean), 0)
+
+    mean, variance = mean_and_variance(None)
+    if not centered:
+        return mean, mean, variance
 
     def near():
         return jnp.zeros_like(mean), mean, variance
 
     def far():
         # One rounded number for all uses, however a compiler arranges them.
-        shift = jax.lax.optimization_barrier(mean)
-        return shift, *_mean_and_variance(view, x.astype(dtype) - shift)
+        shift = optimization_barrier(mean)
+        return shift, *mean_and_variance(shift)
 
     # Elsewhere a branch costs more than a pass.
     is_near = jnp.square(mean) <= LARGEST_MEAN**2 * variance
-    is_near = jnp.all(is_near & jnp.isfinite(variance))
-    return jax.lax.platform_dependent(cpu=lambda: jax.lax.cond(is_near, near, far), default=far)
+    is_near = jnp.all((is_near | _is_zero(mean, variance)) & jnp.isfinite(variance))
+    return platform_dependent(cpu=lambda: jax.lax.cond(is_near, near, far), default=far)
 
 
-def _mean_and_variance(view, x):
-    mean = _mean(view, x)
-    variance = _mean(view, jnp.square(x)) - jnp.square(mean)
-    return mean, jnp.maximum(variance, 0)
+def _is_zero(mean, variance):
+    """Returns where a set is empty, or 0 throughout."""
+    return (mean == 0) & (variance == 0)
 
 
-def _inverse(variance, epsilon):
-    return jax.lax.rsqrt(variance + epsilon)
-
-
-def _mean(view, x):
-    """Returns the means of the sets: over the last axis to sum over, then over the others."""
-    axes = (*view.batch, *view.positions)
-    for stage in (axes[-1:], axes[:-1]):
-        x = jnp.mean(x, stage, keepdims=True) if stage else x
-    return view.across(x)
-
-
-registry.register("normalize", "jax", normalize, options=["exported", "moments"])
+registry.register(
+    "normalize", "jax", normalize, options=["centered", "exported", "mask", "moments", "replicas"]
+)

@@ -75,6 +75,7 @@ class Plan(NamedTuple):
             this order already.
         sizes: Sizes of the input in this order.
         form: `Form` that the input, so ordered, is viewed in.
+        parts: The part (`SAMPLES` to `AFTER`) of each axis, in this order.
         moments: Sizes of the moments, in this order: 1 along the axes of a set.
         mask: `Mask`, or None.
     """
@@ -82,8 +83,20 @@ class Plan(NamedTuple):
     order: tuple
     sizes: tuple
     form: Form
+    parts: tuple
     moments: tuple
     mask: Mask | None
+
+    def sizes_of(self, part):
+        """Returns the sizes of the axes of a part, without those of size 1."""
+        pairs = zip(self.sizes, self.parts, strict=True)
+        return tuple(size for size, own in pairs if own == part and size != 1)
+
+    @property
+    def counts(self):
+        """Sizes of the counts of masked sets: those of the moments, and 1 for the channels."""
+        pairs = zip(self.sizes, self.parts, strict=True)
+        return tuple(size if part == SAMPLES else 1 for size, part in pairs)
 
     @property
     def is_ordered(self):
@@ -115,7 +128,11 @@ def plan(problem, order=None):
     order = tuple(range(rank)) if order is None else tuple(order)
     parts = _parts(problem, order)
     if parts is None:
-        return None
+        # Layers over channels that come first: samples lie behind them, and go before them.
+        order = tuple(sorted(order, key=lambda axis: not _is_sample(problem, axis)))
+        parts = _parts(problem, order)
+        if parts is None:
+            return None
     members: list[list[int]] = [[], [], [], [], []]
     for axis, part in zip(order, parts, strict=True):
         members[part].append(axis)
@@ -129,21 +146,22 @@ def plan(problem, order=None):
         order,
         tuple(problem.shape[axis] for axis in order),
         form,
+        tuple(parts),
         tuple(1 if axis in problem.axes else problem.shape[axis] for axis in order),
         mask,
     )
 
 
 def stages(size, longest):
-    """Returns two sizes, each at most `longest` if possible, whose product is at least `size`.
+    """Returns sizes of at most `longest` whose product is `size`, or None if there are none.
 
     A sum over them in turn adds up few numbers at a time, so that its rounding error stays small.
-    The product is `size` itself where a divisor allows it; else the axis is to be padded.
     """
-    fewest = -(-size // longest)
-    divisors = (parts for parts in range(fewest, longest + 1) if size % parts == 0)
-    parts = next(divisors, fewest)
-    return parts, -(-size // parts)
+    if size <= longest:
+        return (size,)
+    length = next((n for n in range(longest, 1, -1) if size % n == 0), 1)
+    rest = stages(size // length, longest) if length > 1 else None
+    return None if rest is None else (*rest, length)
 
 
 def _parts(problem, order):
@@ -152,8 +170,7 @@ def _parts(problem, order):
     if len(spans) > 1:
         return None
     (spanned,) = spans or {None}
-    if spanned is None and set(order[-len(problem.axes) :]) == set(problem.axes):
-        # Without gamma and beta, sets that lie together are rows of a matrix.
+    if spanned is None and _are_rows(problem, order):
         spanned = problem.axes
     parts: list[int] = []
     current = SAMPLES
@@ -173,6 +190,18 @@ def _parts(problem, order):
             current = part
         parts.append(current)
     return parts
+
+
+def _is_sample(problem, axis):
+    """Returns whether no set extends over an axis, and neither gamma nor beta spans it."""
+    spanned = (problem.gamma_axes or ()) + (problem.beta_axes or ())
+    return axis not in problem.axes and axis not in spanned
+
+
+def _are_rows(problem, order):
+    """Returns whether sets without gamma and beta lie together, and count as a whole or not."""
+    is_last = set(order[-len(problem.axes) :]) == set(problem.axes)
+    return is_last and (problem.mask is None or all(problem.mask[a] == 1 for a in problem.axes))
 
 
 def _mask(problem, order, members):
