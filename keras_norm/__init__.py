@@ -4,7 +4,7 @@ import contextlib
 import importlib
 
 from keras_norm import callbacks, conversion, initializers, matlab, optimizers, wolfram
-from keras_norm.conversion import fold_batch_normalization, from_keras, to_keras
+from keras_norm.conversion import fold_batch_normalization, fold_normalization, from_keras, to_keras
 from keras_norm.layers import (
     BatchNormalization,
     GroupNormalization,
@@ -30,6 +30,7 @@ __all__ = [
     "callbacks",
     "conversion",
     "fold_batch_normalization",
+    "fold_normalization",
     "from_keras",
     "initializers",
     "layerwise_lr_decay",

@@ -24,6 +24,12 @@ def shown(value):
         return f"an integer of {int(math.log10(abs(value))) + 1} digits"
 
 
+def callable_name(x):
+    """Returns the name of a function, layer or class, or of the class of an object without one."""
+    name = getattr(x, "__qualname__", None) or getattr(x, "__name__", None)
+    return name if isinstance(name, str) else type(x).__name__
+
+
 def real(name, value, *, low=-math.inf, high=math.inf, above=-math.inf, below=math.inf):
     """Returns `value` as a float, after checking that it is a finite number in `[low, high]`.
 
