@@ -31,6 +31,9 @@ from benchmarks import report, rows
 # A training step reads the input for the moments and again for the output, which it writes; it
 # reads gradient and input for two sums and again for the result, which it writes.
 TRAINING_PASSES = 8
+# With frozen statistics it reads the input for the output; then gradient and input for the sums
+# of gamma and beta, and the gradient again for the result.
+FROZEN_PASSES = 6
 
 
 def interleaved(functions, finish, rounds):
@@ -49,7 +52,7 @@ def interleaved(functions, finish, rounds):
     return {name: 1e3 * statistics.median(values) for name, values in times.items()}
 
 
-def measure(backend, row, mode, training, rounds):
+def measure(backend, row, mode, step, rounds):
     """Returns one line of the table, as a dictionary."""
     x, gradient = (
         backend.tensor(
@@ -58,34 +61,45 @@ def measure(backend, row, mode, training, rounds):
         for seed in (0, 1)
     )
     policy = row.dtype if row.dtype == "float32" else f"mixed_{row.dtype}"
+    # One sample in four is padding from the middle on.
+    mask = np.ones(row.shape[:2], "bool")
+    mask[::4, row.shape[1] // 2 :] = False
+    mask = backend.tensor(mask, "bool", mode)
     functions = {}
-    for name in ("ours", "keras"):
-        layer = getattr(row, name)(dtype=policy)
+    for name, make, is_masked in (
+        ("ours", row.ours, row.mask),
+        ("keras", row.keras, row.keras_masks),
+        ("empty", rows.Empty, row.mask),
+        *([("unmasked", row.ours, False)] if row.mask else []),
+    ):
+        layer = make(dtype=policy)
         layer.build(row.shape)
-        functions[name] = backend.layer_step(layer, x, gradient, training, mode)
-    empty = rows.Empty(dtype=policy)
-    empty.build(row.shape)
-    functions["empty"] = backend.layer_step(empty, x, gradient, training, mode)
-    native = backend.native_step(*row.native, x, gradient, training, mode)
-    if native is not None and row.dtype == "float32":
-        functions["native"] = native
+        options = {"compiled": True} if row.compiled else {}
+        masked = mask if is_masked else None
+        functions[name] = backend.layer_step(layer, x, gradient, step, mode, masked, **options)
+    if row.native is not None and row.dtype == "float32" and step != "frozen" and not row.mask:
+        native = backend.native_step(*row.native, x, gradient, step == "training", mode)
+        if native is not None:
+            functions["native"] = native
     functions["copy"] = backend.copy(x, mode)
     times = interleaved(functions, backend.finish, rounds)
-    floor = times.pop("copy") * (TRAINING_PASSES if training else row.passes) / 2
+    passes = {"training": TRAINING_PASSES, "inference": row.passes, "frozen": FROZEN_PASSES}[step]
+    floor = times.pop("copy") * passes / 2
     best = min(times[name] for name in ("keras", "native") if name in times)
     line = {
         "row": row.name,
-        "step": "training" if training else "inference",
+        "step": step,
         **{name: round(time, 4) for name, time in times.items()},
         "floor": round(floor, 4),
         "ours/best": round(times["ours"] / best, 3),
         "keras/ours": round(times["keras"] / times["ours"], 3),
         "ours/floor": round(times["ours"] / floor, 3),
     }
-    if training and backend.kept_bytes is not None:
-        layer = row.ours(dtype=policy)
-        layer.build(row.shape)
-        line["kept"] = round(backend.kept_bytes(layer, x) / (x.nbytes or 1), 3)
+    if row.mask:
+        line["masked/unmasked"] = round(times["ours"] / times["unmasked"], 3)
+    if step == "training" and not row.compiled:
+        for name, count in backend.memory(row.ours, policy, x, mask if row.mask else None).items():
+            line[name] = round(count, 3)
     return line
 
 
@@ -123,15 +137,13 @@ def run(backend, mode, tiny, rounds):
         print(report.line(lines[-1]), flush=True)
 
     print(report.header(), flush=True)
-    for section, members, factor in (
-        ("main", rows.ROWS, 1),
-        ("16 bits", rows.HALF_ROWS, 1),
-        ("small", rows.SMALL_ROWS, 10),
-    ):
+    for section, (members, factor) in rows.sections().items():
+        if section == "compiled" and not backend.COMPILES_LAYERS:
+            continue
         for row in members:
             row = rows.tiny(row) if tiny else row
-            for training in (True, False):
-                add(section, measure(backend, row, mode, training, rounds * factor))
+            for step in row.steps:
+                add(section, measure(backend, row, mode, step, rounds * factor))
     add("model", measure_model(2 if tiny else 32, max(2, rounds // 2)))
     return lines
 
@@ -164,7 +176,7 @@ def main():
             arguments.output.mkdir(parents=True, exist_ok=True)
             path = arguments.output / f"{title}.json"
             path.write_text(json.dumps(result, indent=1) + "\n")
-            report.picture(result, path.with_suffix(".png"))
+            report.pictures(result, path.with_suffix(".png"))
         if arguments.compare:
             earlier = arguments.compare
             earlier = earlier / f"{title}.json" if earlier.is_dir() else earlier

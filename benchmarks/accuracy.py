@@ -46,7 +46,7 @@ def errors(backend, mode, row, mean):
     for name in ("ours", "keras"):
         layer = getattr(row, name)(dtype="float32", epsilon=1e-5)
         layer.build(row.shape)
-        steps[name] = backend.layer_step(layer, x, x, True, mode)
+        steps[name] = backend.layer_step(layer, x, x, "training", mode)
     native = backend.native_step(*row.native, x, x, True, mode)
     if native is not None:
         steps["native"] = native

@@ -10,6 +10,7 @@ from benchmarks import rows
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 MODES = ("jit",)
+COMPILES_LAYERS = False
 VERSION = f"jax {jax.__version__}"
 
 
@@ -27,18 +28,22 @@ def finish(result):
     jax.block_until_ready(result)
 
 
-def layer_step(layer, x, gradient, training, mode):
+def layer_step(layer, x, gradient, step, mode, mask=None):
     """Returns a function that runs a step of a layer."""
-    state = [[v.value for v in layer.non_trainable_variables]]
+    state = [v.value for v in layer.non_trainable_variables]
     parameters = [v.value for v in layer.trainable_variables]
-
-    options = {"training": training} if isinstance(layer, rows.BATCH_LAYERS) else {}
+    options = _call_options(layer, step == "training", mask)
 
     def forward(parameters, x, state):
         return layer.stateless_call(parameters, state, x, **options)
 
-    step = _step(forward, training)
-    return lambda: step(parameters, x, gradient, state[0])
+    run = _step(forward, step != "inference")
+    return lambda: run(parameters, x, gradient, state)
+
+
+def _call_options(layer, training, mask):
+    options = {"training": training} if isinstance(layer, rows.BATCH_LAYERS) else {}
+    return options if mask is None else options | {"mask": mask}
 
 
 def native_step(name, options, x, gradient, training, mode):
@@ -67,7 +72,7 @@ def copy(x, mode):
     return lambda: negative(x)
 
 
-def _step(forward, training):
+def _step(forward, with_gradients):
     @jax.jit
     def train(parameters, x, gradient, state):
         y, vjp, state = jax.vjp(lambda p, x: forward(p, x, state), parameters, x, has_aux=True)
@@ -77,7 +82,7 @@ def _step(forward, training):
     def infer(parameters, x, gradient, state):
         return forward(parameters, x, state)[0]
 
-    return train if training else infer
+    return train if with_gradients else infer
 
 
 def _batch(x, axis):
@@ -107,16 +112,17 @@ def _options(x):
 NATIVE = {"batch": _batch, "group": _group, "layer": _layer, "layer_all": _layer_all}
 
 
-def kept_bytes(layer, x):
-    """Returns how many bytes a training step keeps for its backward pass."""
+def memory(make, policy, x, mask):
+    """Returns what a training step keeps for its backward pass, in inputs."""
+    layer = make(dtype=policy)
+    layer.build(x.shape)
     state = [v.value for v in layer.non_trainable_variables]
     parameters = [v.value for v in layer.trainable_variables]
-
-    options = {"training": True} if isinstance(layer, rows.BATCH_LAYERS) else {}
+    options = _call_options(layer, True, mask)
 
     def forward(parameters, x):
         return layer.stateless_call(parameters, state, x, **options)
 
     _, vjp, _ = jax.vjp(forward, parameters, x, has_aux=True)
     kept = {id(leaf): leaf.nbytes for leaf in jax.tree.leaves(vjp)}
-    return sum(kept.values())
+    return {"kept": sum(kept.values()) / x.nbytes}

@@ -1,8 +1,11 @@
 """TensorFlow as its users run it: in a tf.function, compiled by XLA or not."""
 
+import functools
+
 import tensorflow as tf
 
 MODES = ("xla", "graph")
+COMPILES_LAYERS = False
 VERSION = f"tensorflow {tf.__version__}"
 
 
@@ -19,10 +22,12 @@ def finish(result):
     """Waits for a result: eager TensorFlow on the CPU has already."""
 
 
-def layer_step(layer, x, gradient, training, mode):
+def layer_step(layer, x, gradient, step, mode, mask=None):
     """Returns a function that runs a step of a layer."""
     parameters = [variable.value for variable in layer.trainable_variables]
-    return _step(lambda x: layer(x, training=training), parameters, x, gradient, training, mode)
+    options = {"training": step == "training"} | ({} if mask is None else {"mask": mask})
+    forward = functools.partial(layer, **options)
+    return _step(forward, parameters, x, gradient, step != "inference", mode)
 
 
 def native_step(name, options, x, gradient, training, mode):
@@ -54,7 +59,7 @@ def copy(x, mode):
     return lambda: negative(x)
 
 
-def _step(forward, parameters, x, gradient, training, mode):
+def _step(forward, parameters, x, gradient, with_gradients, mode):
     @tf.function(jit_compile=mode == "xla")
     def train(x, gradient):
         with tf.GradientTape() as tape:
@@ -62,8 +67,10 @@ def _step(forward, parameters, x, gradient, training, mode):
             y = forward(x)
         return y, tape.gradient(y, [x, *parameters], gradient)
 
-    infer = tf.function(forward, jit_compile=mode == "xla")
-    return (lambda: train(x, gradient)) if training else (lambda: infer(x))
+    infer = tf.function(lambda x: forward(x), jit_compile=mode == "xla")
+    return (lambda: train(x, gradient)) if with_gradients else (lambda: infer(x))
 
 
-kept_bytes = None
+def memory(make, policy, x, mask):
+    """Returns nothing: TensorFlow does not say what it keeps."""
+    return {}

@@ -2,8 +2,11 @@
 
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 MODES = ("eager",)
+COMPILES_LAYERS = True
 VERSION = f"torch {torch.__version__}"
 
 
@@ -23,10 +26,18 @@ def finish(result):
     """Waits for a result."""
 
 
-def layer_step(layer, x, gradient, training, mode):
+def layer_step(layer, x, gradient, step, mode, mask=None, compiled=False):
     """Returns a function that runs a step of a layer."""
     parameters = [variable.value for variable in layer.trainable_variables]
-    return _step(lambda x: layer(x, training=training), parameters, x, gradient, training)
+    options = {"training": step == "training"} | ({} if mask is None else {"mask": mask})
+
+    def forward(x):
+        return layer(x, **options)
+
+    if compiled:
+        torch._dynamo.reset()
+        forward = torch.compile(forward)
+    return _step(forward, parameters, x, gradient, step != "inference")
 
 
 def native_step(name, options, x, gradient, training, mode):
@@ -41,8 +52,8 @@ def copy(x, mode):
     return x.clone
 
 
-def _step(forward, parameters, x, gradient, training):
-    x = x.clone().requires_grad_(training)
+def _step(forward, parameters, x, gradient, with_gradients):
+    x = x.clone().requires_grad_(with_gradients)
 
     def train():
         y = forward(x)
@@ -52,7 +63,7 @@ def _step(forward, parameters, x, gradient, training):
         with torch.no_grad():
             return forward(x)
 
-    return train if training else infer
+    return train if with_gradients else infer
 
 
 def _batch(x, training, axis):
@@ -88,8 +99,11 @@ def _layer_all(x, training, **_):
 NATIVE = {"batch": _batch, "group": _group, "layer": _layer, "layer_all": _layer_all}
 
 
-def kept_bytes(layer, x):
-    """Returns how many bytes a training step keeps for its backward pass."""
+def memory(make, policy, x, mask):
+    """Returns what a training step keeps for its backward pass and allocates, in inputs."""
+    layer = make(dtype=policy)
+    layer.build(x.shape)
+    options = {"training": True} | ({} if mask is None else {"mask": mask})
     kept = {}
 
     def pack(tensor):
@@ -98,5 +112,36 @@ def kept_bytes(layer, x):
 
     x = x.clone().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        layer(x, training=True)
-    return sum(kept.values())
+        layer(x, **options)
+    parameters = [variable.value for variable in layer.trainable_variables]
+    with Temporaries(x.numel()) as temporaries:
+        y = layer(x, **options)
+        torch.autograd.grad(y, [x, *parameters], torch.ones_like(y))
+    return {"kept": sum(kept.values()) / x.nbytes, "temporaries": temporaries.count}
+
+
+class Temporaries(TorchDispatchMode):
+    """Counts the tensors that operations allocate with at least as many elements as the input.
+
+    To map new memory takes longer than to copy it, and it is chance who must.
+    """
+
+    def __init__(self, elements):
+        super().__init__()
+        self.count = 0
+        self._elements = elements
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """Runs an operation, and counts what is new in its results."""
+        found = function(*args, **(kwargs or {}))
+        known = {
+            v.untyped_storage().data_ptr() for v in tree_leaves((args, kwargs)) if _is_array(v)
+        }
+        for value in tree_leaves(found):
+            if _is_array(value) and value.numel() >= self._elements:
+                self.count += value.untyped_storage().data_ptr() not in known
+        return found
+
+
+def _is_array(value):
+    return isinstance(value, torch.Tensor)

@@ -4,7 +4,7 @@ import statistics
 
 COLUMNS = (
     *("ours", "keras", "native", "empty", "floor"),
-    *("ours/best", "keras/ours", "ours/floor", "kept"),
+    *("ours/best", "keras/ours", "ours/floor", "masked/unmasked", "kept", "temporaries"),
 )
 
 # Slower by more than this, relative to the floor, is more than noise.
@@ -12,12 +12,12 @@ TOLERANCE = 1.25
 
 
 def header():
-    return f"{'':44}" + "".join(f"{column:>11}" for column in COLUMNS)
+    return f"{'':44}" + "".join(f"{column:>16}" for column in COLUMNS)
 
 
 def line(values):
     """Returns one line of the table; times are in ms, memory kept for backward in inputs."""
-    cells = (f"{values[c]:11.3f}" if c in values else f"{'-':>11}" for c in COLUMNS)
+    cells = (f"{values[c]:16.3f}" if c in values else f"{'-':>16}" for c in COLUMNS)
     return f"{values['row'] + ', ' + values['step']:44}" + "".join(cells)
 
 
@@ -53,8 +53,23 @@ def slower(result, earlier):
     return f"slower than on {earlier['date']} ({earlier['versions']}):\n{found}"
 
 
-def picture(result, path):
-    """Draws the main rows: bars in multiples of the time to copy the bytes; shorter is better."""
+# What a second picture shows, besides the main rows.
+MORE = ("masks", "long axes", "frozen", "no parameters", "16 bits", "compiled")
+
+
+def pictures(result, path):
+    """Draws the main rows, and in a second picture the others, named `...-more`."""
+    for sections, place in ((("main",), path), (MORE, path.with_stem(f"{path.stem}-more"))):
+        lines = [values for values in result["lines"] if values["section"] in sections]
+        panels = {
+            "one training step": [v for v in lines if v["step"] != "inference"],
+            "inference": [v for v in lines if v["step"] == "inference"],
+        }
+        _draw(result, panels, place)
+
+
+def _draw(result, lines_by_panel, path):
+    """Draws bars in multiples of the time to copy the bytes; shorter is better."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -62,9 +77,9 @@ def picture(result, path):
 
     colors = {"ours": "#d1495b", "native": "#8fb8c8", "keras": "#c8c8c8"}
     labels = {"ours": "keras_norm", "native": "native", "keras": "Keras"}
-    figure, panels = plt.subplots(1, 2, figsize=(11, 5.6), sharey=True, layout="constrained")
-    for panel, step in zip(panels, ("training", "inference"), strict=True):
-        lines = [v for v in result["lines"] if v["section"] == "main" and v["step"] == step]
+    height = 1.5 + 0.46 * max(map(len, lines_by_panel.values()))
+    figure, panels = plt.subplots(1, 2, figsize=(12, height), layout="constrained")
+    for panel, (title, lines) in zip(panels, lines_by_panel.items(), strict=True):
         for index, values in enumerate(lines):
             names = [name for name in colors if name in values]
             for place, name in enumerate(names):
@@ -74,15 +89,16 @@ def picture(result, path):
                 weight = "bold" if name == "ours" else "normal"
                 panel.text(width, y, f" {width:.1f}", va="center", fontsize=7, weight=weight)
         panel.axvline(1, color="black", linewidth=1, linestyle=":")
-        panel.set_yticks(range(len(lines)), [values["row"] for values in lines])
-        panel.set_title("one training step" if step == "training" else "inference")
+        names = (v["row"] + (", frozen" if v["step"] == "frozen" else "") for v in lines)
+        panel.set_yticks(range(len(lines)), names)
+        panel.set_title(title)
         panel.set_xlabel("time / time to copy the bytes (shorter is better)")
         panel.spines[["top", "right"]].set_visible(False)
         panel.margins(x=0.08)
-    panels[0].invert_yaxis()
+        panel.invert_yaxis()
     bars = [plt.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
     figure.legend(bars, labels.values(), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(f"{result['title']} ({result['versions']}; CPU, float32, {result['date']})")
+    figure.suptitle(f"{result['title']} ({result['versions']}; CPU, {result['date']})")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -1,15 +1,23 @@
 """What is measured: layers on inputs that networks have."""
 
+import functools
 from typing import NamedTuple
 
 import keras
 
 import keras_norm
 
+# What is run of a layer: a training step; inference; inference with gradients, as of frozen
+# statistics while a model is fine-tuned.
+STEPS = ("training", "inference", "frozen")
+
 IMAGE = (32, 56, 56, 64)
 IMAGE_CF = (32, 64, 56, 56)
 FEATURE = (4096, 1024)
 SEQUENCE = (32, 128, 768)
+LANGUAGE = (8, 512, 4096)
+TABLE = (100_000, 128)
+AUDIO = (8, 48_000, 32)
 
 # The layers that training and inference are not the same for.
 BATCH_LAYERS = (keras_norm.BatchNormalization, keras.layers.BatchNormalization)
@@ -17,6 +25,8 @@ BATCH_LAYERS = (keras_norm.BatchNormalization, keras.layers.BatchNormalization)
 
 class Empty(keras.layers.Layer):
     """A layer that does nothing: what a call costs, and a model without its normalization."""
+
+    supports_masking = True
 
     def call(self, inputs, training=None, mask=None):
         """Returns the inputs."""
@@ -27,17 +37,25 @@ class Row(NamedTuple):
     """One line of the table.
 
     `ours` and `keras` take a dtype policy and return a layer. `native` names a function of the
-    backend's module and its options. Inference must move at least as many bytes as `passes` passes
-    over the input; a training step as many as eight.
+    backend's module and its options, or is None. Inference must move at least as many bytes as
+    `passes` passes over the input; a training step as many as eight.
+
+    With `mask`, our layer gets a mask of the first two axes, and Keras's where it uses one
+    (`keras_masks`); our layer without the mask is timed too. With `compiled`, PyTorch compiles the
+    layers (`torch.compile`).
     """
 
     name: str
     shape: tuple
     ours: object
     keras: object
-    native: tuple
+    native: tuple | None
     passes: int = 3
     dtype: str = "float32"
+    steps: tuple = ("training", "inference")
+    mask: bool = False
+    keras_masks: bool = False
+    compiled: bool = False
 
 
 def _batch(axis):
@@ -89,6 +107,41 @@ HALF_ROWS = [
     if row.name in ("BN image", "LN channel, sequence", "GN 32, image")
 ]
 
+MASKED_ROWS = [
+    Row("BN, mask", SEQUENCE, *_batch(-1), steps=("training",), mask=True, keras_masks=True),
+    Row("LN channel, mask", SEQUENCE, *_layer(), steps=("training",), mask=True),
+    Row("LN all, mask", SEQUENCE, *ALL, steps=("training",), mask=True),
+    Row("GN 8, mask", SEQUENCE, *_group(8), steps=("training",), mask=True),
+]
+
+LONG_ROWS = [
+    Row("BN (100000, 128)", TABLE, *_batch(-1)),
+    Row("GN 8 (8, 48000, 32)", AUDIO, *_group(8)),
+    Row("GN channel-wise (8, 48000, 32)", AUDIO, *_group(-1)),
+]
+
+FROZEN_ROWS = [Row("BN image", IMAGE, *_batch(-1), steps=("frozen",))]
+
+WITHOUT_PARAMETERS = {"center": False, "scale": False}
+BARE_ROWS = [
+    Row(
+        f"{row.name}, no gamma and beta",
+        row.shape,
+        functools.partial(row.ours, **WITHOUT_PARAMETERS),
+        functools.partial(row.keras, **WITHOUT_PARAMETERS),
+        None,
+        row.passes,
+    )
+    for row in ROWS
+    if row.name in ("BN image", "LN channel, sequence", "GN 32, image")
+]
+
+COMPILED_ROWS = [
+    row._replace(name=f"{row.name}, compiled", compiled=True, native=None)
+    for row in ROWS
+    if row.name in ("BN image", "LN channel, sequence", "GN 32, image")
+]
+
 SMALL_ROWS = [
     Row("BN (8, 16)", (8, 16), *_batch(-1)),
     Row("LN (8, 16)", (8, 16), *_layer()),
@@ -96,9 +149,23 @@ SMALL_ROWS = [
 ]
 
 
+def sections():
+    """Returns the rows of each section of the table, and a factor for its number of runs."""
+    return {
+        "main": (ROWS, 1),
+        "masks": (MASKED_ROWS, 1),
+        "long axes": (LONG_ROWS, 1),
+        "frozen": (FROZEN_ROWS, 1),
+        "no parameters": (BARE_ROWS, 1),
+        "16 bits": (HALF_ROWS, 1),
+        "compiled": (COMPILED_ROWS, 1),
+        "small": (SMALL_ROWS, 10),
+    }
+
+
 def tiny(row):
     """Returns the row on an input that takes no time: the shape that CI runs."""
-    sizes = {32: 2, 56: 6, 4096: 8, 128: 5, 768: 64, 1024: 16}
+    sizes = {32: 2, 56: 6, 4096: 8, 128: 5, 768: 64, 1024: 16, 512: 4, 100_000: 9, 48_000: 7}
     return row._replace(shape=tuple(sizes.get(size, size) for size in row.shape))
 
 

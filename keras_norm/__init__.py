@@ -1,10 +1,17 @@
 """Batch, layer and group normalization for Keras 3 on TensorFlow, JAX and PyTorch."""
 
+import contextlib
+import importlib
+
 from keras_norm import callbacks, conversion, initializers, matlab, optimizers, wolfram
 from keras_norm.conversion import fold_batch_normalization, from_keras, to_keras
 from keras_norm.layers import BatchNormalization, GroupNormalization, LayerNormalization
 from keras_norm.multipliers import layerwise_lr_decay, set_multipliers
 from keras_norm.population import update_population_statistics
+
+# Registers the fast implementations; without that folder the plain functions answer.
+with contextlib.suppress(ModuleNotFoundError):
+    importlib.import_module("keras_norm.kernels")
 
 __version__ = "0.1.0"
 

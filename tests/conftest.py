@@ -23,6 +23,17 @@ def pytest_report_header():
     return f"keras {keras.__version__}, backend {keras.backend.backend()}"
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Lists the problems that no executor takes, so that silence hides none."""
+    reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
+    declined = {value for report in reports for key, value in report.user_properties
+                if key == "declined"}  # fmt: skip
+    if declined:
+        terminalreporter.section(f"{len(declined)} problems that no executor takes")
+        for problem in sorted(declined):
+            terminalreporter.line(problem)
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seeds():
     """Every test starts from the same random state and an empty Keras name space."""

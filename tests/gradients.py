@@ -93,7 +93,9 @@ class _TensorFlow:
                 tape.watch(arrays[0])
                 output = function(*arrays[:-1])
             dx = tape.gradient(output, arrays[0], arrays[-1])
-        return [a.numpy() for a in outer.gradient(dx, arrays, tf.constant(direction))]
+        zero = tf.UnconnectedGradients.ZERO
+        found = outer.gradient(dx, arrays, tf.constant(direction), unconnected_gradients=zero)
+        return [a.numpy() for a in found]
 
 
 class _Torch:
@@ -120,4 +122,7 @@ class _Torch:
         arrays = [torch.tensor(a, requires_grad=True) for a in (*arrays, upstream)]
         output = function(*arrays[:-1])
         (dx,) = torch.autograd.grad(output, arrays[0], arrays[-1], create_graph=True)
-        return [numpy(a) for a in torch.autograd.grad(dx, arrays, torch.tensor(direction))]
+        found = torch.autograd.grad(
+            dx, arrays, torch.tensor(direction), allow_unused=True, materialize_grads=True
+        )
+        return [numpy(a) for a in found]

@@ -7,7 +7,7 @@ def normalize(x, axes, epsilon=1e-5, gamma=1.0, beta=0.0, weights=None):
     """Returns the output, the mean and the variance; an empty set standardizes to 0."""
     x = np.asarray(x, "float64")
     axes = tuple(axes)
-    weights = np.ones_like(x) if weights is None else np.broadcast_to(weights, x.shape)
+    weights = np.broadcast_to(1.0 if weights is None else np.float64(weights), x.shape)
     held = np.where(weights > 0, x, 0.0)
     count = weights.sum(axes, keepdims=True)
     mean = held.sum(axes, keepdims=True) / np.maximum(count, 1)
@@ -25,7 +25,7 @@ def gradients(x, axes, upstream, epsilon=1e-5, gamma=1.0, weights=None):
     """
     x, upstream = np.asarray(x, "float64"), np.asarray(upstream, "float64")
     axes = tuple(axes)
-    weights = np.ones_like(x) if weights is None else np.broadcast_to(weights, x.shape)
+    weights = np.broadcast_to(1.0 if weights is None else np.float64(weights), x.shape)
     standard, _, variance = normalize(x, axes, epsilon, weights=weights)
     count = weights.sum(axes, keepdims=True)
     share = weights / np.maximum(count, 1)

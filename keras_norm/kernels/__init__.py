@@ -1,66 +1,41 @@
-"""Fast versions of functions in `keras_norm.ops`, a module a backend, and where one is chosen.
+"""Executors: fast implementations of functions in `keras_norm.ops`, one module a backend.
 
-A kernel has the name and the signature of the plain function that it stands in for, and its
-results, gradients and gradients of gradients. It may decline a call by returning None; the plain
-function then answers. So kernels change speed and nothing else.
+Importing this package registers the executors of the current backend with `ops.registry`. Each has
+the results, gradients and gradients of gradients of the plain functions, and declines the problems
+that it does not take. Without this folder everything works, more slowly.
 
-They are on unless the environment variable `KERAS_NORM_KERNELS` is 0 when the package is imported;
-`set_enabled` switches them during a run. As with every setting that is read while a step is
-traced, compile again after a change.
+An executor binds the private symbols of its framework when its module is imported. Where one is
+gone, the module cannot be imported, a warning says so, and the plain functions answer.
 """
 
-import functools
 import importlib
-import os
+import warnings
 
 import keras
 
-_enabled = os.environ.get("KERAS_NORM_KERNELS", "1") != "0"
-# The backend's kernels, by the names of the functions that may have one.
-_kernels = {}
+from keras_norm.ops.registry import is_enabled, set_enabled
+
+__all__ = ["is_enabled", "set_enabled"]
+
+# The modules of each backend, in the order in which they are asked.
+MODULES = {
+    "jax": ["jax"],
+    "tensorflow": ["tensorflow"],
+    "torch": ["torch"],
+}
 
 
-def is_enabled():
-    """Returns whether kernels are used where there are any."""
-    return _enabled
+def _load():
+    """Imports the executors of the current backend, which register themselves."""
+    for name in MODULES.get(keras.backend.backend(), ()):
+        try:
+            importlib.import_module(f"{__name__}.{name}")
+        except (ImportError, AttributeError) as error:
+            warnings.warn(
+                f"keras_norm runs without its fast implementation '{name}', as the installed "
+                f"version of the framework lacks what it uses: {error}",
+                stacklevel=2,
+            )
 
 
-def set_enabled(enabled):
-    """Switches the kernels on or off."""
-    global _enabled
-    _enabled = bool(enabled)
-
-
-def accelerated(plain):
-    """Returns a function that asks the backend's kernel of the same name first, then `plain`.
-
-    `plain` stays within reach as the attribute `__wrapped__`.
-    """
-    name = plain.__name__
-    _kernels[name] = None
-
-    @functools.wraps(plain)
-    def function(*args, **kwargs):
-        if _enabled:
-            kernel = _kernels[name]
-            result = None if kernel is None else kernel(*args, **kwargs)
-            if result is not None:
-                return result
-        return plain(*args, **kwargs)
-
-    return function
-
-
-def load():
-    """Looks up the backend's kernels, once the functions that they use are complete.
-
-    Not when one is first called, as that may be in a function that torch.compile traces.
-    """
-    path = f"{__name__}.{keras.backend.backend()}"
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name != path:
-            raise
-        return
-    _kernels.update({name: getattr(module, name, None) for name in _kernels})
+_load()

@@ -7,7 +7,7 @@ import keras
 
 from keras_norm import _validation, engines, initializers
 from keras_norm.layers.normalization import Normalization, single_axis
-from keras_norm.ops import Moments, convert, merge_replicas, moved, normalize, standardize
+from keras_norm.ops import Moments, convert, merge_replicas, moving_averages, normalize, standardize
 from keras_norm.ops.convert import at_least_float32
 
 
@@ -256,7 +256,9 @@ class BatchNormalization(Normalization):
         )
         variables = self.moving_mean, self.moving_variance
         averages = [convert(variable, variable.dtype) for variable in variables]
-        for variable, average in zip(variables, moved(averages, moments, momenta), strict=True):
+        for variable, average in zip(
+            variables, moving_averages(averages, moments, momenta), strict=True
+        ):
             variable.assign(average)
 
     def get_config(self):

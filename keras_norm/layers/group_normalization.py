@@ -162,7 +162,7 @@ class GroupNormalization(Normalization):
             gamma,
             beta,
             weights,
-            split_open=bool(training),
+            exported=not training,
             with_moments=False,
         )
         return convert(outputs, self.compute_dtype, full_shape)

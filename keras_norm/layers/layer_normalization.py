@@ -167,7 +167,7 @@ class LayerNormalization(Normalization):
             gamma,
             beta,
             weights,
-            split_open=bool(training),
+            exported=not training,
             with_moments=False,
         )
         return convert(outputs, self.compute_dtype)

@@ -3,8 +3,6 @@
 import keras
 from keras import ops
 
-from keras_norm.ops.accelerated import accelerated
-
 
 def at_least_float32(*dtypes):
     """Returns the dtype that statistics are computed or kept in: float64 if one of `dtypes` is."""
@@ -12,7 +10,6 @@ def at_least_float32(*dtypes):
     return "float64" if is_double else "float32"
 
 
-@accelerated
 def convert(values, dtype, shape=None):
     """Returns an array or variable in a dtype, and in a shape if one is given."""
     values = ops.cast(values, dtype)

@@ -42,7 +42,7 @@ class Moments(NamedTuple):
         return self.shift + self.residual
 
 
-def moments(x, axes, weights=None, split_open=True):
+def moments(x, axes, weights=None, *, centered=True, exported=False):
     """Returns the moments of `x` over `axes`.
 
     The error of the mean relative to the deviation, and of the variance relative to itself, stay
@@ -54,7 +54,9 @@ def moments(x, axes, weights=None, split_open=True):
         axes: Axes that a set extends over, counted from the front.
         weights: None, or an array of 0s and 1s that broadcasts against `x`: 0 keeps an element
             out, whatever it is.
-        split_open: Whether sums over axes of unknown size go in stages, too.
+        centered: Whether the mean is found; if not, it is 0, and the variance is the mean square.
+        exported: Whether the graph may be exported: sums over axes of unknown size then go in one
+            stage.
 
     Returns:
         `Moments` with the rank of `x` and size 1 along `axes`.
@@ -68,14 +70,16 @@ def moments(x, axes, weights=None, split_open=True):
     >>> keras.ops.convert_to_numpy(found.variance).tolist()
     [[1.0], [0.0]]
     """
-    blocks = Blocks(ops.shape(x), axes, split_open)
+    blocks = Blocks(ops.shape(x), axes, split_open=not exported)
     weights = blocks.split_weights(weights)
-    elements = Moments(
-        count=ops.ones((), x.dtype) if weights is None else ops.cast(weights, x.dtype),
-        shift=blocks.split(x),
-        residual=None,
-        variance=None,
-    )
+    count = ops.ones((), x.dtype) if weights is None else ops.cast(weights, x.dtype)
+    x = blocks.split(x)
+    if centered:
+        elements = Moments(count, shift=x, residual=None, variance=None)
+    else:
+        # The mean square is the variance of elements whose mean is 0.
+        held = x if weights is None else ops.where(weights > 0, x, 0)
+        elements = Moments(count, ops.zeros_like(x), residual=None, variance=ops.square(held))
     merged = merge(elements, blocks.axes(axes))
     return Moments(*(blocks.join_reduced(field) for field in merged))
 

@@ -2,17 +2,14 @@
 
 from keras import ops
 
-from keras_norm.ops.accelerated import accelerated
 
-
-@accelerated
-def moved(averages, moments, momenta):
+def moving_averages(averages, moments, momenta):
     """Returns moving averages after they have seen one more batch.
 
     Args:
         averages: Arrays of the same shape: the moving mean and the moving variance.
-        moments: `Moments` of the batch, of any shape of the same size. One that is empty, or that
-            is not finite, moves nothing.
+        moments: `Moments` of the batch, of any shape of the same size. Moments of an empty batch,
+            and moments that are not finite, leave the averages unchanged.
         momenta: For each average a number in [0, 1]: how much of it stays.
 
     Returns:

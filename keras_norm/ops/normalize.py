@@ -1,15 +1,15 @@
-"""The one operation behind the three layers."""
+"""The one operation behind the layers."""
 
 import keras
 from keras import ops
 
-from keras_norm.ops.accelerated import accelerated
+from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32, convert
 from keras_norm.ops.moments import Moments, moments
-from keras_norm.ops.standardize import standardize
+from keras_norm.ops.problem import Problem
+from keras_norm.ops.standardize import standardize_plain
 
 
-@accelerated
 def normalize(
     x,
     axes,
@@ -18,25 +18,29 @@ def normalize(
     beta=None,
     weights=None,
     combine=None,
-    split_open=True,
+    *,
+    centered=True,
+    exported=False,
     with_moments=True,
 ):
     """Returns `x` standardized with its own moments, scaled and shifted; and the moments.
 
     Args:
-        x: Array of a floating dtype. What has 16 bits is computed in float32, and gamma, beta and
-            the moments are that; kernels keep no more than the 16 bits for the gradient.
+        x: Array of a floating dtype. Input of 16 bits is computed in float32, and gamma, beta and
+            the moments have that dtype; executors keep no more than the 16 bits for the gradient.
         axes: Axes that a set extends over, counted from the front.
         epsilon: Number > 0 that is added to the variance.
         gamma: None, for 1, or an array of the rank of `x` that broadcasts against it.
         beta: None, for 0, or an array of the rank of `x` that broadcasts against it.
-        weights: None, or 0s and 1s that broadcast against `x`: 0 keeps an element out of the
-            moments. NaN and infinity where the weight is 0 count as 0, so that padding never
-            spoils a gradient.
+        weights: None, or an array of the rank of `x` with 0s and 1s that broadcasts against it: 0
+            keeps an element out of the moments. NaN and infinity where the weight is 0 count as
+            0, so that padding never spoils a gradient.
         combine: None, or a function of the `Moments` of `x` that returns the `Moments` to
             standardize with instead: those of the global batch, for one.
-        split_open: Whether sums over axes of unknown size go in stages, too. Training asks for it,
-            on TensorFlow; what is exported does better without.
+        centered: Whether the mean is subtracted. If not, the `Moments` have mean 0 and as
+            variance the mean square (root mean square normalization).
+        exported: Whether the graph may be exported. Sums over axes of unknown size then go in
+            one stage, as exporters take little arithmetic on sizes.
         with_moments: Whether to return the moments. They are constants: no gradient flows
             through them.
 
@@ -44,13 +48,32 @@ def normalize(
         The output, of the shape and dtype of `x`; and the `Moments` it was standardized with, or
         None.
     """
+    problem = Problem.of(
+        x,
+        axes,
+        epsilon,
+        gamma,
+        beta,
+        weights,
+        centered=centered,
+        replicas=combine is not None,
+        exported=exported,
+        moments=with_moments,
+    )
+    tensors = x, gamma, beta, weights, combine
+    answer = registry.answer("normalize", problem, *tensors)
+    return normalize_plain(problem, *tensors) if answer is None else answer
+
+
+def normalize_plain(problem, x, gamma=None, beta=None, weights=None, combine=None):
+    """Returns the answer of `normalize` to a problem, in `keras.ops`."""
     given = keras.backend.standardize_dtype(x.dtype)
     x = convert(x, at_least_float32(given))
     if weights is not None:
         weights = ops.cast(weights, x.dtype)
         x = ops.where(ops.logical_or(weights > 0, ops.isfinite(x)), x, 0)
-    found = moments(x, axes, weights, split_open)
+    found = moments(x, problem.axes, weights, centered=problem.centered, exported=problem.exported)
     if combine is not None:
         found = combine(found)
-    y = convert(standardize(x, found, epsilon, gamma, beta, split_open), given)
-    return y, Moments(*map(ops.stop_gradient, found)) if with_moments else None
+    y = standardize_plain(problem, x, found, gamma, beta)
+    return convert(y, given), Moments(*map(ops.stop_gradient, found)) if problem.moments else None

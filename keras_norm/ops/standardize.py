@@ -2,12 +2,12 @@
 
 from keras import ops
 
-from keras_norm.ops.accelerated import accelerated
+from keras_norm.ops import registry
 from keras_norm.ops.blocks import Blocks
+from keras_norm.ops.problem import Problem
 
 
-@accelerated
-def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
+def standardize(x, moments, epsilon, gamma=None, beta=None):
     """Returns `gamma * (x - mean) / sqrt(variance + epsilon) + beta`.
 
     Elements of an empty set standardize to 0, so that their output is `beta`.
@@ -19,7 +19,6 @@ def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
         epsilon: Number > 0 that is added to the variance.
         gamma: None, for 1, or an array of the rank of `x` that broadcasts against it.
         beta: None, for 0, or an array of the rank of `x` that broadcasts against it.
-        split_open: Whether gradients' sums over axes of unknown size go in stages, too.
 
     Returns:
         An array of the shape and dtype of `x`.
@@ -32,7 +31,16 @@ def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
     >>> keras.ops.convert_to_numpy(y).round(3).tolist()
     [[-1.0, 1.0]]
     """
-    inverse = ops.rsqrt(moments.variance + epsilon)
+    axes = [axis for axis, size in enumerate(moments.shift.shape) if size == 1]
+    problem = Problem.of(x, axes, epsilon, gamma, beta)
+    tensors = x, moments, gamma, beta
+    answer = registry.answer("standardize", problem, *tensors)
+    return standardize_plain(problem, *tensors) if answer is None else answer
+
+
+def standardize_plain(problem, x, moments, gamma=None, beta=None):
+    """Returns the answer of `standardize` to a problem, in `keras.ops`."""
+    inverse = ops.rsqrt(moments.variance + problem.epsilon)
     if moments.residual is None:
         # One number a mean, for inference: its graph stays plain, for exporters too.
         scale = inverse if gamma is None else ops.multiply(inverse, gamma)
@@ -43,7 +51,7 @@ def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
     offset = moments.residual * inverse
     # Gradients sum over what is broadcast, so these sums go in stages.
     operands = [moments.shift, inverse, offset, gamma, beta]
-    blocks = Blocks(ops.shape(x), _broadcast_axes(x, operands), split_open)
+    blocks = Blocks(ops.shape(x), _broadcast_axes(x, operands), not problem.exported)
     x = blocks.split(x)
     shift, inverse, offset, gamma, beta = (_spread(blocks.split(v), x) for v in operands)
     y = (x - shift) * inverse - offset

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from keras_norm import ops
+from tests import plain
+from tests.kernels import test_kernels
 
 X = jax.random.normal(jax.random.key(0), (5, 3, 4))
 
@@ -26,7 +28,7 @@ def loss(x, normalize=ops.normalize):
 
 
 def plain_loss(x):
-    return loss(x, ops.normalize.__wrapped__)
+    return loss(x, plain.normalize)
 
 
 @pytest.mark.parametrize("transform", [
@@ -99,3 +101,17 @@ def test_sharded_arrays():
     )
     gradient = jax.jit(jax.grad(loss))
     np.testing.assert_allclose(gradient(sharded), gradient(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [100_000, 1_000_003])
+@pytest.mark.parametrize("mean", [0.0, 1e5])
+def test_long_axes_keep_the_promised_accuracy(rows, mean):
+    test_kernels.assert_promised_accuracy((rows, 3), (0,), (1,), mean)
+
+
+def test_what_cannot_be_planned_is_declined():
+    # A length that is prime, and too long for one sum.
+    assert test_kernels.answer(jnp.ones((1_000_003, 2)), (0,)) is None
+    # No order of axes that is a form: a position between channels of one set.
+    x, gamma = jnp.ones((2, 3, 4, 5)), jnp.ones((1, 3, 1, 5))
+    assert test_kernels.answer(x, (1, 2), gamma) is None

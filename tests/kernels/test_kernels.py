@@ -12,6 +12,8 @@ import pytest
 
 import keras_norm
 from keras_norm import kernels, ops
+from keras_norm.ops import registry
+from tests import plain
 from tests.kernels.derivatives import all_orders
 
 BACKEND = keras.backend.backend()
@@ -61,8 +63,10 @@ def problem(shape, spanned, mean=0.0, dtype="float32"):
     return [v.astype(dtype) for v in arrays]
 
 
-def plain(*args, **kwargs):
-    return ops.normalize.__wrapped__(*args, **kwargs)
+def answer(x, axes, gamma=None, beta=None, weights=None, **options):
+    """Returns the answer of the executors; None if all of them decline."""
+    asked = ops.Problem.of(x, axes, 1e-2, gamma, beta, weights, **options)
+    return registry.answer("normalize", asked, x, gamma, beta, weights, None)
 
 
 def assert_close(actual, expected, tolerance=2e-5):
@@ -93,7 +97,7 @@ def test_kernel_is_the_plain_function(shape, axes, spanned, compiled):
     *arrays, cotangent = problem(shape, spanned, mean=3.0)
     expected, actual = (
         all_orders(lambda *a, f=f: f(a[0], axes, 1e-2, *a[1:])[0], arrays, cotangent, compiled)
-        for f in (plain, ops.normalize)
+        for f in (plain.normalize, ops.normalize)
     )
     assert_close(actual, expected)
 
@@ -101,7 +105,7 @@ def test_kernel_is_the_plain_function(shape, axes, spanned, compiled):
 @pytest.mark.parametrize(("shape", "axes", "spanned"), CASES)
 def test_layers_problems_are_not_declined(shape, axes, spanned):
     x, gamma, beta, _ = map(keras.ops.convert_to_tensor, problem(shape, spanned))
-    assert kernels._kernels["normalize"](x, axes, 1e-2, gamma, beta) is not None
+    assert answer(x, axes, gamma, beta) is not None
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.9, 2.9, -1e5])
@@ -182,18 +186,20 @@ def test_gamma_and_beta_may_be_missing(shape, axes, spanned, given_gamma, given_
 
         return all_orders(f, [x, *given], g)
 
-    assert_close(call(ops.normalize), call(plain))
+    assert_close(call(ops.normalize), call(plain.normalize))
 
 
 @pytest.mark.parametrize(("shape", "axes", "spanned"), [CASES[3], CASES[8], CASES[15]])
 def test_moments_are_the_plain_ones(shape, axes, spanned):
     x, gamma, beta, _ = map(keras.ops.convert_to_tensor, problem(shape, spanned, mean=50.0))
-    (_, found), (_, expected) = (f(x, axes, 1e-2, gamma, beta) for f in (ops.normalize, plain))
+    (_, found), (_, expected) = (
+        f(x, axes, 1e-2, gamma, beta) for f in (ops.normalize, plain.normalize)
+    )
     for field in ("count", "mean", "variance"):
         assert_close(*([keras.ops.convert_to_numpy(getattr(m, field))] for m in (found, expected)))
 
 
-@pytest.mark.parametrize("function", [ops.normalize, plain])
+@pytest.mark.parametrize("function", [ops.normalize, plain.normalize])
 def test_moments_are_constants(function):
     x, *_, g = problem((5, 3, 4), (2,))
 
@@ -204,22 +210,6 @@ def test_moments_are_constants(function):
     expected = all_orders(lambda x: function(x, (0, 1), 1e-2)[0], [x], g)
     assert_close(all_orders(call, [x], g)[1:], expected[1:])
     assert function(keras.ops.convert_to_tensor(x), (0, 1), 1e-2, with_moments=False)[1] is None
-
-
-@pytest.mark.parametrize(("count", "mean"), [(6.0, 5.0), (0.0, 5.0), (6.0, np.nan), (6.0, np.inf)])
-def test_moving_averages_are_the_plain_ones(count, mean):
-    tensor = keras.ops.convert_to_tensor
-    averages = [tensor(np.float32([1, 2])), tensor(np.float32([3, 4]))]
-    mean, residual, variance = (np.float32(v).reshape(1, 2) for v in ([mean, 1], [0.5, 0], [7, 8]))
-    moments = ops.Moments(*map(tensor, (np.float32(count), mean, residual, variance)))
-    found, expected = (
-        [keras.ops.convert_to_numpy(v) for v in f(averages, moments, (0.9, 0.25))]
-        for f in (ops.moved, ops.moved.__wrapped__)
-    )
-    assert_close(found, expected, tolerance=1e-7)
-    is_used = count > 0 and np.isfinite(mean).all()
-    by_hand = [[1.45, 1.9], [6.0, 7.0]] if is_used else [[1, 2], [3, 4]]
-    np.testing.assert_allclose(found, by_hand, rtol=1e-6)
 
 
 def test_nan_and_infinity_show_where_they_are():
@@ -250,7 +240,7 @@ def test_masks_are_the_plain_functions():
     call = lambda f: all_orders(  # noqa: E731
         lambda *a: f(a[0], (0, 1), 1e-2, *a[1:], keras.ops.convert_to_tensor(weights))[0],
         (x, gamma, beta), g)  # fmt: skip
-    assert_close(call(ops.normalize), call(plain), tolerance=0)
+    assert_close(call(ops.normalize), call(plain.normalize))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +279,7 @@ def test_what_is_zero_throughout_has_derivatives(shape, axes, spanned, compiled)
     arrays[0][0], arrays[0][..., 0] = 0, 0
     expected, actual = (
         all_orders(lambda *a, f=f: f(a[0], axes, 1e-2, *a[1:])[0], arrays, cotangent, compiled)
-        for f in (plain, ops.normalize)
+        for f in (plain.normalize, ops.normalize)
     )
     assert np.isfinite(np.concatenate([v.ravel() for v in expected])).all()
     assert_close(actual, expected)
@@ -318,7 +308,7 @@ def test_16_bits_are_the_plain_function(shape, axes, spanned, compiled):
     arrays, cotangent = (x.astype("float16"), gamma, beta), cotangent.astype("float16")
     expected, actual = (
         all_orders(lambda *a, f=f: f(a[0], axes, 1e-2, *a[1:])[0], arrays, cotangent, compiled)
-        for f in (plain, ops.normalize)
+        for f in (plain.normalize, ops.normalize)
     )
     # The gradient of the input is rounded to 2^-11 before it is squared for the second ones.
     assert_close(actual, expected, tolerance=2e-3)
@@ -333,25 +323,29 @@ def test_inference_is_the_plain_function(shape, axis, mean):
         keras.ops.convert_to_tensor(gamma))  # fmt: skip
     expected, actual = (
         all_orders(lambda *a, f=f: f(a[0], moments, 1e-2, *a[1:]), (x, gamma, beta), g)
-        for f in (ops.standardize.__wrapped__, ops.standardize)
+        for f in (plain.standardize, ops.standardize)
     )
     assert_close(actual, expected)
 
 
 def test_a_function_switches_them_off(monkeypatch):
     x = keras.ops.ones((2, 3))
-    monkeypatch.setitem(kernels._kernels, "normalize", lambda *a, **k: ("kernel", None))
+    key = "normalize", BACKEND, ops.Problem.of(x, (0,), 1e-2, None, None).device
+    executor = registry.Executor(lambda *a: ("kernel", None), frozenset())
+    monkeypatch.setitem(registry._executors, key, [executor])
     assert ops.normalize(x, (0,), 1e-2) == ("kernel", None)
     kernels.set_enabled(False)
     assert not kernels.is_enabled()
     assert keras.ops.shape(ops.normalize(x, (0,), 1e-2)[0]) == (2, 3)
 
 
-def test_kernels_are_looked_up_at_import():
-    code = "import keras_norm; from keras_norm.kernels import _kernels; print(_kernels)"
+def test_executors_are_registered_at_import():
+    code = (
+        "import keras_norm; from keras_norm.ops import registry; "
+        "print(sorted({key[:2] for key in registry._executors}))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout.startswith("{'convert': ")
-    assert "'normalize': <function normalize at" in result.stdout
+    assert f"('normalize', '{BACKEND}')" in result.stdout
 
 
 def test_sets_of_one_element():

@@ -9,9 +9,10 @@ if keras.backend.backend() != "tensorflow":
 import numpy as np
 import tensorflow as tf
 
-from keras_norm import kernels, ops
+from keras_norm import ops
 from keras_norm.kernels.tensorflow import multiplied
 from keras_norm.kernels.tensorflow.functions import _is_for_xla
+from tests import plain
 from tests.kernels import test_kernels
 from tests.kernels.derivatives import all_orders
 
@@ -25,7 +26,7 @@ def loss(x, normalize=ops.normalize):
 
 
 def plain_loss(x):
-    return loss(x, ops.normalize.__wrapped__)
+    return loss(x, plain.normalize)
 
 
 @pytest.mark.parametrize("jit_compile", [None, False, True])
@@ -76,7 +77,7 @@ def test_gradients_by_sample(axes, mean):
 
         return tf.vectorized_map(gradient, X + mean)
 
-    expected = by_sample(ops.normalize.__wrapped__)
+    expected = by_sample(plain.normalize)
     np.testing.assert_allclose(by_sample(ops.normalize), expected, atol=2e-5)
 
 
@@ -89,22 +90,20 @@ def test_compiled_kernels_keep_the_promised_accuracy(shape, compiled):
 def test_a_batch_of_unknown_size_is_not_declined():
     @tf.function(input_signature=[tf.TensorSpec([None, 3, 4])])
     def declined(x):
-        return tf.constant(kernels._kernels["normalize"](x, (0, 1), 1e-2) is None)
+        return tf.constant(test_kernels.answer(x, (0, 1)) is None)
 
     assert not declined(X)
 
 
-@pytest.mark.parametrize("split_open", [False, True])
-def test_no_branches_in_what_may_be_exported(split_open):
+@pytest.mark.parametrize("exported", [False, True])
+def test_no_branches_in_what_may_be_exported(exported):
     @tf.function
     def call(x):
-        return ops.normalize(x, (1, 2), 1e-2, split_open=split_open)[0]
+        return ops.normalize(x, (1, 2), 1e-2, exported=exported)[0]
 
     operations = call.get_concrete_function(X).graph.get_operations()
-    assert any("If" in operation.type for operation in operations) == split_open
-    np.testing.assert_allclose(
-        call(X), ops.normalize.__wrapped__(X, (1, 2), 1e-2)[0], rtol=1e-5, atol=1e-6
-    )
+    assert any("If" in operation.type for operation in operations) != exported
+    np.testing.assert_allclose(call(X), plain.normalize(X, (1, 2), 1e-2)[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture(params=[0, 1 << 20], ids=["fused", "not fused"])
@@ -116,16 +115,16 @@ def least(request, monkeypatch):
 
 def test_what_is_fused(least):
     @tf.function
-    def call(x, axes, split_open):
-        return ops.normalize(x, axes, 1e-2, split_open=split_open)[0]
+    def call(x, axes, exported):
+        return ops.normalize(x, axes, 1e-2, exported=exported)[0]
 
-    for axes, split_open, expected in (
-        ((0, 1), True, not least),
-        ((0, 1), False, False),
-        ((0, 2), True, False),
-        ((1,), True, False),
+    for axes, exported, expected in (
+        ((0, 1), False, not least),
+        ((0, 1), True, False),
+        ((0, 2), False, False),
+        ((1,), False, False),
     ):
-        graph = call.get_concrete_function(X, axes, split_open).graph
+        graph = call.get_concrete_function(X, axes, exported).graph
         # What a custom gradient holds is in the graph itself.
         names = [operation.type for operation in graph.get_operations()]
         assert ("FusedBatchNormV3" in names) == expected
@@ -145,7 +144,7 @@ def test_fused_operations_are_the_plain_function(shape, axes, spanned, compiled,
     *arrays, cotangent = test_kernels.problem(shape, spanned, mean)
     expected, actual = (
         all_orders(lambda *a, f=f: f(a[0], axes, 1e-2, *a[1:])[0], arrays, cotangent, compiled)
-        for f in (test_kernels.plain, ops.normalize)
+        for f in (plain.normalize, ops.normalize)
     )
     test_kernels.assert_close(actual, expected)
 

@@ -10,6 +10,7 @@ from keras_norm import ops
 from keras_norm.kernels.tensorflow.multiplied import Fused, Plain
 from keras_norm.kernels.tensorflow.sums import count, mean, mean_square, parts, sum_like, sum_over
 from keras_norm.kernels.view import LARGEST_MEAN, View, spanned_axes
+from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
 
 # Sizes that stages are exact for.
@@ -20,25 +21,10 @@ LONGEST = 4096
 Target = enum.Enum("Target", ["XLA", "TENSORFLOW", "EXPORT"])
 
 
-def normalize(
-    x,
-    axes,
-    epsilon,
-    gamma=None,
-    beta=None,
-    weights=None,
-    combine=None,
-    split_open=True,
-    with_moments=True,
-):
-    """The kernel of `keras_norm.ops.normalize`."""
-    if (
-        weights is not None
-        or combine is not None
-        or not isinstance(x, tf.Tensor)
-        or x.shape.rank is None
-        or _has_tangent(x)
-    ):
+def normalize(problem, x, gamma, beta, weights, combine):
+    """Solves a problem of `keras_norm.ops.normalize`."""
+    axes, epsilon = problem.axes, problem.epsilon
+    if not isinstance(x, tf.Tensor) or x.shape.rank is None or _has_tangent(x):
         return None
     sizes = x.shape.as_list()
     spanned = spanned_axes(gamma, beta)
@@ -55,10 +41,10 @@ def normalize(
     given = next((v for v in (gamma, beta) if v is not None), tf.zeros([1] * view.rank, dtype))
     gamma = tf.ones_like(given) if gamma is None else gamma
     beta = tf.zeros_like(given) if beta is None else beta
-    function = _function(view, epsilon, _target(split_open))
+    function = _function(view, epsilon, _target(problem.exported))
     y, *moments = function(view.of(x), gamma, beta)
     y = tf.reshape(y, [-1 if size is None else size for size in sizes])
-    if not with_moments:
+    if not problem.moments:
         return y, None
     elements = tf.reduce_prod(tf.gather(tf.shape(x), tf.constant(axes, tf.int32)))
     return y, ops.Moments(tf.cast(elements, dtype), *map(view.moment, moments))
@@ -72,11 +58,11 @@ def _has_tangent(x):
     return bool(forwardprop_util.pack_tangents([x]).indices)
 
 
-def _target(split_open):
+def _target(exported):
     if _is_for_xla():
         return Target.XLA
     # What may be exported asks for no stages of open sizes.
-    return Target.TENSORFLOW if split_open or tf.executing_eagerly() else Target.EXPORT
+    return Target.TENSORFLOW if not exported or tf.executing_eagerly() else Target.EXPORT
 
 
 def _is_for_xla():
@@ -186,3 +172,6 @@ def _gradients_of_rows(g, standardized, columns, inverse, gamma, view):
     first = mean(weighted, view)
     second = mean(weighted * standardized, view)
     return (weighted - first - standardized * second) * inverse, dgamma, dbeta
+
+
+registry.register("normalize", "tensorflow", normalize, options=["exported", "moments"])

@@ -10,6 +10,6 @@ Everything else declines: other devices, compiled and exported graphs, `torch.fu
 derivatives, subclasses of tensors, masks, and axes in an order that `layout` does not know.
 """
 
-from keras_norm.kernels.torch.functions import convert, moved, normalize, standardize
+from keras_norm.kernels.torch.functions import normalize, standardize
 
-__all__ = ["convert", "moved", "normalize", "standardize"]
+__all__ = ["normalize", "standardize"]

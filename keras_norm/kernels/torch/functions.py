@@ -5,39 +5,20 @@
 
 from typing import Any
 
-import keras
 import torch
 
 from keras_norm import ops
 from keras_norm.kernels.torch.layout import layout_of
 from keras_norm.kernels.torch.sets import Channels, is_exact
+from keras_norm.ops import registry
 
 HALF = torch.float16, torch.bfloat16
 
 
-def convert(values, dtype, shape=None):
-    """The kernel of `keras_norm.ops.convert`: without Keras's search for symbolic tensors."""
-    values = values.value if isinstance(values, keras.Variable) else values
-    if type(values) not in (torch.Tensor, torch.nn.Parameter):
-        return None
-    if values.dtype != (dtype := getattr(torch, dtype)):
-        values = values.to(dtype)
-    return values if shape is None else values.reshape(shape)
-
-
-def normalize(
-    x,
-    axes,
-    epsilon,
-    gamma=None,
-    beta=None,
-    weights=None,
-    combine=None,
-    split_open=True,
-    with_moments=True,
-):
-    """The kernel of `keras_norm.ops.normalize`."""
-    if weights is not None or combine is not None or not _suit(x, gamma, beta):
+def normalize(problem, x, gamma, beta, weights, combine):
+    """Solves a problem of `keras_norm.ops.normalize`."""
+    axes, epsilon = problem.axes, problem.epsilon
+    if not _suit(x, gamma, beta):
         return None
     layout = layout_of(x, axes, gamma, beta)
     if layout is None:
@@ -48,11 +29,12 @@ def normalize(
     function: Any = _Normalize.apply if is_own else _normalized
     y, *moments = function(*layout.views(x, gamma, beta), layout.sets, epsilon)
     y = layout.unview(y)
-    return y, layout.moments(*moments, epsilon) if with_moments else None
+    return y, layout.moments(*moments, epsilon) if problem.moments else None
 
 
-def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
-    """The kernel of `keras_norm.ops.standardize`, for constant moments of channels."""
+def standardize(problem, x, moments, gamma, beta):
+    """Solves a problem of `keras_norm.ops.standardize`, for constant moments of channels."""
+    epsilon = problem.epsilon
     mean, variance = moments.shift, moments.variance
     if moments.residual is not None or x.dtype in HALF or not _suit(x, mean, variance, gamma, beta):
         return None
@@ -66,19 +48,6 @@ def standardize(x, moments, epsilon, gamma=None, beta=None, split_open=True):
     arguments = *layout.views(x, gamma, beta), *moments, layout.sets, epsilon
     function = _Standardize.apply if _needs_gradient(x, gamma, beta) else _standardized
     return layout.unview(function(*arguments)[0])
-
-
-def moved(averages, moments, momenta):
-    """The kernel of `keras_norm.ops.moved`."""
-    batch = moments.mean, moments.variance
-    if not _suit(*averages, *batch):
-        return None
-    if not (torch.isfinite(batch[0] + batch[1]).all() and (moments.count > 0).all()):
-        return list(averages)
-    return [
-        torch.lerp(old, new.detach().view_as(old), 1.0 - momentum)
-        for old, new, momentum in zip(averages, batch, momenta, strict=True)
-    ]
 
 
 def _suit(*tensors):
@@ -164,7 +133,7 @@ class _Normalize(torch.autograd.Function):
         if _has_plain_backward(gradient):
 
             def plain(x, gamma, beta):
-                return ops.normalize.__wrapped__(x, sets.axes, ctx.epsilon, gamma, beta)[0]
+                return _plain(x, sets.axes, ctx.epsilon, gamma, beta)
 
             gradients = _plain_gradients(plain, ctx, x, gamma, gradient)
         else:
@@ -195,7 +164,7 @@ class _Standardize(torch.autograd.Function):
             def plain(x, gamma, beta):
                 m, v = (field.view(sets.parameter_shape) for field in (mean, variance))
                 moments = ops.Moments(x.new_ones(()), m, None, v)
-                return ops.standardize.__wrapped__(x, moments, ctx.epsilon, gamma, beta)
+                return _plain_standardize(x, moments, ctx.epsilon, gamma, beta)
 
             gradients = _plain_gradients(plain, ctx, x, gamma, gradient)
         else:
@@ -214,6 +183,16 @@ def _needed(ctx, gradients):
     )
 
 
+def _plain(x, axes, epsilon, gamma, beta):
+    problem = ops.Problem.of(x, axes, epsilon, gamma, beta)
+    return ops.normalize_plain(problem, x, gamma, beta)[0]
+
+
+def _plain_standardize(x, moments, epsilon, gamma, beta):
+    problem = ops.Problem.of(x, (), epsilon, gamma, beta)
+    return ops.standardize_plain(problem, x, moments, gamma, beta)
+
+
 def _plain_gradients(plain, ctx, x, gamma, gradient):
     """Returns gradients that can be differentiated again."""
     sets = ctx.sets
@@ -230,3 +209,7 @@ def _plain_gradients(plain, ctx, x, gamma, gradient):
     for i, g in zip(needed, found, strict=True):
         gradients[i] = g
     return gradients
+
+
+registry.register("normalize", "torch", normalize, options=["exported", "moments"], device="cpu")
+registry.register("standardize", "torch", standardize, device="cpu")

@@ -1,0 +1,208 @@
+"""One form for all problems: (samples, before, groups, group size, after).
+
+The axes of an input play four parts: the axes of a set that gamma and beta do not span are
+*positions*, those that they do span are *members* of a group of channels; of the axes that no set
+extends over, those that gamma and beta span are *groups*, and the others are *samples*. Most
+problems list these parts in one order, so that neighbouring axes of a part can be viewed as one:
+
+    samples, positions before the channels, groups, members, positions after the channels
+
+A set is one group of one sample: `before * group_size * after` elements. A part that a problem
+lacks has size 1:
+
+| problem                                   | samples | before | groups | group size | after |
+| ----------------------------------------- | ------- | ------ | ------ | ---------- | ----- |
+| batch, (N, H, W, C)                       | 1       | N H W  | C      | 1          | 1     |
+| batch, (N, C, H, W)                       | 1       | N      | C      | 1          | H W   |
+| layer over channels, (N, T, C)            | N T     | 1      | 1      | C          | 1     |
+| layer over all, (N, H, W, C)              | N       | H W    | 1      | C          | 1     |
+| group, (N, H, W, C), C = G M              | N       | H W    | G      | M          | 1     |
+| channel-wise, (N, C, H, W)                | N       | 1      | C      | 1          | H W   |
+
+This module knows no backend: a plan consists of sizes, and executors do the reshaping.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+SAMPLES, BEFORE, GROUPS, MEMBERS, AFTER = range(5)
+
+
+class Form(NamedTuple):
+    """Sizes of the five parts; None for a part of unknown size."""
+
+    samples: int | None
+    before: int | None
+    groups: int | None
+    group_size: int | None
+    after: int | None
+
+    @property
+    def count(self):
+        """How many elements a set has; None if unknown."""
+        return _product((self.before, self.group_size, self.after))
+
+    @property
+    def channels(self):
+        """How many numbers gamma has; None if unknown."""
+        return _product((self.groups, self.group_size))
+
+
+class Mask(NamedTuple):
+    """How a mask covers the form.
+
+    Attributes:
+        expanded: Sizes of the mask, in the order of the plan, after broadcasting along what a
+            part that it covers in part lacks.
+        form: The sizes that the result is viewed in: the form's, or 1 where it is broadcast.
+    """
+
+    expanded: tuple
+    form: Form
+
+    @property
+    def is_by_set(self):
+        """Whether the mask only says which sets count: it is the same for a set's elements."""
+        return self.form.before == self.form.after == 1
+
+
+class Plan(NamedTuple):
+    """A problem in one form.
+
+    Attributes:
+        order: The axes of the input in the order of the form; `is_ordered` says that they are in
+            this order already.
+        sizes: Sizes of the input in this order.
+        form: `Form` that the input, so ordered, is viewed in.
+        parts: The part (`SAMPLES` to `AFTER`) of each axis, in this order.
+        moments: Sizes of the moments, in this order: 1 along the axes of a set.
+        mask: `Mask`, or None.
+    """
+
+    order: tuple
+    sizes: tuple
+    form: Form
+    parts: tuple
+    moments: tuple
+    mask: Mask | None
+
+    def sizes_of(self, part):
+        """Returns the sizes of the axes of a part, without those of size 1."""
+        pairs = zip(self.sizes, self.parts, strict=True)
+        return tuple(size for size, own in pairs if own == part and size != 1)
+
+    @property
+    def counts(self):
+        """Sizes of the counts of masked sets: those of the moments, and 1 for the channels."""
+        pairs = zip(self.sizes, self.parts, strict=True)
+        return tuple(size if part == SAMPLES else 1 for size, part in pairs)
+
+    @property
+    def is_ordered(self):
+        """Whether the input has its axes in the order of the form."""
+        return self.order == tuple(range(len(self.order)))
+
+    @property
+    def inverse(self):
+        """The permutation that takes the order of the form back to the input's."""
+        return tuple(sorted(range(len(self.order)), key=self.order.__getitem__))
+
+    @property
+    def is_rows(self):
+        """Whether the sets are rows of a matrix, and gamma and beta belong to its columns."""
+        form = self.form
+        return form.before == form.groups == form.after == 1
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(problem, order=None):
+    """Returns the `Plan` of a problem, or None where it does not have the form.
+
+    Args:
+        problem: `Problem`.
+        order: None, or the axes from the slowest to the fastest in memory, where a backend knows
+            how the input lies: the plan then has this order.
+    """
+    rank = len(problem.shape)
+    order = tuple(range(rank)) if order is None else tuple(order)
+    parts = _parts(problem, order)
+    if parts is None:
+        return None
+    members: list[list[int]] = [[], [], [], [], []]
+    for axis, part in zip(order, parts, strict=True):
+        members[part].append(axis)
+    form = Form(*(_product(problem.shape[axis] for axis in axes) for axes in members))
+    mask = None
+    if problem.mask is not None:
+        mask = _mask(problem, order, members)
+        if mask is None:
+            return None
+    return Plan(
+        order,
+        tuple(problem.shape[axis] for axis in order),
+        form,
+        tuple(parts),
+        tuple(1 if axis in problem.axes else problem.shape[axis] for axis in order),
+        mask,
+    )
+
+
+def stages(size, longest):
+    """Returns sizes of at most `longest` whose product is `size`, or None if there are none.
+
+    A sum over them in turn adds up few numbers at a time, so that its rounding error stays small.
+    """
+    if size <= longest:
+        return (size,)
+    length = next((n for n in range(longest, 1, -1) if size % n == 0), 1)
+    rest = stages(size // length, longest) if length > 1 else None
+    return None if rest is None else (*rest, length)
+
+
+def _parts(problem, order):
+    """Returns the part that each axis, in the given order, belongs to; None if out of order."""
+    spans = {axes for axes in (problem.gamma_axes, problem.beta_axes) if axes is not None}
+    if len(spans) > 1:
+        return None
+    (spanned,) = spans or {None}
+    if spanned is None and set(order[-len(problem.axes) :]) == set(problem.axes):
+        # Without gamma and beta, sets that lie together are rows of a matrix.
+        spanned = problem.axes
+    parts: list[int] = []
+    current = SAMPLES
+    for axis in order:
+        if problem.shape[axis] != 1:
+            is_position = axis in problem.axes and (spanned is None or axis not in spanned)
+            if is_position:
+                part = BEFORE if current <= BEFORE else AFTER
+            elif axis in problem.axes:
+                part = MEMBERS
+            elif spanned is None:
+                part = SAMPLES if current == SAMPLES else GROUPS
+            else:
+                part = GROUPS if axis in spanned else SAMPLES
+            if part < current:
+                return None
+            current = part
+        parts.append(current)
+    return parts
+
+
+def _mask(problem, order, members):
+    """Returns how the mask covers the form; None if it differs between the channels of a set."""
+    if any(problem.mask[axis] != 1 for part in (GROUPS, MEMBERS) for axis in members[part]):
+        return None
+    expanded = dict(enumerate(problem.mask))
+    sizes = [1] * 5
+    for part in (SAMPLES, BEFORE, AFTER):
+        if any(problem.mask[axis] != 1 for axis in members[part]):
+            expanded.update({axis: problem.shape[axis] for axis in members[part]})
+            sizes[part] = _product(problem.shape[axis] for axis in members[part])
+    return Mask(tuple(expanded[axis] for axis in order), Form(*sizes))
+
+
+def _product(sizes):
+    """Returns the product of sizes; None if one is unknown."""
+    sizes = tuple(sizes)
+    return None if None in sizes else math.prod(sizes)

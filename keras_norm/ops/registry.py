@@ -1,0 +1,75 @@
+"""Which implementation answers: executors register here, and the plain functions ask here.
+
+An executor is a function that solves problems on one backend, perhaps on one kind of device. It
+gets a `Problem` and the tensors, and returns what the plain function would return, or None to
+decline. Executors differ from the plain functions in speed and in nothing else.
+
+They are on unless the environment variable `KERAS_NORM_KERNELS` is 0 when the package is imported;
+`set_enabled` switches them while a program runs. As with every setting that is read while a step
+is traced, compile again after a change.
+"""
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+
+_enabled = os.environ.get("KERAS_NORM_KERNELS", "1") != "0"
+
+
+class Executor(NamedTuple):
+    """A function that solves problems, and the options of `Problem` that it has declared."""
+
+    run: Callable
+    options: frozenset
+
+
+# In the order in which they are asked, by function, backend and device.
+_executors: dict[tuple, list[Executor]] = {}
+
+
+def register(function, backend, run, options=(), device=None):
+    """Registers an executor; it is asked after those that are registered already.
+
+    Args:
+        function: Name of the function in `keras_norm.ops`: "normalize" or "standardize".
+        backend: Name of the Keras backend.
+        run: Function of the `Problem` and the tensors of the call. It returns the result, or None.
+        options: Names of the options of `Problem` that `run` knows. Problems that use another one
+            are not offered to it.
+        device: Kind of device that `run` is for, where the backend knows the device at the call;
+            None where a program for a device is compiled later.
+    """
+    key = function, backend, device
+    _executors.setdefault(key, []).append(Executor(run, frozenset(options)))
+
+
+def registered(function, device=None):
+    """Returns the executors for a function on the current backend and a device."""
+    return tuple(_executors.get((function, keras.backend.backend(), device), ()))
+
+
+def answer(function, problem, *tensors):
+    """Returns the answer of the first executor that takes the problem, or None."""
+    if not _enabled:
+        return None
+    executors = registered(function, problem.device)
+    options = problem.options if executors else None
+    for executor in executors:
+        if options <= executor.options:
+            found = executor.run(problem, *tensors)
+            if found is not None:
+                return found
+    return None
+
+
+def is_enabled():
+    """Returns whether executors are asked."""
+    return _enabled
+
+
+def set_enabled(enabled):
+    """Switches the executors on or off."""
+    global _enabled
+    _enabled = bool(enabled)
