@@ -7,8 +7,10 @@ in `print(...)  # text`, the text is what it must print; so is a block of text a
 
 import ast
 import contextlib
+import importlib.util
 import inspect
 import io
+import json
 import operator
 import re
 import subprocess
@@ -178,6 +180,38 @@ def test_pictures_are_written_by_a_script(image):
     scripts += ROOT.glob("benchmarks/*.py")
     family = image.stem.split("-")[0]  # sets-batch.png is one of sets-{name}.png
     assert any(family in script.read_text() for script in scripts)
+
+
+def structure():
+    """Returns the script that draws the structure of the package, as a module."""
+    path = ROOT / "docs/figures/structure.py"
+    spec = importlib.util.spec_from_file_location("structure", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_picture_of_the_structure_is_that_of_the_code():
+    """If this fails, `python docs/figures/structure.py` draws the picture again."""
+    script = structure()
+    drawn = json.loads(script.IMPORTS.read_text())
+    assert [tuple(pair) for pair in drawn] == script.imports()
+
+
+def test_imports_have_one_direction():
+    """A circle of imports has no levels. Layers know neither conversions nor other names."""
+    script = structure()
+    level = script.levels(script.imports())
+    assert level["ops"] < level["layers"] < min(level["conversion"], level["matlab"])
+    with pytest.raises(ValueError, match="import each other"):
+        script.levels([("a", "b"), ("b", "a")])
+
+
+def test_no_arrow_of_the_structure_passes_behind_a_box():
+    script = structure()
+    pairs = script.imports()
+    places = script.layout(pairs)
+    assert not any(script.hidden(pair, places) for pair in script.without_implied(pairs))
 
 
 def test_pages_are_not_empty():
