@@ -67,7 +67,7 @@ torch.nn.modules.module.register_module_module_registration_hook(_mark)
 def scope(model):
     """Runs PyTorch modules in the model in inference, without gradients, then restores them.
 
-    It also restores PyTorch's random generator, from which each pass of a `DataLoader` draws a seed.
+    It also restores PyTorch's random generator: each pass of a `DataLoader` draws a seed from it.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
