@@ -14,6 +14,7 @@ On an accelerator a branch costs more than a pass: there the program has none
 """
 
 import functools
+import itertools
 import math
 
 import jax
@@ -21,7 +22,8 @@ import jax.numpy as jnp
 from jax.lax import optimization_barrier, platform_dependent
 
 from keras_norm import ops
-from keras_norm.kernels.plan import AFTER, BEFORE, GROUPS, SAMPLES, plan, stages
+from keras_norm.kernels.plan import AFTER, BEFORE, plan, stages
+from keras_norm.kernels.view import Masked, View
 from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
 
@@ -34,156 +36,31 @@ LONGEST_AXIS = 16384
 LONGEST_STAGE = 512
 
 
-class View:
-    """How the executor sees the arrays of a plan: few axes, and which of them sums run over.
-
-    With positions, the axes are (samples, positions before, channels, positions after); sums run
-    over the positions, and over the channels of a group afterwards. Without positions, they are
-    (samples, groups, members), and sums run over the members. Axes of size 1 are left out, and
-    those of positions stay as they are: XLA may take ten times as long for sums in another view.
-
-    Attributes:
-        shape: Sizes of the input in the view.
-        is_by_channel: Whether there are positions.
-        rows, others: The axes that sums run over first, and then.
-    """
-
-    def __init__(self, plan, before, after):
-        self.plan = plan
-        samples, _, groups, group_size, _ = plan.form
-        self.is_by_channel = bool(before or after)
-        channels = (groups * group_size,) if self.is_by_channel else (groups, group_size)
-        axes = [(SAMPLES, samples)] if samples != 1 else []
-        axes += [(BEFORE, size) for size in before]
-        axes += [(GROUPS, size) for size in channels if size != 1 or size is channels[-1]]
-        axes += [(AFTER, size) for size in after]
-        self.parts, self.shape = (tuple(v) for v in zip(*axes, strict=True))
-        positions = [a for a, part in enumerate(self.parts) if part in (BEFORE, AFTER)]
-        positions = positions or [len(axes) - 1]
-        self.rows, self.others = tuple(positions[-1:]), tuple(positions[:-1])
-
-    def of(self, x):
-        """Returns the input in the view."""
-        return self._ordered(x).reshape(self.shape)
-
-    def back(self, y):
-        """Returns an array in the view in the shape of the input."""
-        return self._as_given(y.reshape(self.plan.sizes))
-
-    def parameter(self, values, default, dtype):
-        """Returns gamma or beta in the view; None stands for a default."""
-        if values is None:
-            return jnp.full((1,) * len(self.shape), default, dtype)
-        return values.reshape(self._sizes(GROUPS))
-
-    def weights(self, weights, dtype):
-        """Returns a mask in the view, 1 where it is broadcast."""
-        expanded, form = self.plan.mask
-        weights = jnp.broadcast_to(self._ordered(weights), expanded).astype(dtype)
-        covered = [part for part in (SAMPLES, BEFORE, AFTER) if form[part] != 1]
-        return weights.reshape(self._sizes(*covered))
-
-    def moment(self, values):
-        """Returns moments by sample and channel as moments of sets, of the rank of the input."""
-        if self.is_by_channel:
-            _, _, groups, group_size, _ = self.plan.form
-            values = values.reshape(-1, groups, group_size)[:, :, 0]
-        return self._as_given(values.reshape(self.plan.moments))
-
-    def of_moment(self, values):
-        """Returns moments of sets that are channels in the view."""
-        return self._ordered(values).reshape(self._sizes(SAMPLES, GROUPS))
-
-    def count(self, values):
-        """Returns counts by sample, of the rank of the input."""
-        return self._as_given(values.reshape(self.plan.counts))
-
-    def _sizes(self, *parts):
-        """Returns the view's sizes along the axes of some parts, and 1 along the others."""
-        pairs = zip(self.shape, self.parts, strict=True)
-        return [size if part in parts else 1 for size, part in pairs]
-
-    def _ordered(self, x):
-        return x if self.plan.is_ordered else x.transpose(self.plan.order)
-
-    def _as_given(self, x):
-        return x if self.plan.is_ordered else x.transpose(self.plan.inverse)
-
-    def mean(self, x, masked):
-        """Returns the means of the sets, by sample and channel."""
-        x = masked.counted(x)
-        for stage in (self.rows, self.others):
-            if stage:
-                x = jnp.sum(x, stage, keepdims=True)
-                if masked.total is None:
-                    x = x / math.prod(self.shape[a] for a in stage)
-        return self.across(x if masked.total is None else x / jnp.maximum(masked.total, 1))
-
-    def across(self, values):
-        """Returns means by channel as means over all channels of a group."""
-        _, _, groups, group_size, _ = self.plan.form
-        if not self.is_by_channel or group_size == 1:
-            return values
-        by_group = values.reshape(-1, groups, group_size)
-        # Not `jnp.mean`, which computes in float32.
-        means = jnp.sum(by_group, 2, keepdims=True) / group_size
-        return jnp.broadcast_to(means, by_group.shape).reshape(values.shape)
-
-
 # One view for a plan, as what is compiled is found by it.
 @functools.lru_cache(maxsize=4096)
 def _view(plan):
     """Returns the `View` of a plan; None where an axis is too long and has no divisors."""
-    axes = []
-    for part in (BEFORE, AFTER):
-        split = [
+    before, after = (
+        [
             (size,) if size <= LONGEST_AXIS else stages(size, LONGEST_STAGE)
             for size in plan.sizes_of(part)
         ]
-        if None in split:
-            return None
-        axes.append(tuple(size for sizes in split for size in sizes))
-    return View(plan, *axes)
+        for part in (BEFORE, AFTER)
+    )
+    if None in before + after:
+        return None
+    return View(plan, *(itertools.chain(*sizes) for sizes in (before, after)))
 
 
-class Masked:
-    """What a mask makes of the arrays of a view; without one, they stay as they are.
-
-    Attributes:
-        count: Elements of each set that count, by sample; None if all do.
-        total: Elements of each channel of a set that count, by sample. None if all do, and where
-            the elements of a set count or do not count together: a selection at the end will do.
-    """
-
-    def __init__(self, view, weights, dtype):
-        self.count = self.total = self._counts = None
-        if weights is None:
-            return
-        w = view.weights(weights, dtype)
-        self._counts = w > 0
-        if view.plan.mask.is_by_set:
-            self.count = w * view.plan.form.count
-        else:
-            positions = (*view.rows, *view.others)
-            repeats = math.prod(view.shape[a] for a in positions if w.shape[a] == 1)
-            self.total = jnp.sum(w, positions, keepdims=True) * repeats
-            self.count = self.total * view.plan.form.group_size
-
-    def counted(self, x):
-        """Returns `x` with 0 for padding, for sums."""
-        return x if self._counts is None else jnp.where(self._counts, x, 0)
-
-    def held(self, x, like=None):
-        """Returns `x` with 0 for padding that is not finite (in `like`, if that is given)."""
-        if self._counts is None:
-            return x
-        if self.total is None:
-            return jnp.where(self._counts, x, 0)
-        return jnp.where(self._counts | jnp.isfinite(x if like is None else like), x, 0)
-
-    def selected(self, inverse):
-        """Returns 1 / deviation, 0 for empty sets."""
-        return inverse if self.count is None else jnp.where(self.count > 0, inverse, 0)
+def _mean(view, x, masked):
+    """Returns the means of the sets: over the last axis of positions first, then the others."""
+    x = masked.counted(x)
+    for stage in (view.positions[-1:], view.positions[:-1]):
+        if stage:
+            x = jnp.sum(x, stage, keepdims=True)
+            if masked.total is None:
+                x = x / math.prod(view.shape[a] for a in stage)
+    return view.across(x if masked.total is None else x / masked.total)
 
 
 def normalize(problem, x, gamma, beta, weights, combine):
@@ -267,9 +144,9 @@ def _normalize_jvp(view, epsilon, centered, primals, tangents):
         x, dx = masked.held(x), masked.held(dx, like=x)
         inverse = masked.selected(jax.lax.rsqrt(variance + epsilon))
         scale = gamma * inverse
-        first = view.mean(dx, masked) if centered else jnp.zeros_like(residual)
+        first = _mean(view, dx, masked) if centered else jnp.zeros_like(residual)
         # sum(w (x - mean) dx), as mean = shift + residual
-        product = view.mean((x - shift) * dx, masked) - residual * first
+        product = _mean(view, (x - shift) * dx, masked) - residual * first
         second = product * inverse
         # Transposed, what is multiplied by dgamma, slope or offset here becomes what sums read.
         if view.is_by_channel:
@@ -301,8 +178,8 @@ def _local_moments_jvp(view, centered, dtype, primals, tangents):
     masked = Masked(view, weights, jnp.dtype(dtype))
     x, dx = x.astype(dtype), tangents[0].astype(dtype)
     x, dx = masked.held(x), masked.held(dx, like=x)
-    first = view.mean(dx, masked) if centered else jnp.zeros_like(residual)
-    product = view.mean((x - shift) * dx, masked) - residual * first
+    first = _mean(view, dx, masked) if centered else jnp.zeros_like(residual)
+    product = _mean(view, (x - shift) * dx, masked) - residual * first
     return (shift, residual, variance), (jnp.zeros_like(shift), first, 2 * product)
 
 
@@ -322,10 +199,10 @@ def _moments(view, centered, x, masked, dtype):
 
     def mean_and_variance(shift):
         values = x.astype(dtype) if shift is None else x.astype(dtype) - shift
-        square = view.mean(jnp.square(values), masked)
+        square = _mean(view, jnp.square(values), masked)
         if not centered:
             return jnp.zeros_like(square), square
-        mean = view.mean(values, masked)
+        mean = _mean(view, values, masked)
         return mean, jnp.maximum(square - jnp.square(mean), 0)
 
     mean, variance = mean_and_variance(None)

@@ -128,7 +128,11 @@ def plan(problem, order=None):
     order = tuple(range(rank)) if order is None else tuple(order)
     parts = _parts(problem, order)
     if parts is None:
-        return None
+        # Layers over channels that come first: samples lie behind them, and go before them.
+        order = tuple(sorted(order, key=lambda axis: not _is_sample(problem, axis)))
+        parts = _parts(problem, order)
+        if parts is None:
+            return None
     members: list[list[int]] = [[], [], [], [], []]
     for axis, part in zip(order, parts, strict=True):
         members[part].append(axis)
@@ -166,8 +170,7 @@ def _parts(problem, order):
     if len(spans) > 1:
         return None
     (spanned,) = spans or {None}
-    if spanned is None and set(order[-len(problem.axes) :]) == set(problem.axes):
-        # Without gamma and beta, sets that lie together are rows of a matrix.
+    if spanned is None and _are_rows(problem, order):
         spanned = problem.axes
     parts: list[int] = []
     current = SAMPLES
@@ -187,6 +190,18 @@ def _parts(problem, order):
             current = part
         parts.append(current)
     return parts
+
+
+def _is_sample(problem, axis):
+    """Returns whether no set extends over an axis, and neither gamma nor beta spans it."""
+    spanned = (problem.gamma_axes or ()) + (problem.beta_axes or ())
+    return axis not in problem.axes and axis not in spanned
+
+
+def _are_rows(problem, order):
+    """Returns whether sets without gamma and beta lie together, and count as a whole or not."""
+    is_last = set(order[-len(problem.axes) :]) == set(problem.axes)
+    return is_last and (problem.mask is None or all(problem.mask[a] == 1 for a in problem.axes))
 
 
 def _mask(problem, order, members):

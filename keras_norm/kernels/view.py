@@ -1,89 +1,160 @@
-"""What the kernels for XLA share: how they view an array, and when they shift it."""
+"""How XLA's executors see an array: few axes, and which of them sums run over."""
 
 import math
 
 from keras import ops
 
-# Moments of data whose means are this many deviations from zero lose nothing that shows.
-LARGEST_MEAN = 1.0
-
-
-def spanned_axes(gamma, beta):
-    """Returns the axes that gamma and beta span; None if these are not the same."""
-    shapes = {tuple(v.shape) for v in (gamma, beta) if v is not None}
-    if len(shapes) > 1:
-        return None
-    return tuple(axis for shape in shapes for axis, size in enumerate(shape) if size != 1)
+from keras_norm.kernels.plan import AFTER, BEFORE, GROUPS, SAMPLES
 
 
 class View:
-    """An array with few axes, and the axes to sum over.
+    """The arrays of a plan with few axes.
 
-    Axes of size 1 are left out, and neighbours that gamma and beta span are one axis of channels:
-    with a short axis at the end, XLA may take ten times as long for a sum. What a set is of these
-    channels, `across` knows. Only where gamma and beta span all axes of a set the sums run over
-    these.
+    With positions, the axes are (samples, positions before, channels, positions after); sums run
+    over the positions, and over the channels of a group afterwards. Without positions, they are
+    (samples, groups, members), and sums run over the members. Axes of size 1 are left out, and
+    those of positions stay as they are: XLA may take ten times as long for sums in another view.
 
     Args:
-        sizes: Sizes of the array; None for a batch of unknown size.
-        axes: The axes that a set extends over.
-        spanned: The axes that gamma and beta span.
-        parts: None, or a function of `sizes` and the axes to sum over. It returns a dictionary
-            with the axis that becomes two, and their sizes.
+        plan: `Plan`.
+        before, after: Sizes of the axes of positions, whose products are those of the plan.
 
     Attributes:
-        rank: How many axes the view has.
-        part: A list of the first of the two axes that an axis became; empty if none did.
-        batch: A list of what the first axis of the array became else, if it is summed.
-        positions: A list of the other axes of the view to sum over.
-        is_by_channel: Whether sums run over other axes than gamma and beta span.
+        shape: Sizes of the input in the view; -1 for one that is unknown.
+        parts: The part of the plan that each axis belongs to.
+        positions: The axes that sums run over.
+        is_by_channel: Whether there are positions.
     """
 
-    def __init__(self, sizes, axes, spanned, parts=None):
-        inner = [axis for axis in axes if axis not in spanned]
-        summed = inner or axes
-        self.is_by_channel = bool(inner)
-        self._outer = tuple(axis for axis in axes if axis not in summed)
-        sizes = [-1 if size is None else size for size in sizes]
-        self._set_sizes = [1 if axis in axes else size for axis, size in enumerate(sizes)]
-        self._outer_size = math.prod(sizes[axis] for axis in self._outer)
-        self._channel_sizes = [1 if axis in summed else size for axis, size in enumerate(sizes)]
-        parts = {} if parts is None else parts(sizes, summed)
-        # For each axis of the view the axes that it is made of, and its size if it is a part.
-        self._axes: list = []
-        self.part, self.positions, self.batch = [], [], []
-        for axis, size in enumerate(sizes):
-            if inner and axis in spanned and axis - 1 in spanned:
-                self._axes[-1][0].append(axis)
-            elif size != 1:
-                for part in parts.get(axis, [None]):
-                    if axis in summed:
-                        is_first = part is not None and not self.part
-                        found = self.batch if axis == 0 else self.positions
-                        (self.part if is_first else found).append(len(self._axes))
-                    self._axes.append(([axis], part))
-        self.rank = len(self._axes)
+    def __init__(self, plan, before, after):
+        self.plan = plan
+        samples, _, groups, group_size, _ = plan.form
+        before, after = tuple(before), tuple(after)
+        self.is_by_channel = bool(before or after)
+        channels = (groups * group_size,) if self.is_by_channel else (groups, group_size)
+        axes = [(SAMPLES, samples)] if samples != 1 else []
+        axes += [(BEFORE, size) for size in before]
+        axes += [(GROUPS, n) for i, n in enumerate(channels) if n != 1 or i == len(channels) - 1]
+        axes += [(AFTER, size) for size in after]
+        self.parts = tuple(part for part, _ in axes)
+        self.shape = tuple(-1 if size is None else size for _, size in axes)
+        positions = tuple(a for a, part in enumerate(self.parts) if part in (BEFORE, AFTER))
+        self.positions = positions or (len(axes) - 1,)
+        self.rank = len(axes)
 
     def of(self, x):
-        """Returns an array, with sizes of the original or 1, in the view."""
-        sizes = []
-        for made_of, part in self._axes:
-            size = math.prod(-1 if n is None else n for n in (x.shape[axis] for axis in made_of))
-            sizes.append(size if part is None or size == 1 else part)
-        return ops.reshape(x, sizes)
+        """Returns the input in the view."""
+        return ops.reshape(self._ordered(x), self.shape)
 
-    def across(self, values):
-        """Returns what was found by channel, as means over all channels of a set."""
-        if not self._outer:
-            return values
-        by_axis = ops.reshape(values, self._channel_sizes)
-        # Not `ops.mean`, which computes in float32 on JAX.
-        means = ops.sum(by_axis, self._outer, keepdims=True) / self._outer_size
-        return ops.reshape(ops.broadcast_to(means, ops.shape(by_axis)), ops.shape(values))
+    def back(self, y):
+        """Returns an array in the view in the shape of the input."""
+        return self._as_given(ops.reshape(y, _open(self.plan.sizes)))
+
+    def parameter(self, values, default, dtype):
+        """Returns gamma or beta in the view; None stands for a default."""
+        if values is None:
+            return ops.full(self._sizes(GROUPS), default, dtype)
+        return ops.reshape(values, self._sizes(GROUPS))
+
+    def weights(self, weights):
+        """Returns a mask in the view, 1 where it is broadcast."""
+        expanded, form = self.plan.mask
+        weights = self._ordered(ops.convert_to_tensor(weights))
+        given = weights.shape
+        # One size may be unknown; the mask has it then, too.
+        weights = ops.broadcast_to(
+            weights,
+            [
+                n if n is not None else ops.shape(weights)[a] if m is None else m
+                for a, (n, m) in enumerate(zip(expanded, given, strict=True))
+            ],
+        )
+        return ops.reshape(
+            weights, self._sizes(*(part for part in (SAMPLES, BEFORE, AFTER) if form[part] != 1))
+        )
 
     def moment(self, values):
-        """Returns a moment with the rank of the original and size 1 along the axes of a set."""
-        if self._outer:
-            first = [slice(1 if a in self._outer else None) for a in range(len(self._set_sizes))]
-            values = ops.reshape(values, self._channel_sizes)[tuple(first)]
-        return ops.reshape(values, self._set_sizes)
+        """Returns moments by sample and channel as moments of sets, of the rank of the input."""
+        if self.is_by_channel:
+            _, _, groups, group_size, _ = self.plan.form
+            values = ops.reshape(values, (-1, groups, group_size))[:, :, 0]
+        return self._as_given(ops.reshape(values, _open(self.plan.moments)))
+
+    def of_moment(self, values):
+        """Returns moments of sets that are channels in the view."""
+        return ops.reshape(self._ordered(values), self._sizes(SAMPLES, GROUPS))
+
+    def count(self, values):
+        """Returns counts by sample, of the rank of the input."""
+        return self._as_given(ops.reshape(values, _open(self.plan.counts)))
+
+    def across(self, values):
+        """Returns means by channel as means over all channels of a group."""
+        _, _, groups, group_size, _ = self.plan.form
+        if not self.is_by_channel or group_size == 1:
+            return values
+        by_group = ops.reshape(values, (-1, groups, group_size))
+        # Not `ops.mean`, which computes in float32 on JAX.
+        means = ops.sum(by_group, 2, keepdims=True) / group_size
+        means = ops.broadcast_to(means, ops.shape(by_group))
+        return ops.reshape(means, ops.shape(values))
+
+    def repeats(self, weights):
+        """Returns how many positions share an entry of a mask in the view."""
+        return math.prod(self.shape[a] for a in self.positions if weights.shape[a] == 1)
+
+    def _sizes(self, *parts):
+        """Returns the view's sizes along the axes of some parts, and 1 along the others."""
+        pairs = zip(self.shape, self.parts, strict=True)
+        return [size if part in parts else 1 for size, part in pairs]
+
+    def _ordered(self, x):
+        return x if self.plan.is_ordered else ops.transpose(x, self.plan.order)
+
+    def _as_given(self, x):
+        return x if self.plan.is_ordered else ops.transpose(x, self.plan.inverse)
+
+
+class Masked:
+    """What a mask makes of the arrays of a view; without one, they stay as they are.
+
+    Attributes:
+        count: Elements of each set that count, by sample; None if all do.
+        total: Elements of each channel of a set that count, by sample, at least 1. None if all
+            do, and where the elements of a set count or do not count together: a selection at the
+            end will do.
+    """
+
+    def __init__(self, view, weights, dtype):
+        self.count = self.total = self._counts = None
+        if weights is None:
+            return
+        w = ops.cast(view.weights(weights), dtype)
+        self._counts = w > 0
+        if view.plan.mask.is_by_set:
+            self.count = w * view.plan.form.count
+        else:
+            total = ops.sum(w, view.positions, keepdims=True) * view.repeats(w)
+            self.count = total * view.plan.form.group_size
+            self.total = ops.maximum(total, 1)
+
+    def counted(self, x):
+        """Returns `x` with 0 for padding, for sums."""
+        return x if self._counts is None else ops.where(self._counts, x, ops.zeros_like(x))
+
+    def held(self, x, like=None):
+        """Returns `x` with 0 for padding that is not finite (in `like`, if that is given)."""
+        if self.total is None:
+            return self.counted(x)
+        kept = ops.logical_or(self._counts, ops.isfinite(x if like is None else like))
+        return ops.where(kept, x, ops.zeros_like(x))
+
+    def selected(self, inverse):
+        """Returns 1 / deviation, 0 for empty sets."""
+        if self.count is None:
+            return inverse
+        return ops.where(self.count > 0, inverse, ops.zeros_like(inverse))
+
+
+def _open(sizes):
+    return [-1 if size is None else size for size in sizes]

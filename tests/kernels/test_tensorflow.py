@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_norm import ops
 from keras_norm.kernels.tensorflow import multiplied
-from keras_norm.kernels.tensorflow.functions import _is_for_xla
+from keras_norm.kernels.tensorflow.functions import Target, _target
 from tests import plain
 from tests.kernels import test_kernels
 from tests.kernels.derivatives import all_orders
@@ -176,13 +176,37 @@ def test_code_for_xla_is_known(jit_compile):
 
     @tf.function(jit_compile=jit_compile)
     def outer(x):
-        found.append(_is_for_xla())
+        found.append(_target(exported=False) is Target.XLA)
         return tf.function(inner)(x)
 
     def inner(x):
-        found.append(_is_for_xla())
+        found.append(_target(exported=False) is Target.XLA)
         return x
 
     outer(X)
     assert found == [jit_compile, jit_compile]
-    assert not _is_for_xla()
+    assert _target(exported=False) is not Target.XLA
+
+
+@pytest.mark.parametrize("rows", [100_000, 1_000_000])
+@pytest.mark.parametrize("mean", [0.0, 1e5])
+@pytest.mark.parametrize("compiled", ["graph", "xla"])
+def test_long_axes_keep_the_promised_accuracy(rows, mean, compiled):
+    test_kernels.assert_promised_accuracy((rows, 3), (0,), (1,), mean, compiled=compiled)
+
+
+def test_third_derivatives_are_the_plain_ones():
+    def third(normalize):
+        x = tf.Variable(X)
+        with tf.GradientTape() as a:
+            with tf.GradientTape() as b:
+                with tf.GradientTape() as c:
+                    y = tf.reduce_sum(normalize(x.value(), (0, 1), 1e-2)[0] ** 3)
+                first = tf.reduce_sum(c.gradient(y, x) ** 2)
+            second = tf.reduce_sum(b.gradient(first, x) ** 2)
+        return a.gradient(second, x)
+
+    expected = third(plain.normalize)
+    np.testing.assert_allclose(
+        third(ops.normalize), expected, rtol=0, atol=1e-4 * np.abs(expected).max()
+    )
