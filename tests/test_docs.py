@@ -182,36 +182,40 @@ def test_pictures_are_written_by_a_script(image):
     assert any(family in script.read_text() for script in scripts)
 
 
-def structure():
-    """Returns the script that draws the structure of the package, as a module."""
-    path = ROOT / "docs/figures/structure.py"
-    spec = importlib.util.spec_from_file_location("structure", path)
+def script(path):
+    """Returns a script of the repository as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+def structure():
+    """Returns the script that draws the structure of the package."""
+    return script("docs/figures/structure.py")
+
+
 def test_picture_of_the_structure_is_that_of_the_code():
     """If this fails, `python docs/figures/structure.py` draws the picture again."""
-    script = structure()
-    drawn = json.loads(script.IMPORTS.read_text())
-    assert [tuple(pair) for pair in drawn] == script.imports()
+    drawing = structure()
+    drawn = json.loads(drawing.IMPORTS.read_text())
+    assert [tuple(pair) for pair in drawn] == drawing.imports()
 
 
 def test_imports_have_one_direction():
     """A circle of imports has no levels. Layers know neither conversions nor other names."""
-    script = structure()
-    level = script.levels(script.imports())
+    drawing = structure()
+    level = drawing.levels(drawing.imports())
     assert level["ops"] < level["layers"] < min(level["conversion"], level["matlab"])
     with pytest.raises(ValueError, match="import each other"):
-        script.levels([("a", "b"), ("b", "a")])
+        drawing.levels([("a", "b"), ("b", "a")])
 
 
 def test_no_arrow_of_the_structure_passes_behind_a_box():
-    script = structure()
-    pairs = script.imports()
-    places = script.layout(pairs)
-    assert not any(script.hidden(pair, places) for pair in script.without_implied(pairs))
+    drawing = structure()
+    pairs = drawing.imports()
+    places = drawing.layout(pairs)
+    assert not any(drawing.hidden(pair, places) for pair in drawing.without_implied(pairs))
 
 
 def test_pages_are_not_empty():
@@ -219,6 +223,28 @@ def test_pages_are_not_empty():
     assert sum(len(blocks(page)) for page in PAGES) > 15
 
 
-def test_citation_has_the_version():
-    lines = (ROOT / "CITATION.cff").read_text().splitlines()
-    assert f"version: {keras_norm.__version__}" in lines
+def test_citation_changelog_and_recipe_have_the_version():
+    version = keras_norm.__version__
+    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"\n## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
+    assert f'version: "{version}"' in (ROOT / "conda/recipe.yaml").read_text()
+
+
+def test_recipe_has_the_requirements_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    recipe = (ROOT / "conda/recipe.yaml").read_text().split("  run:\n")[1]
+    needed = set(re.findall(r"^    - (.+)$", recipe, re.MULTILINE))
+    declared = {re.sub(r"(?=[<>])", " ", one, count=1) for one in project["dependencies"]}
+    assert needed == {f"python {project['requires-python']}", *declared}
+
+
+def test_readme_of_the_distributions_has_absolute_links():
+    pytest.importorskip("hatchling")
+    text = script("hatch_build.py").absolute(
+        (ROOT / "README.md").read_text(), "https://example.org/r", "v1"
+    )
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert all(link.startswith("https://") for link in links)
+    assert "https://example.org/r/blob/v1/docs/start.md" in links
+    assert "https://example.org/r/raw/v1/docs/images/numerics.png" in links
+    assert "https://example.org/r/actions/workflows/ci.yml" in links
