@@ -25,7 +25,9 @@ import pytest
 import keras_norm
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/howto").glob("*.md")]
+)
 BLOCK = re.compile(r"(?:<!-- backend: (\w+) -->\n)? *```python\n(.*?)```", re.DOTALL)
 EXPECTED = re.compile(r"^print\(.*\)  # (.*)$")
 OUTPUT = re.compile(r"prints[^\n]*:\n\n```text\n(.*?)```", re.DOTALL)
