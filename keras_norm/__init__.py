@@ -19,7 +19,7 @@ from keras_norm.population import update_population_statistics
 with contextlib.suppress(ModuleNotFoundError):
     importlib.import_module("keras_norm.kernels")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BatchNormalization",

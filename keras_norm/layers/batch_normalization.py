@@ -79,8 +79,9 @@ class BatchNormalization(Renormalization):
 
     Call arguments:
         inputs: Tensor of a floating or integer dtype, the batch on its first axis.
-        training: Boolean or None, whether to use the batch's moments, and to move the moving
-            statistics.
+        training: Boolean or None, whether to use the batch's moments, and to update the moving
+            statistics. None means inference; in a layer inside a torch module, the mode that
+            `.train()` and `.eval()` set.
         mask: Tensor of booleans, or of 0s and 1s, or None. What is False or 0 is padding, and is
             kept out of the moments. Its shape is the input's without the channel axis, or a
             leading part of that.
@@ -152,6 +153,8 @@ class BatchNormalization(Renormalization):
         self.moving_variance: Any = None
         # While population statistics are found, the `Observer` that wants the batches' moments.
         self._observer = None
+        # Whether the layer follows `.train()` and `.eval()` of a torch module that contains it.
+        self.in_torch_module = False
 
     def build(self, input_shape):
         """Creates gamma, beta and the moving statistics."""
@@ -191,6 +194,8 @@ class BatchNormalization(Renormalization):
         shape = [1] * len(inputs.shape)
         shape[channel_axis] = self.num_channels
         gamma, beta = self._scale_and_offset(shape, dtype)
+        if training is None:
+            training = engines.default_training(self)
         observer = self._observer
         uses_batch = self.trainable and (training or observer is not None)
         if uses_batch:
@@ -217,6 +222,12 @@ class BatchNormalization(Renormalization):
             x, moments = self._computable(inputs, dtype), self._moving_moments(shape, dtype)
             outputs = standardize(x, moments, self.epsilon, gamma, beta)
         return convert(outputs, self.compute_dtype)
+
+    def __reduce__(self):
+        """Keeps the mode in copies and pickles, as torch modules do."""
+        if not self.in_torch_module:
+            return super().__reduce__()
+        return (*super().__reduce__(), {"in_torch_module": True, "training": self.training})
 
     def _combine_replicas(self):
         """Returns the function that makes local moments global; None if they are."""
