@@ -6,7 +6,8 @@ import importlib
 from keras_norm import callbacks, conversion, initializers, matlab, optimizers, wolfram
 from keras_norm.conversion import fold_batch_normalization, from_keras, to_keras
 from keras_norm.layers import BatchNormalization, GroupNormalization, LayerNormalization
-from keras_norm.multipliers import layerwise_lr_decay, set_multipliers
+from keras_norm.layerwise import layerwise_lr_decay
+from keras_norm.multipliers import exclude_norms_and_biases, set_multipliers
 from keras_norm.population import update_population_statistics
 
 # Registers the fast implementations; without that folder the plain functions answer.
@@ -21,6 +22,7 @@ __all__ = [
     "LayerNormalization",
     "callbacks",
     "conversion",
+    "exclude_norms_and_biases",
     "fold_batch_normalization",
     "from_keras",
     "initializers",
