@@ -131,8 +131,7 @@ class MultiplierOptimizer(OptimizerWrapper):
         # Keras builds the optimizer of an `.h5` file before the model has variables.
         if not variables:
             return
-        if not self.inner_optimizer.built:
-            self.inner_optimizer.build(variables)
+        self.build_inner(variables)
         self.inner_optimizer._check_variables_are_known(variables)
         if self.built:
             return
