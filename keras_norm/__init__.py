@@ -12,7 +12,8 @@ from keras_norm.layers import (
     LayerNormalization,
     RMSNormalization,
 )
-from keras_norm.multipliers import layerwise_lr_decay, set_multipliers
+from keras_norm.layerwise import layerwise_lr_decay
+from keras_norm.multipliers import exclude_norms_and_biases, set_multipliers
 from keras_norm.population import update_population_statistics
 
 # Registers the fast implementations; without that folder the plain functions answer.
@@ -29,6 +30,7 @@ __all__ = [
     "RMSNormalization",
     "callbacks",
     "conversion",
+    "exclude_norms_and_biases",
     "fold_batch_normalization",
     "fold_normalization",
     "from_keras",

@@ -247,10 +247,10 @@ class Normalization(keras.layers.Layer):
             "gamma_regularizer": keras.regularizers.serialize(self.gamma_regularizer),
             "beta_constraint": keras.constraints.serialize(self.beta_constraint),
             "gamma_constraint": keras.constraints.serialize(self.gamma_constraint),
-            "beta_lr_multiplier": self.beta_lr_multiplier,
-            "gamma_lr_multiplier": self.gamma_lr_multiplier,
-            "beta_l2_multiplier": self.beta_l2_multiplier,
-            "gamma_l2_multiplier": self.gamma_l2_multiplier,
+            "beta_lr_multiplier": multipliers.serialize(self.beta_lr_multiplier),
+            "gamma_lr_multiplier": multipliers.serialize(self.gamma_lr_multiplier),
+            "beta_l2_multiplier": multipliers.serialize(self.beta_l2_multiplier),
+            "gamma_l2_multiplier": multipliers.serialize(self.gamma_l2_multiplier),
             "num_channels": self._num_channels,
         }
 
