@@ -1,5 +1,7 @@
 """Callbacks for `fit`."""
 
+import warnings
+
 import keras
 
 from keras_norm import population
@@ -60,9 +62,13 @@ class LogLearningRates(keras.callbacks.Callback):
 class PopulationStatistics(keras.callbacks.Callback):
     """Gives batch normalization the statistics of all of the data when `fit` ends.
 
-    It calls `keras_norm.update_population_statistics`, after `fit` has put the averaged weights
-    of an optimizer with `use_ema` in place. A callback that sets weights at the same time, as
-    `EarlyStopping` with `restore_best_weights`, belongs in front of this one.
+    The callback calls `keras_norm.update_population_statistics`, after `fit` has put the averaged
+    weights of an optimizer with `use_ema` in place. List callbacks that set weights at the same
+    time, as `EarlyStopping` with `restore_best_weights`, before this one.
+
+    If an update fails, the callback warns and the layers keep their moving statistics: the trained
+    model is not lost. Data that can be gone through only once, such as a generator without an end,
+    needs `steps`.
 
     Args:
         x: The data, as `fit` takes it, the training data as a rule.
@@ -72,11 +78,11 @@ class PopulationStatistics(keras.callbacks.Callback):
         verbose: "auto", 0, 1 or 2, as in `evaluate`.
         before_validation: Boolean, whether to do it before each validation too. Training goes on
             with moving statistics that start from there.
+        every: Positive integer, updates after every n epochs too; None for only at the end.
 
     Raises:
-        ValueError: If a number is not a positive integer or `x` is None; when `fit` begins, if
-            the model has no `keras_norm.BatchNormalization` layer; and when it ends, whatever
-            `update_population_statistics` raises.
+        ValueError: If a number is not a positive integer or `x` is None; and when `fit` begins,
+            if the model has no `keras_norm.BatchNormalization` layer.
 
     Example:
     >>> import keras, keras_norm
@@ -94,16 +100,26 @@ class PopulationStatistics(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, x, batch_size=None, steps=None, passes=1, verbose="auto", before_validation=False
+        self,
+        x,
+        batch_size=None,
+        steps=None,
+        passes=1,
+        verbose="auto",
+        before_validation=False,
+        every=None,
     ):
         super().__init__()
         population.check(x, batch_size, steps, passes)
+        if every is not None:
+            population.check_positive("every", every)
         self.x = x
         self.batch_size = batch_size
         self.steps = steps
         self.passes = passes
         self.verbose = verbose
         self.before_validation = before_validation
+        self.every = every
         self._in_fit = False
 
     def set_model(self, model):
@@ -122,11 +138,25 @@ class PopulationStatistics(keras.callbacks.Callback):
         if self.before_validation and self._in_fit:
             self._update()
 
+    def on_epoch_end(self, epoch, logs=None):
+        """Updates the statistics after every n epochs, if asked to."""
+        if self.every and (epoch + 1) % self.every == 0:
+            self._update()
+
     def on_train_end(self, logs=None):
         """Updates the statistics."""
         self._update()
 
     def _update(self):
-        population.update_population_statistics(
-            self.model, self.x, self.batch_size, self.steps, self.passes, self.verbose
-        )
+        try:
+            population.update_population_statistics(
+                self.model, self.x, self.batch_size, self.steps, self.passes, self.verbose
+            )
+        except Exception as error:
+            # Hours of training must not end with an error of what comes after them.
+            warnings.warn(
+                "PopulationStatistics failed, and the layers keep their moving statistics. Mend "
+                "the cause, then call `keras_norm.update_population_statistics(model, x)`. The "
+                f"error was {type(error).__name__}: {error}",
+                stacklevel=2,
+            )

@@ -109,10 +109,16 @@ def check(x, batch_size, steps, passes):
         raise ValueError("Argument `x` must be data, as `fit` takes it. Received: x=None")
     for name, value in (("batch_size", batch_size), ("steps", steps), ("passes", passes)):
         is_left_open = value is None and name != "passes"
-        if not is_left_open and not (_validation.is_integer(value) and value >= 1):
-            raise ValueError(
-                f"Argument `{name}` must be a positive integer. Received: {name}={value!r}"
-            )
+        if not is_left_open:
+            check_positive(name, value)
+
+
+def check_positive(name, value):
+    """Checks that an argument is a positive integer."""
+    if not (_validation.is_integer(value) and value >= 1):
+        raise ValueError(
+            f"Argument `{name}` must be a positive integer. Received: {name}={value!r}"
+        )
 
 
 def normalizations(model):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_norm import BatchNormalization
+from keras_norm import BatchNormalization, population
 from keras_norm.callbacks import PopulationStatistics
 from tests import oracle
 from tests.gradients import numpy
@@ -81,7 +81,60 @@ def test_an_evaluation_after_a_fit_that_failed_changes_nothing():
     np.testing.assert_array_equal(numpy(norm.moving_mean), [7, 7, 7])
 
 
+def test_every_n_epochs_and_at_the_end():
+    x, y = data(20, 3), data(20, 1)
+    model, norm = make_model()
+    is_population = []
+
+    def look(epoch, logs):
+        if keras.backend.backend() == "jax":
+            model.jax_state_sync()
+        kernel, bias = map(numpy, model.layers[0].weights)
+        mean = (x @ kernel + bias).mean(0)
+        is_population.append(oracle.error(norm.moving_mean, mean) < TOLERANCE)
+
+    statistics = PopulationStatistics(x, verbose=0, every=2)
+    callbacks = [statistics, keras.callbacks.LambdaCallback(on_epoch_end=look)]
+    model.fit(x, y, epochs=5, batch_size=8, callbacks=callbacks, verbose=0)
+    assert is_population == [False, True, False, True, False]
+    check_population(model, norm, x)
+
+
+def test_an_update_that_fails_warns_and_leaves_the_trained_model():
+    def good_then_bad():
+        yield (x,)
+        raise OSError("lost")
+
+    x, y = data(20, 3), data(20, 1)
+    keras.utils.set_random_seed(0)
+    expected, norm = make_model()
+    expected.fit(x, y, epochs=2, verbose=0)
+    for bad in (good_then_bad(), data(20, 7)):
+        keras.utils.set_random_seed(0)
+        model, norm = make_model()
+        callback = PopulationStatistics(bad, verbose=0)
+        with pytest.warns(UserWarning, match="failed, and the layers keep their moving statis"):
+            history = model.fit(x, y, epochs=2, callbacks=[callback], verbose=0)
+        assert len(history.history["loss"]) == 2
+        for one, other in zip(model.variables, expected.variables, strict=True):
+            np.testing.assert_array_equal(numpy(one), numpy(other))
+        assert norm._observer is None
+
+
+def test_an_interrupt_is_passed_on(monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    model, _ = make_model()
+    callback = PopulationStatistics(data(2, 3), verbose=0)
+    monkeypatch.setattr(population, "update_population_statistics", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(data(2, 3), data(2, 1), callbacks=[callback], verbose=0)
+
+
 def test_arguments_are_checked_at_once():
+    with pytest.raises(ValueError, match="every=0"):
+        PopulationStatistics(data(2, 3), every=0)
     with pytest.raises(ValueError, match="passes=0"):
         PopulationStatistics(data(2, 3), passes=0)
     with pytest.raises(ValueError, match="`x` must be data"):

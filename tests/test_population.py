@@ -332,6 +332,21 @@ def failing(error, x):
     raise error
 
 
+class FailsLater(Batches):
+    """Raises an error in its second pass."""
+
+    def __init__(self, x, error):
+        super().__init__(x)
+        self.error = error
+        self.asked = []
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        if self.asked.count(1) == 2:
+            raise self.error
+        return super().__getitem__(index)
+
+
 @pytest.mark.parametrize("error", [OSError("lost"), KeyboardInterrupt()])
 @pytest.mark.parametrize("passes", [1, 2])
 def test_failure_leaves_the_old_statistics_and_a_usable_model(error, passes):
@@ -339,11 +354,7 @@ def test_failure_leaves_the_old_statistics_and_a_usable_model(error, passes):
     layer = BatchNormalization(moving_mean_initializer=[1.0, 2.0, 3.0])
     model = sequential(layer, shape=(3,))
     before = statistics(layer)
-    values = Batches(x)
-    if passes == 1:
-        values = failing(error, x)
-    else:
-        values.on_epoch_end = lambda: exec("raise error", {"error": error})
+    values = failing(error, x) if passes == 1 else FailsLater(x, error)
     # TensorFlow reports what a generator raises as an error of its own.
     with pytest.raises(BaseException, match=r"lost|Keyboard|^$"):
         update(model, values, passes=passes)
@@ -352,6 +363,46 @@ def test_failure_leaves_the_old_statistics_and_a_usable_model(error, passes):
     assert np.isfinite(model.predict(x, verbose=0)).all()
     update(model, x, batch_size=4)
     check_moments(layer, x)
+
+
+def test_an_interrupt_in_the_second_pass_leaves_the_old_statistics(monkeypatch):
+    found = []
+    x = data(10, 3)
+    layer = BatchNormalization()
+    model = sequential(layer, shape=(3,))
+    add = population._Passes._add
+
+    def interrupted(passes, batch):
+        if not passes._observer.uses_batch:
+            found.append(statistics(layer))
+            raise KeyboardInterrupt
+        add(passes, batch)
+
+    monkeypatch.setattr(population._Passes, "_add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        update(model, x, batch_size=4, passes=2)
+    assert abs(found[0][0] - x.mean(0)).max() < 1e-3  # the first pass had set its own
+    np.testing.assert_array_equal(statistics(layer), [[0] * 3, [1] * 3])
+
+
+def test_an_update_in_the_middle_of_fit_is_one_of_the_weights_that_it_has_then():
+    x, y = data(20, 3, mean=1.0), data(20, 1, mean=0.0)
+    dense, norm = layers.Dense(3), BatchNormalization()
+    model = sequential(dense, norm, layers.Dense(1), shape=(3,))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    first = [numpy(v) for v in dense.weights]
+
+    def look(batch, logs):
+        update(model, x, batch_size=20)
+        kernel, bias = map(numpy, dense.weights)
+        assert abs(kernel - first[0]).max() > 1e-4
+        check_moments(norm, x.astype("float64") @ kernel + bias)
+        found.append(batch)
+
+    found = []
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=look)
+    model.fit(x, y, batch_size=10, callbacks=[callback], verbose=0)
+    assert found == [0, 1]
 
 
 class OnceOnly(Batches):
@@ -487,19 +538,21 @@ def test_no_warnings_and_a_progress_bar(capsys):
     assert "3/3" in capsys.readouterr().out
 
 
-def test_steps_are_compiled_once():
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_steps_are_compiled_once_unless_the_model_runs_eagerly(run_eagerly):
     calls = []
 
     class Counting(layers.Layer):
         def call(self, x):
-            calls.append(x)
+            calls.append(None)
             return x
 
     model = sequential(BatchNormalization(), Counting(), shape=(3,))
+    model.compile(run_eagerly=run_eagerly)
     for _ in range(2):
         del calls[:]
         update(model, data(40, 3), batch_size=4)
-    assert len(calls) == (10 if BACKEND == "torch" else 0)
+    assert len(calls) == (10 if run_eagerly or BACKEND == "torch" else 0)
 
 
 if BACKEND == "tensorflow":
@@ -533,6 +586,25 @@ if BACKEND == "jax":
 
 
 if BACKEND == "torch":
+
+    def test_modules_keep_the_mode_that_they_have():
+        import torch
+
+        class WithModules(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.norm = BatchNormalization()
+                self.off, self.on = torch.nn.Dropout(0.5).eval(), torch.nn.Dropout(0.5).train()
+
+            def call(self, x):
+                return self.on(self.off(self.norm(x)))
+
+        model = WithModules()
+        for _ in range(2):
+            modes = [module.training for module in model.modules()]
+            assert (model.off.module.training, model.on.module.training) == (False, True)
+            update(model, data(6, 3))
+            assert [module.training for module in model.modules()][: len(modes)] == modes
 
     def _local_update(rank, x, folder):
         layer = BatchNormalization(synchronized=True)
