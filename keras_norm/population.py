@@ -45,8 +45,12 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
     `backbone(x, training=False)` gets new statistics like the rest. Set
     `backbone.trainable = False` to keep those that it has.
 
-    A layer in the cell of an RNN is seen in each step if the RNN has `unroll=True`. Layers that are
-    used several times get the statistics of all their uses. A batch in which a
+    Layers in loops and branches are seen on TensorFlow and PyTorch, and refused on JAX. For a layer
+    in the cell of an RNN, give the RNN `unroll=True`, except on TensorFlow (on PyTorch, Keras calls
+    the first step twice otherwise). In a function of its own `tf.function` or `jax.jit` a layer
+    cannot be seen: that raises an error, or warns if the function was traced before. Layers
+    that are used several times get the statistics of all their uses (in loops on TensorFlow, of
+    those in loops). A batch in which a
     layer's moments are not finite is skipped, and counted in a warning; layers that no data
     reaches keep what they have, with a warning. If the data or the model fails, or the run is
     interrupted, the old statistics are back.
@@ -73,6 +77,7 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
         ValueError: If the model has no `keras_norm.BatchNormalization` layer, a number is not a
             positive integer (or `passes` more than 1 for a generator without `steps`), or a pass
             finds no data.
+        RuntimeError: If a layer is called where the pass cannot see it.
 
     Example:
     >>> import keras, keras_norm
@@ -145,6 +150,17 @@ def _of_keras(model):
     return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
+def not_visible(layer):
+    """Returns the error for a layer that is called where a pass cannot see it."""
+    return RuntimeError(
+        f"A pass over data cannot see the layer '{layer.name}', which is called in a function that "
+        "is compiled or transformed by itself, as by `tf.function` or `jax.jit`, or on JAX in a "
+        "loop or branch. Leave `tf.function` and `jax.jit` to Keras, which compiles the model as "
+        "a whole; give an RNN `unroll=True`; or set `trainable=False` on the layer, which then "
+        "keeps its statistics."
+    )
+
+
 class Observer:
     """What `BatchNormalization` layers report to while population statistics are found.
 
@@ -154,23 +170,59 @@ class Observer:
 
     def __init__(self):
         self.uses_batch = True
+        self._accumulators = {}
         # `tf.distribute` runs replicas in threads of their own, which take turns.
         self._local = threading.local()
 
+    def prepare(self, layers):
+        """Makes ready for loops and branches, out of which no tensor gets."""
+        # Compiled steps refer to these variables: a later pass keeps them.
+        for layer in layers:
+            if id(layer) not in self._accumulators:
+                shape = (4, layer.num_channels)
+                self._accumulators[id(layer)] = engines.accumulator(shape)
+
     def start(self):
         """Forgets what was seen."""
-        self._local.seen = {}
+        self._local.trace = engines.trace()
+        self._local.uses = {}
+        self._local.nestings = {}
 
     def see(self, layer, moments):
         """Takes the moments of one use of a layer, whose sets all have the same count."""
         channels = (layer.num_channels,)
-        part = [ops.broadcast_to(ops.reshape(moments.count, (1,)), channels)]
-        part += [ops.reshape(field, channels) for field in moments[1:]]
-        self._local.seen.setdefault(id(layer), []).append(ops.stack(part))
+        fields = [ops.broadcast_to(ops.reshape(moments.count, (1,)), channels)]
+        fields += [ops.reshape(field, channels) for field in moments[1:]]
+        part = ops.stack(fields)
+        nesting = engines.nesting(self._local.trace)
+        if nesting == "none":
+            self._local.uses.setdefault(id(layer), []).append(part)
+        elif nesting != "function":
+            accumulator = self._accumulators[id(layer)]
+            accumulator.assign(_merge_parts([accumulator.read_value(), part]))
+            self._local.nestings.setdefault(id(layer), set()).add(nesting)
+        else:
+            # To go on would be worse: the function is kept, and would observe in predictions.
+            raise not_visible(layer)
 
-    def part(self, layer):
-        """Returns the moments of all uses of a layer."""
-        uses = self._local.seen.get(id(layer), [ops.zeros((4, layer.num_channels))])
+    def parts(self, layers):
+        """Returns the moments of all uses of each of the layers, and forgets them."""
+        parts = [self._part(layer) for layer in layers]
+        self._local.uses = {}
+        return parts
+
+    def _part(self, layer):
+        uses = self._local.uses.get(id(layer), [])
+        nestings = self._local.nestings.get(id(layer), ())
+        if "loop" in nestings:
+            # Keras calls the step of a loop once more, in front of it, for the shapes.
+            uses = []
+        if nestings:
+            accumulator = self._accumulators[id(layer)]
+            uses = [*uses, accumulator.read_value()]
+            accumulator.assign(ops.zeros((4, layer.num_channels)))
+        if not uses:
+            return ops.zeros((4, layer.num_channels))
         return uses[0] if len(uses) == 1 else _merge_parts(uses)
 
 
@@ -222,7 +274,7 @@ def _merge_parts(parts):
     return ops.concatenate(merge(Moments(*ops.unstack(parts, 4)), [0]))
 
 
-class _Loop(keras.Model):
+class Loop(keras.Model):
     """Keras's loop over data, progress bar included, with another step in it.
 
     It has no layers and no variables: on JAX, `evaluate` takes a model's values out of its
@@ -240,9 +292,12 @@ class _Loop(keras.Model):
 
     @property
     def metrics(self):
+        """No metrics."""
         return []
 
     def make_test_function(self, force=False):
+        """Makes the step that `evaluate` repeats."""
+
         def step(*arguments):
             # This model's state, on JAX only; and an iterator, or on PyTorch a list of one batch.
             *state, data = arguments
@@ -251,6 +306,13 @@ class _Loop(keras.Model):
             return ({}, *state) if state else {}
 
         self.test_function = step
+
+
+def infer(model, x):
+    """Calls a model in inference; a `call` without `training` knows no other mode."""
+    if "training" in inspect.signature(model.call).parameters:
+        return model(x, training=False)
+    return model(x)
 
 
 class _Passes:
@@ -264,7 +326,7 @@ class _Passes:
         self._batch_functions = {}
         self._observed_layers = None
         self._unseen_names = []
-        self._loop = _Loop(self._add)
+        self._loop = Loop(self._add)
 
     def update(self, x, batch_size, steps, passes, verbose):
         """Sets the statistics of the model's layers, or leaves them all as they were."""
@@ -295,6 +357,7 @@ class _Passes:
         # What is not built now is in no path that inference takes.
         self._observed_layers = [layer for layer in trainable if layer.built]
         self._unseen_names = [f"'{layer.name}'" for layer in trainable if not layer.built]
+        self._observer.prepare(self._observed_layers)
         self._old_values = [
             (variable, ops.convert_to_numpy(variable))
             for layer in self._observed_layers
@@ -307,7 +370,7 @@ class _Passes:
         if self._old_values is None:
             if not model.built:
                 with keras.StatelessScope():
-                    self._infer(x)
+                    infer(self._model(), x)
             self._find_layers()
         uses_batch = self._observer.uses_batch
         if uses_batch not in self._batch_functions:
@@ -322,21 +385,14 @@ class _Passes:
         for part in parts:
             self._union.add(part)
 
-    def _infer(self, x):
-        """Calls the model in inference; a `call` without `training` knows no other mode."""
-        model = self._model()
-        if "training" in inspect.signature(model.call).parameters:
-            return model(x, training=False)
-        return model(x)
-
     def _moments(self, x):
         """Returns what a batch adds: the moments of all channels of all layers, side by side.
 
         One set more counts the batches that are skipped, as its elements.
         """
         self._observer.start()
-        self._infer(x)
-        parts = [self._observer.part(layer) for layer in self._observed_layers]
+        infer(self._model(), x)
+        parts = self._observer.parts(self._observed_layers)
         part = ops.concatenate([ops.zeros((4, 1)), *parts], axis=1)
         skipped = ops.pad(ops.ones((1, 1)), [(0, 3), (0, part.shape[1] - 1)])
         return ops.where(ops.all(ops.isfinite(part)), part, skipped)
@@ -366,7 +422,9 @@ class _Passes:
                 unseen.append(f"'{layer.name}'")
         if unseen:
             warnings.warn(
-                f"Layers that no data reached keep their statistics: {', '.join(unseen)}.",
+                f"Layers that no data reached keep their statistics: {', '.join(unseen)}. If the "
+                "model calls them in a `tf.function` or `jax.jit` of its own, the pass cannot see "
+                "them there: leave the compilation to Keras.",
                 stacklevel=5,
             )
 

@@ -3,7 +3,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import keras_norm
 from keras_norm import BatchNormalization, callbacks, population, update_population_statistics
@@ -571,7 +571,121 @@ if BACKEND == "tensorflow":
         np.testing.assert_array_equal(*(copy.numpy() for copy in copies))
 
 
+class InBranch(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.norm = BatchNormalization()
+
+    def build(self, shape):
+        self.norm.build(shape)
+
+    def call(self, x):
+        return ops.cond(ops.sum(x) > -1e9, lambda: self.norm(x), lambda: x)
+
+
+class InLoop(InBranch):
+    def call(self, x):
+        return ops.fori_loop(0, 3, lambda i, y: y + 0 * self.norm(x), x)
+
+
+class InMap(InBranch):
+    def call(self, x):
+        return ops.map(self.norm, ops.expand_dims(x, 1))[:, 0]
+
+
+class InBranchOfLoop(InBranch):
+    def call(self, x):
+        branch = super().call
+        return ops.fori_loop(0, 2, lambda i, y: y + 0 * branch(x), x)
+
+
+class Cell(InBranch):
+    state_size = 3
+
+    def call(self, x, states):
+        return self.norm(x), states
+
+
+class InFunction(InBranch):
+    """Compiled by itself."""
+
+    def build(self, shape):
+        super().build(shape)
+        self.function = compiled_by_itself(self.norm)
+
+    def call(self, x):
+        return self.function(x)
+
+
+def compiled_by_itself(function):
+    if BACKEND == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function)
+
+
+if BACKEND != "jax":
+
+    @pytest.mark.parametrize("jit_compile", [False, True])
+    @pytest.mark.parametrize("kind", [InBranch, InLoop, InMap, InBranchOfLoop])
+    def test_loops_and_branches(kind, jit_compile):
+        x = data(24, 3)
+        nested = kind()
+        model = sequential(nested, shape=(3,))
+        model.compile("sgd", "mse", jit_compile=jit_compile and BACKEND == "tensorflow")
+        for values in (x + 1, x):
+            update(model, values, batch_size=5, passes=2)
+            check_moments(nested.norm, values)
+
+    # With a loop in Python, Keras calls the first step twice.
+    @pytest.mark.parametrize("unroll", [False, True] if BACKEND == "tensorflow" else [True])
+    def test_cell_of_an_rnn(unroll):
+        x = data(24, 4, 3)
+        cell = Cell()
+        update(sequential(layers.RNN(cell, unroll=unroll), shape=(4, 3)), x, batch_size=5)
+        check_moments(cell.norm, x)
+
+
+if BACKEND != "torch":
+
+    def test_a_function_that_is_compiled_by_itself_is_no_silent_gap():
+        x = data(6, 3)
+        nested = InFunction()
+        model = sequential(nested, shape=(3,))
+        if BACKEND == "jax":
+            with pytest.raises(RuntimeError, match=f"cannot see the layer '{nested.norm.name}'"):
+                update(model, x)
+        else:  # TensorFlow has traced it to build the model
+            with pytest.warns(UserWarning, match=r"`tf.function` or `jax.jit` of its own"):
+                update(model, x)
+            nested.function = compiled_by_itself(nested.norm)
+            model.compile()
+            with pytest.raises(RuntimeError, match=f"cannot see the layer '{nested.norm.name}'"):
+                update(model, x)
+        np.testing.assert_array_equal(statistics(nested.norm), [[0] * 3, [1] * 3])
+        expected = x / np.sqrt(1 + 1e-5)
+        np.testing.assert_allclose(model.predict(x, verbose=0), expected, rtol=1e-6)
+
+
 if BACKEND == "jax":
+
+    def test_no_tracer_outlives_its_trace():
+        import jax
+
+        layer = BatchNormalization()
+        model = sequential(layer, shape=(3,))
+        x = data(12, 3)
+        with jax.checking_leaks():
+            update(model, x, batch_size=4)
+        check_moments(layer, x)
+
+    @pytest.mark.parametrize("kind", [InBranch, InLoop])
+    def test_loops_and_branches_are_refused(kind):
+        with pytest.raises(RuntimeError, match="cannot see the layer"):
+            update(sequential(kind(), shape=(3,)), data(6, 3))
 
     def test_data_parallel():
         import jax

@@ -11,6 +11,13 @@ One module per backend, all with the same names. The backend is chosen here and 
 - `batch_function(function, model)`: `function` of a batch of inputs that calls the model and
   returns an array, as a compiled function that returns a list of arrays, one for each replica.
   Assignments to variables in `function` are discarded.
+- `trace()`: the trace that runs this code, equal to itself only. Loops, branches, and functions
+  that are compiled by themselves have their own.
+- `nesting(outer)`: how this code is nested in the trace `outer`: "none" if that trace runs it,
+  "branch" or "loop" (a branch in a loop included) if an accumulator can be assigned, else
+  "function".
+- `accumulator(shape)`: a variable of zeros for such assignments, whatever scope surrounds them, one
+  for each replica; None if the backend has no use for it.
 - `add_multiples(tensors, others, factor)`: the list of `tensor + factor * other`, dense.
 
 `import keras` has already imported the backend, so these modules import nothing heavier. Backends
@@ -30,4 +37,7 @@ default_training = _engine.default_training
 scope = _engine.scope
 compiled = _engine.compiled
 batch_function = _engine.batch_function
+trace = _engine.trace
+nesting = _engine.nesting
+accumulator = _engine.accumulator
 add_multiples = _engine.add_multiples

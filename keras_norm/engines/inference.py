@@ -33,6 +33,21 @@ def batch_function(function, model):
     _refuse("Population statistics")
 
 
+def trace():
+    """Raises an error: there is no pass."""
+    _refuse("Population statistics")
+
+
+def nesting(outer):
+    """Raises an error: there is no pass."""
+    _refuse("Population statistics")
+
+
+def accumulator(shape):
+    """Raises an error: there is no pass."""
+    _refuse("Population statistics")
+
+
 def add_multiples(tensors, others, factor):
     """Raises an error: there are no gradients to add to."""
     _refuse("An optimizer")

@@ -4,6 +4,7 @@ import contextlib
 
 import jax
 import keras
+from jax.extend.core import get_opaque_trace_state
 
 from keras_norm.ops import Replicas
 
@@ -58,6 +59,21 @@ def batch_function(function, model):
 
     call = compiled(call, model)
     return lambda x: [call([variable.value for variable in variables], x)]
+
+
+def trace():
+    """Returns JAX's token of the current trace."""
+    return get_opaque_trace_state(convention="flax")
+
+
+def nesting(outer):
+    """Returns "none" in the trace `outer`, else "function": values leave it only as its results."""
+    return "none" if trace() == outer else "function"
+
+
+def accumulator(shape):
+    """Returns None: `nesting` is never "branch" or "loop"."""
+    return None
 
 
 def add_multiples(tensors, others, factor):

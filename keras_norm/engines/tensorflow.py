@@ -2,6 +2,11 @@
 
 import keras
 import tensorflow as tf
+from tensorflow.python.ops.control_flow_v2_func_graphs import (
+    CondBranchFuncGraph,
+    WhileBodyFuncGraph,
+    WhileCondFuncGraph,
+)
 
 from keras_norm.ops import Replicas
 
@@ -56,6 +61,40 @@ def batch_function(function, model):
     if not model.run_eagerly:
         parts = tf.function(parts, reduce_retracing=True)
     return lambda x: parts(keras.tree.map_structure(_without_optional, x))
+
+
+def trace():
+    """Returns the graph that is being built; None outside of graphs."""
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
+def nesting(outer):
+    """Says how the graph being built is nested in the graph `outer`.
+
+    TensorFlow keeps the graph of a `tf.function`, and later calls would find it again: that is no
+    loop or branch.
+    """
+    graph = trace()
+    found = "none"
+    while graph is not outer:
+        if isinstance(graph, WhileBodyFuncGraph | WhileCondFuncGraph):
+            found = "loop"
+        elif not isinstance(graph, CondBranchFuncGraph):
+            return "function"
+        elif found == "none":
+            found = "branch"
+        graph = graph.outer_graph
+    return found
+
+
+def accumulator(shape):
+    """Returns a variable that `keras.StatelessScope` does not see."""
+    return tf.Variable(
+        tf.zeros(shape),
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
 
 
 def add_multiples(tensors, others, factor):

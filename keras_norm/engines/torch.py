@@ -94,6 +94,21 @@ def batch_function(function, model):
     return parts
 
 
+def trace():
+    """Returns None: loops and branches are Python's."""
+    return None
+
+
+def nesting(outer):
+    """Returns "none": loops and branches are Python's."""
+    return "none"
+
+
+def accumulator(shape):
+    """Returns None: `nesting` is never "branch" or "loop"."""
+    return None
+
+
 def add_multiples(tensors, others, factor):
     """Returns the list of `tensor + factor * other`, computed together."""
     return torch._foreach_add(tensors, others, alpha=factor)
