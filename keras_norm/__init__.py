@@ -5,6 +5,7 @@ import importlib
 
 from keras_norm import callbacks, conversion, initializers, matlab, optimizers, wolfram
 from keras_norm.conversion import fold_batch_normalization, fold_normalization, from_keras, to_keras
+from keras_norm.diagnosis import diagnose
 from keras_norm.layers import (
     BatchNormalization,
     GroupNormalization,
@@ -30,6 +31,7 @@ __all__ = [
     "RMSNormalization",
     "callbacks",
     "conversion",
+    "diagnose",
     "exclude_norms_and_biases",
     "fold_batch_normalization",
     "fold_normalization",

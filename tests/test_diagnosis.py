@@ -1,0 +1,204 @@
+"""Each kind of finding: a model that has it, and one that has not."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_norm
+from keras_norm import BatchNormalization, diagnose, update_population_statistics
+from tests.gradients import numpy
+
+OURS_AND_KERAS = pytest.mark.parametrize("cls", [BatchNormalization, layers.BatchNormalization])
+
+
+def data(*shape, mean=0.0, seed=0):
+    return (mean + np.random.default_rng(seed).standard_normal(shape)).astype("float32")
+
+
+def make_model(layer, *more, shape=(3,)):
+    return keras.Sequential([keras.Input(shape), layer, *more])
+
+
+def findings(model, x, **arguments):
+    return diagnose(model, x, verbose=0, **arguments).findings
+
+
+def kinds(model, x, **arguments):
+    return [finding.kind for finding in findings(model, x, **arguments)]
+
+
+@OURS_AND_KERAS
+def test_a_healthy_model_has_no_findings_and_stays_as_it_is(cls):
+    x = data(96, 3)
+    model = make_model(cls(momentum=0.9), layers.Dense(4), cls(momentum=0.9), layers.Dense(1))
+    model.compile("adam", "mse")
+    model.fit(x, x[:, :1], epochs=20, verbose=0)
+    before = [numpy(variable) for variable in model.variables]
+    report = diagnose(model, x, verbose=0)
+    assert report.findings == []
+    assert str(report) == "No findings."
+    for old, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(old, numpy(variable))
+    assert "call" not in model.layers[0].__dict__
+
+
+@OURS_AND_KERAS
+def test_statistics(cls):
+    x = data(64, 3)
+    layer = cls(name="norm")
+    model = make_model(layer)
+    layer.moving_mean.assign([0.0, 2.0, 0.0])
+    layer.moving_variance.assign([1.0, 1.0, 5.0])
+    (found,) = findings(model, x)
+    assert (found.layer, found.name, found.kind) == (layer, "norm", "statistics")
+    assert found.channels == [1, 2]
+    # About two deviations, of a tolerance of 0.5; the variance is less far: log 5 / log 2 = 2.3.
+    values = x[:, 1].astype("float64")
+    assert found.value == pytest.approx((2 - values.mean()) / values.std() / 0.5, rel=2e-3)
+    assert "update_population_statistics(model, x)" in found.remedy
+    layer.moving_mean.assign([0.0, 0.2, 0.0])
+    layer.moving_variance.assign([1.0, 1.0, 1.3])
+    assert kinds(model, x) == []
+
+
+def test_the_remedy_of_statistics_heals():
+    x = data(64, 3, mean=7.0)
+    model = make_model(BatchNormalization(), layers.Dense(4), BatchNormalization())
+    assert "statistics" in kinds(model, x)
+    update_population_statistics(model, x, verbose=0)
+    assert kinds(model, x) == []
+
+
+@OURS_AND_KERAS
+def test_batch(cls):
+    x = data(64, 3)
+    layer = cls()
+    model = make_model(layer)
+    (found,) = findings(model, x, batch_size=2)
+    assert found.kind == "batch"
+    assert found.value == pytest.approx(1 / np.sqrt(2), rel=0.3)
+    assert "GroupNormalization" in found.remedy
+    assert kinds(model, x, batch_size=16) == []
+    layer.trainable = False
+    assert kinds(model, x, batch_size=2) == []
+
+
+def test_renorm_needs_no_larger_batches():
+    assert kinds(make_model(BatchNormalization(renorm=True)), data(64, 3), batch_size=2) == []
+
+
+@pytest.mark.parametrize("layer", [
+    BatchNormalization, keras_norm.LayerNormalization, keras_norm.RMSNormalization,
+    layers.BatchNormalization, layers.LayerNormalization, layers.RMSNormalization,
+])  # fmt: skip
+def test_gamma(layer):
+    layer = layer()
+    model = make_model(layer)
+    gamma = layer.gamma if hasattr(layer, "gamma") else layer.scale
+    x = data(64, 3)
+    gamma.assign([1.0, 0.0, -0.01])
+    (found,) = findings(model, x)
+    assert (found.kind, found.channels, found.value) == ("gamma", [1], 0.0)
+    assert "dead" in found.remedy
+    gamma.assign([np.nan, 1.0, 1.0])
+    (found,) = findings(model, x)
+    assert (found.kind, found.channels) == ("gamma", [0])
+    assert "NaN" in found.remedy
+    gamma.assign([1.0, 0.01, -0.01])
+    assert kinds(model, x) == []
+
+
+@OURS_AND_KERAS
+def test_constant(cls):
+    x = data(64, 3)
+    x[:, 1] *= 1e-3
+    layer = cls(epsilon=1e-5)
+    model = make_model(layer)
+    layer.moving_variance.assign([1.0, 1e-6, 1.0])
+    (found,) = findings(model, x)
+    assert (found.kind, found.channels) == ("constant", [1])
+    assert found.value == pytest.approx(1e-6, rel=0.5)
+    x[:, 1] *= 10
+    layer.moving_variance.assign([1.0, 1e-4, 1.0])
+    assert kinds(model, x) == []
+
+
+@OURS_AND_KERAS
+def test_mean(cls):
+    far = 3e5 if cls is BatchNormalization else 3e3
+    layer = cls()
+    model = make_model(layer)
+    for mean, expected in ((far, ["mean"]), (far / 10, [])):
+        x = data(64, 3, mean=mean)
+        layer.moving_mean.assign([mean] * 3)
+        found = findings(model, x)
+        assert [f.kind for f in found] == expected
+        assert all(f.value == pytest.approx(mean, rel=0.3) for f in found)
+
+
+def test_epsilon_and_float16_of_stored_variances():
+    x = data(64, 3)
+    layer = layers.BatchNormalization(dtype="float16", epsilon=1e-9)
+    assert kinds(make_model(layer), x) == ["epsilon"]
+    layer = layers.BatchNormalization(dtype="float16")
+    model = make_model(layer)
+    assert kinds(model, x) == []
+    assert "float16" in kinds(model, 300 * x)
+    # Here the variance is a float32.
+    layer = BatchNormalization(dtype="float16", epsilon=1e-9)
+    layer.build((None, 3))
+    layer.moving_variance.assign([90000.0] * 3)
+    assert kinds(make_model(layer), 300 * x) == []
+
+
+def test_inputs_that_overflow():
+    x = data(64, 3)
+    grow = layers.Rescaling(1e5, dtype="float16")
+    found = findings(make_model(grow, BatchNormalization(dtype="mixed_float16")), x)
+    assert [f.kind for f in found] == ["float16"]
+    assert "overflow" in found[0].remedy
+
+
+def test_masks_keep_padding_out():
+    x = data(32, 5, 3, mean=9.0)
+    x[:, 3:] = 0
+    layer = BatchNormalization(moving_mean_initializer=[9.0] * 3)
+    assert kinds(make_model(layers.Masking(), layer, shape=(5, 3)), x) == []
+
+
+def test_nested_subclassed_models_that_are_not_built():
+    class Model(keras.Model):
+        def build(self, shape):
+            self.inner = keras.Sequential([BatchNormalization(name="inner", axis=1)])
+
+        def call(self, x):
+            return self.inner(x)
+
+    (found,) = findings(Model(), data(32, 3, 4, mean=5.0))
+    assert (found.name, found.kind, found.channels) == ("inner", "statistics", [0, 1, 2])
+
+
+def test_report():
+    model = make_model(BatchNormalization(name="a<b"))
+    report = diagnose(model, data(32, 3, mean=9.0), verbose=0)
+    header, row = str(report).splitlines()
+    assert header.split() == ["layer", "kind", "channels", "value", "remedy"]
+    assert row.split()[:3] == ["a<b", "statistics", "3"]
+    assert "<td>a&lt;b</td>" in report._repr_html_()
+
+
+def test_errors_leave_the_model_as_it_is():
+    layer = BatchNormalization()
+    model = make_model(layer)
+    x = data(64, 3)
+    x[40] = np.nan
+    with pytest.raises(ValueError, match="Batch 2 of the data holds NaN"):
+        diagnose(model, x, verbose=0)
+    assert "call" not in layer.__dict__
+    with pytest.raises(ValueError, match="at least one normalization layer"):
+        diagnose(make_model(layers.Dense(1)), data(4, 3), verbose=0)
+    with pytest.raises(ValueError, match="steps=0"):
+        diagnose(model, data(4, 3), steps=0)
+    with pytest.raises(TypeError, match="must be a Keras model"):
+        diagnose(layer, data(4, 3))
