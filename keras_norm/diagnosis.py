@@ -169,8 +169,7 @@ class _Pass:
     def run(self, x, batch_size, steps, verbose):
         if self._model.built:
             self._find_layers()
-        loop = population.Loop(self._look)
-        loop.evaluate(x, batch_size=batch_size, steps=steps, verbose=verbose)
+        population.Loop(self._look).run(x, batch_size, steps, verbose)
         if not self._number:
             raise ValueError("A diagnosis needs at least one batch of data, and found none.")
 

@@ -19,6 +19,9 @@ from keras_norm._contents import layers_of
 from keras_norm.layers import BatchNormalization
 from keras_norm.ops import Moments, merge
 
+# Batches of a generator without `steps` after which a warning says that it may have no end.
+_MANY_BATCHES = 10_000
+
 _REMEDY = "`keras_norm.from_keras` converts Keras's own BatchNormalization layers."
 
 
@@ -67,7 +70,8 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
             `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch `DataLoader` or generator of
             `(x,)`, `(x, y)` or `(x, y, sample_weight)`. Targets and sample weights are not used.
         batch_size: Positive integer, samples per batch of arrays; None for 32.
-        steps: Positive integer, number of batches in a pass; None for all.
+        steps: Positive integer, number of batches in a pass; None for all. Data without an end
+            needs it.
         passes: Positive integer, how often to go through the data. A generator serves more than
             one pass only with `steps`.
         verbose: "auto", 0, 1 or 2, as in `evaluate`.
@@ -75,8 +79,8 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
     Raises:
         TypeError: If `model` is no Keras model.
         ValueError: If the model has no `keras_norm.BatchNormalization` layer, a number is not a
-            positive integer (or `passes` more than 1 for a generator without `steps`), or a pass
-            finds no data.
+            positive integer (or `passes` more than 1 for a generator without `steps`), the data
+            has no end and `steps` is None, or a pass finds no data.
         RuntimeError: If a layer is called where the pass cannot see it.
 
     Example:
@@ -112,6 +116,11 @@ def check(x, batch_size, steps, passes):
     """Checks arguments of `update_population_statistics`."""
     if x is None:
         raise ValueError("Argument `x` must be data, as `fit` takes it. Received: x=None")
+    if steps is None and _is_endless(x):
+        raise ValueError(
+            "The data has no end: give `steps`, the number of batches in a pass. "
+            f"Received: steps=None and a {type(x).__name__}"
+        )
     for name, value in (("batch_size", batch_size), ("steps", steps), ("passes", passes)):
         is_left_open = value is None and name != "passes"
         if not is_left_open:
@@ -124,6 +133,16 @@ def check_positive(name, value):
         raise ValueError(
             f"Argument `{name}` must be a positive integer. Received: {name}={value!r}"
         )
+
+
+def _is_endless(x):
+    """Says whether data is known to have no end; a generator does not tell."""
+    if isinstance(x, keras.utils.PyDataset):
+        return x.num_batches is None
+    cardinality = getattr(x, "cardinality", None)  # of a tf.data.Dataset, -1 for no end
+    return (
+        cardinality is not None and (cardinality() if callable(cardinality) else cardinality) == -1
+    )
 
 
 def normalizations(model):
@@ -287,8 +306,24 @@ class Loop(keras.Model):
     def __init__(self, step):
         super().__init__(name="population_statistics")
         self._step = step
+        self._batches_until_warning = 0
         self.built = True  # or Keras would take a batch to build it with
         self.compile()
+
+    def run(self, x, batch_size, steps, verbose):
+        """Goes through the data once."""
+        may_be_endless = steps is None and inspect.isgenerator(x)
+        self._batches_until_warning = _MANY_BATCHES if may_be_endless else 0
+        self.evaluate(x, batch_size=batch_size, steps=steps, verbose=verbose)
+
+    def _count(self):
+        self._batches_until_warning -= 1
+        if self._batches_until_warning == 0:
+            warnings.warn(
+                f"The generator has given {_MANY_BATCHES} batches and goes on: if it has no end, "
+                "give `steps`, the number of batches in a pass.",
+                stacklevel=2,
+            )
 
     @property
     def metrics(self):
@@ -299,6 +334,7 @@ class Loop(keras.Model):
         """Makes the step that `evaluate` repeats."""
 
         def step(*arguments):
+            self._count()
             # This model's state, on JAX only; and an iterator, or on PyTorch a list of one batch.
             *state, data = arguments
             batch = data[0] if isinstance(data, list) else next(data)
@@ -337,7 +373,7 @@ class _Passes:
         try:
             for number in range(passes):
                 self._observer.uses_batch = number == 0
-                self._loop.evaluate(x, batch_size=batch_size, steps=steps, verbose=verbose)
+                self._loop.run(x, batch_size, steps, verbose)
                 self._assign(self._union.result())
         except BaseException:
             for variable, value in self._old_values or ():

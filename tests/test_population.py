@@ -444,6 +444,45 @@ def test_a_generator_serves_several_passes_only_with_steps():
     check_moments(layer, x)
 
 
+class Endless(Batches):
+    @property
+    def num_batches(self):
+        return None
+
+
+def endless(x):
+    yield "PyDataset", Endless(x)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        yield "tf.data", tf.data.Dataset.from_tensor_slices(x[:12]).batch(4).repeat()
+
+
+def test_data_that_has_no_end_needs_steps():
+    x = data(12, 3)
+    for _, values in endless(x):
+        with pytest.raises(ValueError, match="The data has no end: give `steps`"):
+            update(sequential(BatchNormalization(), shape=(3,)), values)
+        with pytest.raises(ValueError, match="The data has no end: give `steps`"):
+            callbacks.PopulationStatistics(values)
+        layer = BatchNormalization()
+        update(sequential(layer, shape=(3,)), values, steps=3)
+        check_moments(layer, x)
+
+
+def test_a_generator_that_goes_on_is_told_to_have_steps(monkeypatch):
+    monkeypatch.setattr(population, "_MANY_BATCHES", 5)
+    x = data(4, 3)
+    layer = BatchNormalization()
+    model = sequential(layer, shape=(3,))
+    with pytest.warns(UserWarning, match="has given 5 batches and goes on"):
+        update(model, ((x,) for _ in range(6)))
+    check_moments(layer, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        update(model, ((x,) for _ in range(6)), steps=6)
+
+
 def test_batches_with_nan_are_skipped_in_all_layers_and_counted():
     x = data(12, 3)
     x[5, 1] = np.nan
