@@ -12,6 +12,7 @@ device: with `TRITON_INTERPRET=1` that is the CPU, in Triton's interpreter.
 """
 
 import os
+import warnings
 
 from keras_norm.ops import registry
 
@@ -28,7 +29,13 @@ def _executors():
     if _module is None:
         try:
             from keras_norm.kernels.triton import functions as found
-        except (ImportError, AttributeError):
+        except (ImportError, AttributeError) as error:
+            if error.name != "triton":
+                warnings.warn(
+                    "keras_norm runs without its Triton kernels, as the installed version of a "
+                    f"framework lacks what they use: {error}",
+                    stacklevel=2,
+                )
             from keras_norm.kernels.triton import native as found
         _module = found
     return _module
