@@ -4,8 +4,14 @@ import contextlib
 import importlib
 
 from keras_norm import callbacks, conversion, initializers, matlab, optimizers, wolfram
-from keras_norm.conversion import fold_batch_normalization, from_keras, to_keras
-from keras_norm.layers import BatchNormalization, GroupNormalization, LayerNormalization
+from keras_norm.conversion import fold_batch_normalization, fold_normalization, from_keras, to_keras
+from keras_norm.layers import (
+    BatchNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    LayerNormalization,
+    RMSNormalization,
+)
 from keras_norm.layerwise import layerwise_lr_decay
 from keras_norm.multipliers import exclude_norms_and_biases, set_multipliers
 from keras_norm.population import update_population_statistics
@@ -14,16 +20,19 @@ from keras_norm.population import update_population_statistics
 with contextlib.suppress(ModuleNotFoundError):
     importlib.import_module("keras_norm.kernels")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BatchNormalization",
     "GroupNormalization",
+    "InstanceNormalization",
     "LayerNormalization",
+    "RMSNormalization",
     "callbacks",
     "conversion",
     "exclude_norms_and_biases",
     "fold_batch_normalization",
+    "fold_normalization",
     "from_keras",
     "initializers",
     "layerwise_lr_decay",

@@ -1,9 +1,33 @@
-"""Checks of arguments that several rooms share: each says what it got and what it takes."""
+"""Checks of arguments. Each error names the argument, the received and the accepted values."""
 
 import math
 import numbers
+import reprlib
 
 import numpy as np
+
+_short = reprlib.Repr()
+_short.maxlist = _short.maxtuple = _short.maxdict = _short.maxset = 8
+_short.maxlong = 40
+_short.maxstring = _short.maxother = 120
+
+
+def shown(value):
+    """Returns a value as messages show it: its `repr`, shortened where it is long."""
+    if isinstance(value, np.ndarray) and value.size > 8:
+        return (
+            f"an array of shape {value.shape}, {_short.repr(value.ravel()[:8].tolist())[:-1]}, ...]"
+        )
+    try:
+        return _short.repr(value)
+    except ValueError:  # Python prints no integer of more than some 4,000 digits
+        return f"an integer of {int(math.log10(abs(value))) + 1} digits"
+
+
+def callable_name(x):
+    """Returns the name of a function, layer or class, or of the class of an object without one."""
+    name = getattr(x, "__qualname__", None) or getattr(x, "__name__", None)
+    return name if isinstance(name, str) else type(x).__name__
 
 
 def real(name, value, *, low=-math.inf, high=math.inf, above=-math.inf, below=math.inf):
@@ -11,14 +35,14 @@ def real(name, value, *, low=-math.inf, high=math.inf, above=-math.inf, below=ma
 
     Args:
         name: The argument's name, for the message.
-        value: What the user passed.
+        value: The received value.
         low: Smallest value accepted.
         high: Largest value accepted.
         above: The value must be larger than this one.
         below: The value must be smaller than this one.
 
     Raises:
-        TypeError: If `value` is no real number.
+        TypeError: If `value` is not a real number.
         ValueError: If it is NaN, infinite or out of range.
     """
     accepted = "a finite number"
@@ -30,51 +54,90 @@ def real(name, value, *, low=-math.inf, high=math.inf, above=-math.inf, below=ma
         accepted += f" and <= {high:g}"
     if math.isfinite(below):
         accepted += f" and < {below:g}"
+    message = f"Argument `{name}` must be {accepted}. Received: {name}={shown(value)}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"Argument `{name}` must be {accepted}. Received: {name}={value!r}")
-    number = float(value)
+        raise TypeError(message)
+    try:
+        number = float(value)
+    except OverflowError as error:  # of an integer beyond float64
+        raise ValueError(message) from error
     if not (math.isfinite(number) and low <= number <= high and above < number < below):
-        raise ValueError(f"Argument `{name}` must be {accepted}. Received: {name}={value!r}")
+        raise ValueError(message)
     return number
+
+
+def whole(name, value, accepted, *, low):
+    """Returns `value` as an int, after checking that it is a whole number of at least `low`.
+
+    A float that is whole counts, since MATLAB's and JSON's numbers can be floats.
+
+    Raises:
+        TypeError: If `value` is no whole number.
+        ValueError: If it is smaller than `low`.
+    """
+    message = f"Argument `{name}` must be {accepted}. Received: {name}={shown(value)}"
+    if not (is_integer(value) or is_whole_float(value)):
+        raise TypeError(message)
+    if value < low:
+        raise ValueError(message)
+    return int(value)
 
 
 def boolean(name, value):
     """Returns `value` as a bool, after checking that it is True or False, or 1 or 0.
 
     Raises:
-        TypeError: If it is something else.
+        TypeError: If it has another value.
     """
     if isinstance(value, (numbers.Integral, np.bool_)) and value in (0, 1):
         return bool(value)
-    raise TypeError(f"Argument `{name}` must be True or False. Received: {name}={value!r}")
+    raise TypeError(f"Argument `{name}` must be True or False. Received: {name}={shown(value)}")
+
+
+def neutral(name, value, accepted, remedy):
+    """Checks an argument of Keras's layer whose accepted values change nothing.
+
+    Raises:
+        ValueError: If it has another value; the message ends in `remedy`.
+    """
+    if not any(value is each for each in accepted):
+        values = " or ".join(map(str, accepted))
+        raise ValueError(
+            f"Argument `{name}` must be {values}. {remedy} Received: {name}={shown(value)}"
+        )
 
 
 def keras_object(name, identifier, get, accepted):
-    """Returns what a function of Keras, `get`, makes of an argument's value.
+    """Returns the object that Keras's function `get` returns for an identifier.
 
     Raises:
-        ValueError: If it makes nothing of it; the message says what is accepted.
+        ValueError: If `get` fails. The message names the accepted values.
     """
-    if isinstance(identifier, dict):  # from a config: Keras itself says best what is wrong
+    if isinstance(identifier, dict):  # from a config: Keras's own error message is better
         return get(identifier)
     try:
         return get(identifier)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Argument `{name}` must be {accepted}. Received: {name}={identifier!r}"
+            f"Argument `{name}` must be {accepted}. Received: {name}={shown(identifier)}"
         ) from error
 
 
 def is_integer(value):
-    """Says whether `value` is a whole number by type; booleans are not."""
+    """Returns whether `value` has an integer type other than bool."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_whole_float(value):
+    """Says whether `value` is a float without a fraction."""
+    return isinstance(value, float | np.floating) and float(value).is_integer()
 
 
 def axis_index(name, axis, rank, owner):
     """Returns `axis` counted from the front, after checking it against the input's rank.
 
     Raises:
-        ValueError: If `axis` is out of range; the message names `owner`, the layer.
+        ValueError: If `axis` is out of range. The message names `owner`, the layer.
     """
     if rank == 0:
         raise ValueError(f"The input of {owner} must have axes. Received: an input of rank 0")
@@ -82,6 +145,6 @@ def axis_index(name, axis, rank, owner):
         raise ValueError(
             f"Argument `{name}` of {owner} is out of bounds for an input of rank {rank}: it must "
             f"lie in [{-rank}, {rank - 1}], as it says which axis, not how many channels. "
-            f"Received: {name}={axis}"
+            f"Received: {name}={shown(axis)}"
         )
     return axis % rank

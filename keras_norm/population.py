@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from keras_norm import _validation, engines
+from keras_norm._contents import layers_of
 from keras_norm.layers import BatchNormalization
 from keras_norm.ops import Moments, merge
 
@@ -120,7 +121,7 @@ def normalizations(model):
     Raises:
         ValueError: If there are none.
     """
-    layers = model._flatten_layers()
+    layers = layers_of(model)
     ours = [layer for layer in layers if isinstance(layer, BatchNormalization)]
     if not ours:
         theirs = len(_of_keras(model))
@@ -134,7 +135,7 @@ def normalizations(model):
 
 
 def _of_keras(model):
-    layers = model._flatten_layers()
+    layers = layers_of(model)
     return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
@@ -291,7 +292,7 @@ class _Passes:
         self._old_values = [
             (variable, ops.convert_to_numpy(variable))
             for layer in self._observed_layers
-            for variable in (layer.moving_mean, layer.moving_variance)
+            for variable in layer.statistics
         ]
 
     def _add(self, x):
@@ -354,8 +355,7 @@ class _Passes:
             channels = slice(first, first + layer.num_channels)
             first = channels.stop
             if count[channels].all():
-                layer.moving_mean.assign((shift + residual)[channels])
-                layer.moving_variance.assign(variance[channels])
+                layer.set_statistics((shift + residual)[channels], variance[channels])
             else:
                 unseen.append(f"'{layer.name}'")
         if unseen:
@@ -370,7 +370,7 @@ _passes = weakref.WeakKeyDictionary()
 
 
 def _signature(model):
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, BatchNormalization)]
+    layers = [layer for layer in layers_of(model) if isinstance(layer, BatchNormalization)]
     optimizer = getattr(model, "optimizer", None)
     return (
         [(weakref.ref(layer), layer.trainable) for layer in layers],

@@ -4,10 +4,13 @@ Each backend has a list of its formats: their packages belong to its environment
 that is missing fails the test. What does not work, and why, is in docs/export.md.
 """
 
+import functools
+
 import keras
 import pytest
 
 import keras_norm
+from keras_norm.conversion.kinds import KINDS
 from tests.conversion import models
 from tests.gradients import numpy
 from tests.old_keras import EXPORTS_FROM_JAX_AND_TORCH
@@ -19,18 +22,20 @@ FORMATS = {
     "torch": ["openvino"] + ["onnx", "torch"] * EXPORTS_FROM_JAX_AND_TORCH,
 }[keras.backend.backend()]
 SUFFIXES = {"onnx": "onnx", "openvino": "xml", "litert": "tflite", "torch": "pt2"}
+SETTINGS = {keras_norm.GroupNormalization: {"groups": 4}}
 LAYERS = {
-    "batch": keras_norm.BatchNormalization,
-    "group": lambda: keras_norm.GroupNormalization(4),
-    "layer": keras_norm.LayerNormalization,
-    "layer, channels": lambda: keras_norm.LayerNormalization(reduction_axes=-1),
+    kind.layer.__name__: functools.partial(kind.layer, **SETTINGS.get(kind.layer, {}))
+    for kind in KINDS
 }
+LAYERS["layer, channels"] = lambda: keras_norm.LayerNormalization(reduction_axes=-1)
+LAYERS["renorm"] = lambda: keras_norm.BatchNormalization(renorm=True)
 TOLERANCE = 1e-5
 
 
 def model(names, size):
     """Returns a model with these layers, on images of a fixed or (None) an open size."""
-    inputs = x = keras.Input((size, size, 3), name="image")
+    inputs = keras.Input((size, size, 3), name="image")
+    x = keras.layers.Conv2D(8, 1)(inputs)
     for name in names:
         x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(LAYERS[name]()(x))
     made = models.shake(keras.Model(inputs, x))

@@ -42,3 +42,11 @@ def check(name, value, *accepted):
             f"Argument `{name}` must be {accepted[0]}: its equal has no such argument. "
             f"Received: {name}={value}"
         )
+
+
+def overridden(x, known, names):
+    """Returns the name among `names` of a method that `x` has otherwise than the class `known`."""
+    for name in names:
+        if name in vars(x) or getattr(type(x), name, None) is not getattr(known, name, None):
+            return name
+    return None

@@ -1,9 +1,8 @@
 """Flax's modules into our layers."""
 
-import numpy as np
-
-from keras_norm import layers
-from keras_norm.conversion.arguments import affine_arguments, check
+from keras_norm.conversion.arguments import check
+from keras_norm.conversion.kinds import KINDS, names
+from keras_norm.conversion.registry import registered
 
 
 def from_flax(module):
@@ -14,6 +13,8 @@ def from_flax(module):
     | nnx.BatchNorm | `BatchNormalization` |
     | nnx.LayerNorm | `LayerNormalization` |
     | nnx.GroupNorm | `GroupNormalization` |
+    | nnx.InstanceNorm | `InstanceNormalization` |
+    | nnx.RMSNorm | `RMSNormalization` |
 
     Outputs are equal in training and in inference, and so is what becomes of the statistics:
     momentum and variance mean the same as ours. A `dtype` of 16 bits over parameters of float32 is
@@ -44,56 +45,23 @@ def from_flax(module):
     """
     from flax import nnx
 
-    tables = {nnx.BatchNorm: _batch, nnx.LayerNorm: _layer, nnx.GroupNorm: _group}
-    if type(module) not in tables:
+    translate = registered(module)
+    if translate is not None:
+        return translate(module)
+    translations = {
+        getattr(nnx, name): translate
+        for kind in KINDS
+        for name, translate in kind.flax.items()
+        if hasattr(nnx, name)
+    }
+    if type(module) not in translations:
         raise TypeError(
-            "Argument `module` must be a BatchNorm, LayerNorm or GroupNorm of flax.nnx. "
-            f"Received: {module!r} (of type {type(module).__name__})"
+            f"Argument `module` must be a {names('flax')} of flax.nnx, or of a class with a "
+            f"registered translation. Received: {module!r} (of type {type(module).__name__})"
         )
     try:
         check("axis_name", module.axis_name, None)
-        return tables[type(module)](module)
+        return translations[type(module)](module)
     except ValueError as error:
         name = type(module).__name__
         raise ValueError(f"The nnx.{name} cannot be converted. {error}") from error
-
-
-def _batch(module):
-    return layers.BatchNormalization(
-        axis=module.axis,
-        momentum=module.momentum,
-        moving_mean_initializer=_array(module.mean),
-        moving_variance_initializer=_array(module.var),
-        num_channels=module.num_features,
-        **_arguments(module),
-    )
-
-
-def _layer(module):
-    return layers.LayerNormalization(
-        axis=module.feature_axes, reduction_axes=module.reduction_axes, **_arguments(module)
-    )
-
-
-def _group(module):
-    check("reduction_axes", module.reduction_axes, None)
-    return layers.GroupNormalization(groups=module.num_groups, **_arguments(module))
-
-
-def _arguments(module):
-    dtype = variable_dtype = np.dtype(module.param_dtype).name
-    if module.dtype is not None:
-        dtype = np.dtype(module.dtype).name
-    if dtype != variable_dtype:
-        check("param_dtype", variable_dtype, "float32")
-        check("dtype", dtype, "float16", "bfloat16")
-        dtype = f"mixed_{dtype}"
-    return {
-        "epsilon": module.epsilon,
-        "dtype": dtype,
-        **affine_arguments(_array(module.scale), _array(module.bias)),
-    }
-
-
-def _array(parameter):
-    return None if parameter is None else np.asarray(parameter[...], "float64")

@@ -1,28 +1,36 @@
-"""Batch normalization folded into the linear layers beside it, for production."""
+"""Normalization folded into the linear layers beside it, for production."""
 
 import collections
 
 import keras
-import numpy as np
 
-from keras_norm import layers
+from keras_norm._contents import contents
 from keras_norm.conversion import linear
-from keras_norm.conversion.copying import contents, copied
+from keras_norm.conversion.affine import Folding
+from keras_norm.conversion.arguments import overridden
+from keras_norm.conversion.copying import copied
+from keras_norm.conversion.kinds import kind_of
 
-_BATCH_NORMALIZATIONS = (keras.layers.BatchNormalization, layers.BatchNormalization)
 
+def fold_normalization(model):
+    """Returns a copy of a model for inference, with normalization folded into linear layers.
 
-def fold_batch_normalization(model):
-    """Returns a copy of a model for inference, without the batch normalization it can do without.
+    Batch normalization is a factor and an offset for each channel in inference. It disappears into
+    the layer before it, a convolution (1-D to 3-D, also transposed, depthwise or separable) or a
+    Dense layer without an activation; else into the layers that follow. Other normalization
+    layers compute moments in inference, so they stay. Their gamma and beta go into the layers
+    that follow, and leave a normalization without parameters:
 
-    In inference batch normalization is a factor and an offset for each channel. Where the layer
-    before it is a convolution (1-D to 3-D, also transposed, depthwise or separable) or a Dense
-    layer without an activation, these move into its kernel and bias; else into those of the
-    Dense layer or convolution without padding that follows. That is exact up to rounding. It
-    works on functional and Sequential models, also on those inside other models, for our layer
-    and for Keras's. Layers that something else uses as well stay as they are.
+        dense(gamma * standardized + beta) = (kernel * gamma) standardized + (bias + kernel beta)
+
+    Layers that follow take this up if they are Dense layers or convolutions without padding, and
+    if nothing else follows. There may be several of them, as query, key and value. Folding is
+    exact up to rounding. It works on functional and Sequential models, also on those inside
+    other models, for the layers of keras_norm and of Keras. Layers that something else uses as
+    well stay as they are.
 
     Prints how many layers were folded, and for each that was left its name and why.
+    `fold_batch_normalization` is the older name of this function.
 
     Args:
         model: A built Keras model. It is left as it is.
@@ -31,7 +39,7 @@ def fold_batch_normalization(model):
         The copy. Its outputs are those that `model` has in inference; train `model`, not it.
 
     Raises:
-        TypeError: If `model` is no Keras layer.
+        TypeError: If `model` is not a Keras layer.
         ValueError: If layers are in a compiled function, where nothing can reach them.
 
     Example:
@@ -44,8 +52,8 @@ def fold_batch_normalization(model):
     ...         keras.layers.ReLU(name="relu"),
     ...     ]
     ... )
-    >>> model = keras_norm.fold_batch_normalization(model)
-    Folded 1 of 1 batch normalization layers.
+    >>> model = keras_norm.fold_normalization(model)
+    Folded 1 of 1 normalization layers.
     >>> [layer.name for layer in model.layers]
     ['conv', 'relu']
 
@@ -64,10 +72,13 @@ def fold_batch_normalization(model):
     while (plan := _Plan(model)).folded:
         model = copied(model, plan.substitutes, plan.aliases, plan.dropped)
         folded += plan.folded
-    print(f"Folded {folded} of {folded + len(plan.left)} batch normalization layers.")
+    print(f"Folded {folded} of {folded + len(plan.left)} normalization layers.")
     for name, why in plan.left:
         print(f"Left '{name}': {why}.")
     return model
+
+
+fold_batch_normalization = fold_normalization
 
 
 class _Plan:
@@ -75,9 +86,9 @@ class _Plan:
 
     Attributes:
         substitutes: `id`s of layers and variables, and what takes their place.
-        aliases: `id`s of outputs of folded layers, and the inputs that take their place.
+        aliases: `id`s of outputs of layers that disappear, and the inputs that take their place.
         folded: How many layers are folded.
-        dropped: Folded layers, and their calls.
+        dropped: Layers that disappear, with their calls, and parameters that are folded.
         left: A list of the names of the layers that stay, each with the reason why.
     """
 
@@ -91,17 +102,16 @@ class _Plan:
         self._readers = collections.defaultdict(list)
         self._holders = {}
         self._in_training = set()
-        layers_found = []
+        found = []
         for x in contents(model):
             if isinstance(x, keras.Function):
                 self._add_graph(x)
             elif isinstance(x, keras.layers.Layer):
                 self._add_holder(x)
-            if isinstance(x, _BATCH_NORMALIZATIONS):
-                layers_found.append(x)
-        for layer in layers_found:
-            why_not = self._fold(layer)
-            if why_not:
+            if (folding := _folding_of(x)) is not None:
+                found.append((x, folding))
+        for layer, folding in found:
+            if why_not := self._fold(layer, folding):
                 self.left.append((layer.name, why_not))
 
     def _add_holder(self, layer):
@@ -123,7 +133,7 @@ class _Plan:
         for tensor in function.outputs:
             self._readers[id(tensor)].append(None)
 
-    def _fold(self, layer):
+    def _fold(self, layer, folding):
         """Folds a layer; returns why not, if it cannot."""
         calls = self._calls[id(layer)]
         if not calls:
@@ -134,48 +144,64 @@ class _Plan:
             return "it is called with training=True"
         if id(layer) in self._holders:
             return f"'{self._holders[id(layer)].name}' uses it, too"
+        if folding.why_not:
+            return folding.why_not
         given, made = calls[0].arguments.keras_tensors[0], calls[0].outputs[0]
-        axis = layer.axis % len(given.shape)
+        axis = folding.axis % len(given.shape)
+        if not folding.disappears:
+            return self._fold_into_all_after(layer, folding, made, axis)
         previous = given._keras_history.operation
-        why_not_before = self._why_not(previous, given) or linear.why_not_before(previous, axis)
-        if not why_not_before and previous.compute_dtype != layer.compute_dtype:
+        why_not_before = self._why_not(previous) or linear.why_not_before(previous, axis)
+        if len(self._readers[id(given)]) > 1:
+            why_not_before = "is not the only one beside it"
+        elif not why_not_before and previous.compute_dtype != layer.compute_dtype:
             why_not_before = f"computes in {previous.compute_dtype}"
         if not why_not_before:
-            return self._put(linear.with_outputs_mapped, previous, layer)
-        why_not = f"the layer before it, '{previous.name}', {why_not_before}"
-        following = self._readers[id(made)][0]
-        if following is None:
-            return f"{why_not}; and it makes an output of the model"
-        why_not_after = self._why_not(following, made) or linear.why_not_after(following, axis)
-        if not why_not_after:
-            return self._put(linear.with_inputs_mapped, following, layer)
-        return f"{why_not}; the one after it, '{following.name}', {why_not_after}"
+            return self._put(linear.with_outputs_mapped, [previous], layer, folding)
+        why_not_before = f"the layer before it, '{previous.name}', {why_not_before}"
+        why_not_after = self._fold_into_all_after(layer, folding, made, axis)
+        return why_not_after and f"{why_not_before}; and {why_not_after}"
 
-    def _why_not(self, neighbour, tensor):
-        """Says why a neighbour on the other side of `tensor` cannot change; or None."""
-        if len(self._readers[id(tensor)]) > 1:
-            return "is not the only one beside it"
+    def _fold_into_all_after(self, layer, folding, made, axis):
+        following = self._readers[id(made)]
+        if not following or None in following:
+            return "it makes an output of the model"
+        for neighbour in following:
+            why_not = self._why_not(neighbour) or linear.why_not_after(neighbour, axis)
+            if why_not:
+                return f"the layer after it, '{neighbour.name}', {why_not}"
+        return self._put(linear.with_inputs_mapped, following, layer, folding)
+
+    def _why_not(self, neighbour):
+        """Says why a neighbour cannot change; or None."""
         if len(self._calls[id(neighbour)]) > 1:
             return "is shared by several calls"
         if id(neighbour) in self._holders:
             return f"is used by '{self._holders[id(neighbour)].name}', too"
         return "has taken up another one" if id(neighbour) in self.substitutes else None
 
-    def _put(self, mapped, neighbour, layer):
-        new, variables = mapped(neighbour, *_factor_and_shift(layer))
+    def _put(self, mapped, neighbours, layer, folding):
         self.folded += 1
-        self.substitutes[id(neighbour)] = new
+        for neighbour in neighbours:
+            self._substitute(neighbour, *mapped(neighbour, folding.factor, folding.shift))
+        if folding.disappears:
+            self.dropped += [layer, *layer._inbound_nodes]
+            for node in layer._inbound_nodes:
+                self.aliases[id(node.outputs[0])] = node.arguments.keras_tensors[0]
+        else:
+            self._substitute(layer, *folding.rest())
+            self.dropped += layer.weights
+
+    def _substitute(self, layer, new, variables):
+        self.substitutes[id(layer)] = new
         self.substitutes.update((id(before), after) for before, after in variables)
-        self.dropped += [layer, *layer._inbound_nodes]
-        for node in layer._inbound_nodes:
-            self.aliases[id(node.outputs[0])] = node.arguments.keras_tensors[0]
 
 
-def _factor_and_shift(layer):
-    """Returns what batch normalization multiplies channels by in inference, and adds to them."""
-    mean, variance, gamma, beta = (
-        None if variable is None else keras.ops.convert_to_numpy(variable).astype("float64")
-        for variable in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)
-    )
-    factor = (1 if gamma is None else gamma) / np.sqrt(variance + layer.epsilon)
-    return factor, (0 if beta is None else beta) - mean * factor
+def _folding_of(layer):
+    """Returns the `Folding` of a normalization layer; None if `layer` has nothing to fold."""
+    kind = kind_of(layer)
+    if kind is None:
+        return None
+    if name := overridden(layer, kind.parent_of(layer), ("call",)):
+        return Folding(layer, f"its class {type(layer).__name__} overrides `{name}`")
+    return kind.folding(layer)

@@ -1,31 +1,25 @@
-"""Keras's three layers into ours, and back."""
+"""Models with Keras's normalization layers into models with ours, and back."""
 
 import keras
 
-from keras_norm import layers
-from keras_norm.conversion.arguments import check, common_arguments, sorted_axes
-from keras_norm.conversion.copying import contents
+from keras_norm._contents import contents
+from keras_norm.conversion.kinds import KINDS, kind_of
+from keras_norm.conversion.registry import registered
 from keras_norm.conversion.replacing import exchange
-from keras_norm.conversion.unmasked import (
-    UnmaskedGroupNormalization,
-    UnmaskedLayerNormalization,
-)
-from keras_norm.initializers import NarrowNormal, SizeFunction, for_shape
-
-_MULTIPLIERS = [f"{v}_{kind}_multiplier" for v in ("beta", "gamma") for kind in ("lr", "l2")]
-_OF_BATCH = ("momentum", "synchronized", "moving_mean_initializer", "moving_variance_initializer")
+from keras_norm.layers.normalization import Normalization
 
 
 def from_keras(model):
     """Returns a copy of a model in which our layers take the place of Keras's.
 
-    Every `BatchNormalization`, `LayerNormalization` and `GroupNormalization` of Keras becomes ours
-    with the same arguments, name, weights, trainable flag, dtype policy and multipliers, so that
+    Every `BatchNormalization`, `LayerNormalization`, `GroupNormalization` and `RMSNormalization` of
+    Keras, and every layer of a class that `conversion.register` has taught, becomes ours with the
+    same arguments, name, weights, trainable flag, dtype policy and multipliers, so that
     outputs are the same in inference and in training. Layers are found wherever they are: in
     functional, Sequential and subclassed models, in models, wrappers and custom layers within
     them, shared or not. All else is copied as it is, also a `train_step` of the model's own.
 
-    Keras's layer and group normalization take no mask, ours do. In a model that makes masks
+    Keras's layer, group and RMS normalization take no mask, ours do. In a model that makes masks
     (`Embedding` with `mask_zero`, `Masking`, ...) they therefore become layers that ignore masks.
 
     Args:
@@ -36,9 +30,9 @@ def from_keras(model):
 
     Raises:
         TypeError: If `model` is no Keras layer.
-        ValueError: If our layers lack an argument that is in use (`renorm`, `rms_scaling`), if a
-            normalization layer is of a class derived from Keras's, or if it is in a compiled
-            function, where nothing can reach it. The message names the layer.
+        ValueError: If our layer lacks an argument that is in use (`rms_scaling`), if a
+            normalization layer is of a class derived from Keras's that is not registered, or if
+            it is in a compiled function, where nothing can reach it. The message names the layer.
 
     Example:
     >>> import keras, keras_norm
@@ -50,7 +44,7 @@ def from_keras(model):
     Reference:
         https://keras.io/api/layers/normalization_layers/
     """
-    return _translated(model, _TO_OURS)
+    return _translated(model, {kind.keras: kind.from_keras for kind in KINDS if kind.keras}, False)
 
 
 def to_keras(model):
@@ -81,26 +75,36 @@ def to_keras(model):
     Reference:
         https://keras.io/api/layers/normalization_layers/
     """
-    return _translated(model, _TO_KERAS)
+    return _translated(model, {cls: kind.to_keras for kind in KINDS for cls in kind.ours}, True)
 
 
-def _translated(model, table):
-    """Returns a copy of `model` with the layers of the classes in `table` translated."""
+def _translated(model, translations, is_ours):
+    """Returns a copy of `model` with layers translated.
+
+    Args:
+        model: The model.
+        translations: Dictionary of classes and functions.
+        is_ours: Whether these classes, and the registered ones that count, are of keras_norm.
+    """
     makes_masks = any(map(_makes_masks, contents(model)))
 
     def translate(layer):
-        described = f"Layer '{layer.name}' ({type(layer).__name__})"
-        if not isinstance(layer, tuple(table)):
+        if isinstance(layer, Normalization) is not is_ours:
             return None
-        known = next(cls for cls in type(layer).__mro__ if cls in table)
-        # What matlab and wolfram derive from our layers does what these do.
-        if type(layer) is not known and not type(layer).__module__.startswith("keras_norm."):
+        translation = registered(layer)
+        if translation is not None:
+            return translation(layer)
+        if kind_of(layer) is None:
+            return None
+        described = f"Layer '{layer.name}' ({type(layer).__name__})"
+        if type(layer) not in translations:
             raise ValueError(
                 f"{described} is of a class derived from a normalization layer, so what is equal "
-                "to it is not known. Say it with `keras_norm.conversion.replace_normalization`."
+                "to it is not known. Teach it with `keras_norm.conversion.register`, or replace "
+                "it with `keras_norm.conversion.replace_normalization`."
             )
         try:
-            return table[known](layer, makes_masks)
+            return translations[type(layer)](layer, makes_masks)
         except (TypeError, ValueError, NotImplementedError) as error:
             raise ValueError(f"{described} cannot be converted. {error}") from error
 
@@ -118,101 +122,3 @@ def _makes_masks(x):
     # Keras's other layers, and ours, pass masks on.
     author = next(cls for cls in type(x).__mro__ if "compute_mask" in vars(cls))
     return author.__module__.partition(".")[0] not in ("keras", "keras_norm")
-
-
-def _batch_to_ours(layer, makes_masks):
-    check("renorm", getattr(layer, "renorm", False), False)
-    return layers.BatchNormalization(
-        **common_arguments(layer), **{name: getattr(layer, name) for name in _OF_BATCH}
-    )
-
-
-def _layer_to_ours(layer, makes_masks):
-    check("rms_scaling", getattr(layer, "rms_scaling", False), False)
-    axis = layer.axis
-    if isinstance(axis, list) and len(axis) == 1:
-        axis = axis[0]
-    cls = UnmaskedLayerNormalization if makes_masks else layers.LayerNormalization
-    return cls(**common_arguments(layer) | {"axis": axis, "reduction_axes": axis})
-
-
-def _group_to_ours(layer, makes_masks):
-    cls = UnmaskedGroupNormalization if makes_masks else layers.GroupNormalization
-    return cls(groups=layer.groups, **common_arguments(layer))
-
-
-def _batch_to_keras(layer, makes_masks):
-    check("variance_momentum", layer.variance_momentum, None, layer.momentum)
-    return keras.layers.BatchNormalization(**_keras_arguments(layer, _OF_BATCH))
-
-
-def _layer_to_keras(layer, makes_masks):
-    _refuse_masks(makes_masks)
-    axes = sorted_axes(layer, "axis")
-    if axes != sorted_axes(layer, "reduction_axes"):
-        raise ValueError(
-            "Keras's layer takes the moments over the axes that gamma and beta span: argument "
-            "`reduction_axes` must name the same as `axis`. "
-            f"Received: reduction_axes={layer.reduction_axes}, axis={layer.axis}"
-        )
-    return keras.layers.LayerNormalization(**_keras_arguments(layer) | {"axis": axes})
-
-
-def _group_to_keras(layer, makes_masks):
-    _refuse_masks(makes_masks)
-    groups = {"all-channels": 1, "channel-wise": -1}.get(layer.groups, layer.groups)
-    return keras.layers.GroupNormalization(groups=groups, **_keras_arguments(layer))
-
-
-def _without_masks(translate):
-    """Returns `translate` for a layer that ignores masks."""
-    return lambda layer, makes_masks: translate(layer, False)
-
-
-def _refuse_masks(makes_masks):
-    if makes_masks:
-        raise ValueError(
-            "Keras's layer has no call argument `mask`, but the model makes masks (`Masking`, "
-            "`mask_zero` of `Embedding`, ...)."
-        )
-
-
-def _keras_arguments(layer, names=()):
-    """Returns the layer's arguments as Keras's layers take them."""
-    for name in _MULTIPLIERS:
-        check(name, getattr(layer, name), 1.0)
-    arguments = common_arguments(layer) | {name: getattr(layer, name) for name in names}
-    for name, value in arguments.items():
-        if name.endswith("_initializer"):
-            arguments[name] = _keras_initializer(layer, name, value)
-    return arguments
-
-
-def _keras_initializer(layer, name, initializer):
-    if isinstance(initializer, NarrowNormal):
-        return keras.initializers.RandomNormal(mean=0.0, stddev=0.01, seed=initializer.seed)
-    if isinstance(initializer, SizeFunction):
-        if initializer.values is None:
-            raise ValueError(
-                f"Argument `{name}` is a function of the size: build the layer first, so that "
-                "its values can stand for it."
-            )
-        initializer = keras.initializers.Constant(initializer.values)
-    variable = getattr(layer, name.removesuffix("_initializer"))
-    if variable is None:
-        return initializer
-    return for_shape(initializer, tuple(variable.shape), name, f"layer '{layer.name}'")
-
-
-_TO_OURS = {
-    keras.layers.BatchNormalization: _batch_to_ours,
-    keras.layers.LayerNormalization: _layer_to_ours,
-    keras.layers.GroupNormalization: _group_to_ours,
-}
-_TO_KERAS = {
-    layers.BatchNormalization: _batch_to_keras,
-    layers.LayerNormalization: _layer_to_keras,
-    layers.GroupNormalization: _group_to_keras,
-    UnmaskedLayerNormalization: _without_masks(_layer_to_keras),
-    UnmaskedGroupNormalization: _without_masks(_group_to_keras),
-}

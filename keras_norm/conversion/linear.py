@@ -6,7 +6,8 @@ Kernels and biases come and go as float64 arrays, by name: one rounding in all.
 import keras
 import numpy as np
 
-from keras_norm.conversion.replacing import put_in_place
+from keras_norm._validation import callable_name
+from keras_norm.conversion.placing import put_in_place
 
 _DENSE = (keras.layers.Dense,)
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -25,7 +26,7 @@ def why_not_before(layer, axis):
     if why_not := _why_not_linear(layer, axis):
         return why_not
     if layer.activation is not keras.activations.linear:
-        return f"has the activation {layer.activation.__name__}"
+        return f"has the activation {callable_name(layer.activation)}"
     return None
 
 
@@ -96,7 +97,11 @@ def _arrays(layer):
 
 def _with_arrays(layer, arrays):
     """Returns a layer like `layer` that has a bias and these values, and the pairs of variables."""
+    activation = layer.activation
+    if not isinstance(activation, keras.layers.Layer):
+        layer.activation = keras.activations.linear  # not every function has a config
     new = type(layer).from_config(layer.get_config() | {"use_bias": True})
+    new.activation = layer.activation = activation
     variables = put_in_place(new, layer)
     for variable in new.weights:
         variable.assign(arrays[variable.name])

@@ -1,22 +1,14 @@
 """Other normalization layers in a model."""
 
-import contextlib
-import math
-
 import keras
-import numpy as np
 
-from keras_norm import multipliers
+from keras_norm._contents import contents
 from keras_norm.conversion.arguments import common_arguments
-from keras_norm.conversion.copying import contents, copied
+from keras_norm.conversion.copying import copied
+from keras_norm.conversion.kinds import kind_of
+from keras_norm.conversion.placing import put_in_place
 from keras_norm.layers import BatchNormalization, GroupNormalization
-from keras_norm.layers.normalization import Normalization
 
-_KERAS_LAYERS = (
-    keras.layers.BatchNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-)
 MOST_GROUPS = 32
 
 
@@ -30,8 +22,8 @@ def replace_normalization(model, function):
 
     Args:
         model: A Keras model or layer. It is left as it is.
-        function: Function that gets each batch, layer and group normalization layer, Keras's and
-            ours, and returns a new layer for it, or None to leave it. `batch_to_group` is one.
+        function: Function that gets each normalization layer, Keras's and ours, and returns a new
+            layer for it, or None to leave it. `batch_to_group` is one.
             The new layer is built for the old one's input, and gets its weights as far as they
             have the same name and size.
 
@@ -57,7 +49,7 @@ def replace_normalization(model, function):
     Reference:
         Wu and He, "Group normalization", 2018, https://arxiv.org/abs/1803.08494
     """
-    model, replaced = exchange(model, function)
+    model, replaced = exchange(model, lambda x: None if kind_of(x) is None else function(x))
     for old, new, kept in replaced:
         print(
             f"{old.name}: {type(old).__name__} -> {type(new).__name__} "
@@ -122,7 +114,7 @@ def exchange(model, function):
     replaced = []
     substitutes = {}
     for old in contents(model):
-        if not isinstance(old, (*_KERAS_LAYERS, Normalization)):
+        if not isinstance(old, keras.layers.Layer):
             continue
         new = function(old)
         if new is None:
@@ -137,25 +129,3 @@ def exchange(model, function):
         substitutes.update((id(before), after) for before, after in variables)
         replaced.append((old, new, [after.name for _, after in variables]))
     return copied(model, substitutes), replaced
-
-
-def put_in_place(new, old):
-    """Builds `new` like `old`, with its weights; returns pairs of variables, old and new."""
-    if old.built and not new.built:
-        with contextlib.ExitStack() as scopes:
-            for scope in (old.path or old.name).split("/")[:-1]:
-                scopes.enter_context(keras.name_scope(scope))
-            new.build(old.get_build_config()["input_shape"])
-    found = {variable.name: variable for variable in old.weights}
-    pairs = []
-    for after in new.weights:
-        before = found.get(after.name)
-        if before is not None and math.prod(before.shape) == math.prod(after.shape):
-            # A copy: JAX would share the array, and donate it in training.
-            after.assign(np.array(keras.ops.convert_to_numpy(before)).reshape(after.shape))
-            after.trainable = before.trainable
-            for name in multipliers.KINDS:
-                if hasattr(before, name):
-                    setattr(after, name, getattr(before, name))
-            pairs.append((before, after))
-    return pairs

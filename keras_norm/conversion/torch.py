@@ -1,15 +1,12 @@
 """PyTorch's modules into our layers, and back."""
 
-import keras
+import warnings
 
-from keras_norm import layers
-from keras_norm.conversion.arguments import affine_arguments, check, sorted_axes
+from keras_norm.conversion.arguments import overridden
+from keras_norm.conversion.kinds import KINDS, kind_of, names, our_names
+from keras_norm.conversion.registry import registered
+from keras_norm.conversion.torch_modules import copy_values
 
-_LAYERS = (
-    layers.BatchNormalization,
-    layers.GroupNormalization,
-    layers.LayerNormalization,
-)
 # Where a module fixes the rank of its input, its layer can be built at once.
 _RANKS = {
     "BatchNorm2d": 4,
@@ -29,7 +26,8 @@ def from_torch(module):
     | SyncBatchNorm | `BatchNormalization(axis=1, synchronized=True)` |
     | LayerNorm | `LayerNormalization` with the last axes as `axis` and `reduction_axes` |
     | GroupNorm | `GroupNormalization(axis=1)` |
-    | InstanceNorm1d, 2d, 3d | `GroupNormalization("channel-wise", axis=1)` |
+    | InstanceNorm1d, 2d, 3d | `InstanceNormalization(axis=1)` |
+    | RMSNorm | `RMSNormalization` with the last axes as `axis` |
 
     Outputs are equal in training and in inference. Two things to know of batch normalization:
 
@@ -40,7 +38,11 @@ def from_torch(module):
       gathered is taken as it is, since inference uses it as it is: outputs stay equal. In further
       training our moving variance moves towards values that are (n - 1) / n as large.
 
-    `requires_grad` is left out: set `trainable` of the layer's gamma and beta.
+    `requires_grad` is left out: set `trainable` of the layer's gamma and beta. Forward hooks are
+    left out with a warning.
+
+    A class derived from one of these is converted like its parent, unless it overrides `forward`:
+    then only a translation that is registered with `keras_norm.conversion.register` knows more.
 
     Args:
         module: The module, on any device. The layer works on whichever backend Keras runs.
@@ -51,8 +53,9 @@ def from_torch(module):
         then the values are its initializers.
 
     Raises:
-        TypeError: If `module` is none of these.
-        ValueError: If the module does what our layer cannot: `momentum=None`, which averages over
+        TypeError: If `module` is none of these, or derived from one with another `forward`.
+        ValueError: If the module has no values (it is lazy, or on the meta device), has
+            parametrizations, or does what our layer cannot: `momentum=None`, which averages over
             all batches; `track_running_stats=False` of batch normalization, which has no inference
             of its own; `track_running_stats=True` of instance normalization.
 
@@ -66,11 +69,22 @@ def from_torch(module):
     Reference:
         https://docs.pytorch.org/docs/stable/nn.html#normalization-layers
     """
+    translate = registered(module)
+    if translate is not None:
+        return translate(module)
+    known, translate = _known(module)
+    _check_values(module)
+    if module._forward_hooks or module._forward_pre_hooks:
+        warnings.warn(
+            f"{module} is converted without its forward hooks: if they change inputs or outputs, "
+            "the layer does something else.",
+            stacklevel=2,
+        )
     try:
-        layer = _from_module(module)
+        layer = translate(module)
     except ValueError as error:
         raise ValueError(f"{module} cannot be converted. {error}") from error
-    rank = _RANKS.get(type(module).__name__)
+    rank = _RANKS.get(known)
     if rank is not None:
         layer.build((None, layer.num_channels, *[None] * (rank - 2)))
     return layer
@@ -89,10 +103,13 @@ def to_torch(layer):
 
     Returns:
         A `torch.nn` module on the CPU, in training mode: BatchNorm1d, 2d or 3d as the layer's rank
-        says (or SyncBatchNorm), LayerNorm, or GroupNorm.
+        says (or SyncBatchNorm), LayerNorm, GroupNorm (also for instance normalization), or
+        RMSNorm (with `gamma_offset` added to its weight). `requires_grad` of a parameter is
+        `trainable` of its variable: setting `layer.trainable` sets these, and
+        `layer.gamma.trainable = True` after it trains gamma of a frozen layer, in Keras too.
 
     Raises:
-        TypeError: If `layer` is none of our layers.
+        TypeError: If `layer` is none of our layers, or derived from one with another `call`.
         ValueError: If the layer is not built, or PyTorch's module cannot do the same. The message
             names layer and argument.
 
@@ -107,13 +124,18 @@ def to_torch(layer):
     Reference:
         https://docs.pytorch.org/docs/stable/nn.html#normalization-layers
     """
-    if not isinstance(layer, _LAYERS):
+    kind = kind_of(layer)
+    if kind is None or not isinstance(layer, kind.layer):
         raise TypeError(
-            "Argument `layer` must be a BatchNormalization, LayerNormalization or "
-            f"GroupNormalization of keras_norm. Received: {layer!r} "
+            f"Argument `layer` must be a {our_names()} of keras_norm. Received: {layer!r} "
             f"(of type {type(layer).__name__})"
         )
     described = f"Layer '{layer.name}' ({type(layer).__name__})"
+    if name := overridden(layer, kind.parent_of(layer), ("call",)):
+        raise TypeError(
+            f"{described} is of a class derived from {kind.layer.__name__} that overrides "
+            f"`{name}`, so what is equal to it is not known."
+        )
     if not layer.built:
         raise ValueError(
             f"{described} must be built before it can become a module. Call it on an input, or "
@@ -122,138 +144,67 @@ def to_torch(layer):
     import torch
 
     try:
-        module = _to_module(layer)
+        module = kind.to_torch(layer)
     except ValueError as error:
         raise ValueError(f"{described} cannot be converted. {error}") from error
-    for parameter, variable in ((module.weight, layer.gamma), (module.bias, layer.beta)):
-        if variable is None:
+    offset = getattr(layer, "gamma_offset", 0.0)
+    for name, variable, added in (("weight", layer.gamma, offset), ("bias", layer.beta, 0.0)):
+        parameter = getattr(module, name, None)
+        if variable is not None:
+            copy_values(parameter, variable, added)
+            parameter.requires_grad_(variable.trainable)
+        elif parameter is not None:
             parameter.requires_grad_(False)  # it stays at 1, or 0
-        else:
-            _copy(parameter, variable)
-            parameter.requires_grad_(layer.trainable and variable.trainable)
     return module.to(getattr(torch, layer.variable_dtype))
 
 
-def _from_module(module):
+def _known(module):
+    """Returns the name of PyTorch's class that a module is or derives from; and its translation.
+
+    Raises:
+        TypeError: If there is none, or the module runs something else.
+    """
     from torch import nn
 
-    batch = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    if isinstance(module, batch):
-        return _from_batch_norm(module, synchronized=isinstance(module, nn.SyncBatchNorm))
-    if isinstance(module, nn.LayerNorm):
-        return _from_layer_norm(module)
-    if isinstance(module, nn.GroupNorm):
-        return _from_channels(module, module.num_channels, groups=module.num_groups)
-    if isinstance(module, (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)):
-        check("track_running_stats", module.track_running_stats, False)
-        return _from_channels(module, module.num_features, groups="channel-wise")
-    raise TypeError(
-        "Argument `module` must be a BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm, "
-        "LayerNorm, GroupNorm or InstanceNorm1d, InstanceNorm2d, InstanceNorm3d of torch.nn. "
-        f"Received: {module!r} (of type {type(module).__name__})"
-    )
-
-
-def _from_batch_norm(module, synchronized):
-    check("track_running_stats", module.track_running_stats, True)
-    if module.momentum is None:
-        raise ValueError(
-            "Argument `momentum` must be a number: BatchNormalization cannot average over all "
-            "batches. Received: momentum=None"
-        )
-    return layers.BatchNormalization(
-        axis=1,
-        momentum=1 - module.momentum,
-        moving_mean_initializer=_array(module.running_mean),
-        moving_variance_initializer=_array(module.running_var),
-        synchronized=synchronized,
-        num_channels=module.num_features,
-        **_arguments(module, module.running_mean),
-    )
-
-
-def _from_layer_norm(module):
-    rank = len(module.normalized_shape)
-    axis = -1 if rank == 1 else list(range(-rank, 0))
-    layer = layers.LayerNormalization(
-        axis=axis, reduction_axes=axis, **_arguments(module, module.weight)
-    )
-    layer.build((None, *module.normalized_shape))
-    return layer
-
-
-def _from_channels(module, channels, groups):
-    return layers.GroupNormalization(
-        groups=groups, axis=1, num_channels=channels, **_arguments(module, module.weight)
-    )
-
-
-def _arguments(module, typical):
-    """Returns the arguments that all have; the dtype is that of `typical`, where there is one."""
-    return {
-        "epsilon": module.eps,
-        "dtype": None if typical is None else str(typical.dtype).removeprefix("torch."),
-        **affine_arguments(_array(module.weight), _array(module.bias)),
+    known = {
+        getattr(nn, name): (name, translate)
+        for kind in KINDS
+        for name, translate in kind.torch.items()
+        if hasattr(nn, name)  # RMSNorm is new in 2.4
     }
-
-
-def _to_module(layer):
-    """Returns the module for a layer, with the statistics and without gamma and beta."""
-    from torch import nn
-
-    if isinstance(layer, layers.LayerNormalization):
-        return nn.LayerNorm(_last_sizes(layer), layer.epsilon)
-    rank = _rank_with_channels_on_axis_1(layer)
-    if isinstance(layer, layers.GroupNormalization):
-        groups = {"all-channels": 1, "channel-wise": layer.num_channels, -1: layer.num_channels}
-        groups = groups.get(layer.groups, layer.groups)
-        return nn.GroupNorm(groups, layer.num_channels, layer.epsilon)
-    check("variance_momentum", layer.variance_momentum, None, layer.momentum)
-    if layer.synchronized:
-        batch_norm = nn.SyncBatchNorm
-    else:
-        if rank > 5:
-            raise ValueError(
-                "PyTorch's batch normalization takes inputs of rank 2 to 5. "
-                f"Received: an input of rank {rank}"
-            )
-        batch_norm = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(rank, nn.BatchNorm1d)
-    module = batch_norm(layer.num_channels, layer.epsilon, 1 - layer.momentum)
-    _copy(module.running_mean, layer.moving_mean)
-    _copy(module.running_var, layer.moving_variance)
-    return module
-
-
-def _array(tensor):
-    return None if tensor is None else tensor.detach().cpu().double().numpy()
-
-
-def _copy(tensor, variable):
-    import torch
-
-    values = torch.from_numpy(keras.ops.convert_to_numpy(variable).astype("float64"))
-    tensor.data = values.to(getattr(torch, variable.dtype))
-
-
-def _last_sizes(layer):
-    """Returns the sizes of the last axes, after checking that the layer names only these."""
-    shape = layer.get_build_config()["input_shape"]
-    axes = sorted_axes(layer, "axis")
-    last = list(range(len(shape) - len(axes), len(shape)))
-    if not axes == sorted_axes(layer, "reduction_axes") == last:
-        raise ValueError(
-            "Arguments `axis` and `reduction_axes` must both name the last axes. Received: "
-            f"axis={layer.axis}, reduction_axes={layer.reduction_axes}, an input of rank "
-            f"{len(shape)}"
+    parent = next((cls for cls in type(module).__mro__ if cls in known), None)
+    if parent is None and hasattr(module, "cls_to_become"):
+        parent = module.cls_to_become
+    if parent not in known:
+        raise TypeError(
+            f"Argument `module` must be a {names('torch')} of torch.nn, or of a class with a "
+            f"registered translation. Received: {module!r} (of type {type(module).__name__})"
         )
-    return [shape[axis] for axis in axes]
-
-
-def _rank_with_channels_on_axis_1(layer):
-    rank = len(layer.get_build_config()["input_shape"])
-    if layer.axis % rank != 1:
-        raise ValueError(
-            "Argument `axis` must be 1, where PyTorch has the channels. "
-            f"Received: axis={layer.axis}, an input of rank {rank}"
+    if name := overridden(module, parent, ("forward", "_apply_instance_norm")):
+        raise TypeError(
+            f"{type(module).__name__} is derived from torch.nn.{parent.__name__} and overrides "
+            f"`{name}`, so what is equal to it is not known. Teach it with "
+            f"`keras_norm.conversion.register`. Received: {module!r}"
         )
-    return rank
+    return known[parent]
+
+
+def _check_values(module):
+    from torch.nn.parameter import is_lazy
+
+    tensors = dict([*module.named_parameters(), *module.named_buffers()])
+    if any(map(is_lazy, tensors.values())):
+        raise ValueError(
+            f"{type(module).__name__} has no values yet: call it on a batch, then convert it."
+        )
+    if any(tensor.is_meta for tensor in tensors.values()):
+        raise ValueError(
+            f"{module} cannot be converted. It is on the meta device, where tensors have no "
+            "values: load them on another device first."
+        )
+    if found := sorted(getattr(module, "parametrizations", ())):
+        raise ValueError(
+            f"{module} cannot be converted. It has parametrizations (of {', '.join(found)}), "
+            "which a layer has not: make them permanent with "
+            "`torch.nn.utils.parametrize.remove_parametrizations`."
+        )

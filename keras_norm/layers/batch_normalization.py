@@ -1,18 +1,29 @@
 """Batch normalization."""
 
 import functools
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 import keras
 
 from keras_norm import _validation, engines, initializers
-from keras_norm.layers.normalization import Normalization, single_axis
-from keras_norm.ops import Moments, convert, merge_replicas, moving_averages, normalize, standardize
+from keras_norm.layers.arguments import SharedArguments, complete
+from keras_norm.layers.normalization import single_axis
+from keras_norm.layers.renormalization import Renormalization
+from keras_norm.ops import (
+    Moments,
+    convert,
+    merge_replicas,
+    moving_averages,
+    normalize,
+    scale_and_shift,
+    standardize,
+)
 from keras_norm.ops.convert import at_least_float32
 
 
 @keras.saving.register_keras_serializable("keras_norm")
-class BatchNormalization(Normalization):
+@complete
+class BatchNormalization(Renormalization):
     """Normalizes each channel over the batch and all positions.
 
     In training, with the mean and (biased) variance of each channel over the batch, and it moves
@@ -36,34 +47,18 @@ class BatchNormalization(Normalization):
 
     Statistics move once for each batch, also with gradient accumulation and under
     `keras.RematScope`, which leaves this layer out. A function under `keras.remat` that calls the
-    layer moves them once on PyTorch, but twice on TensorFlow, and not at all on JAX, where
-    nothing gets out of it: there, find them with `keras_norm.update_population_statistics` on a
-    model without `keras.remat`.
+    layer in training moves them once on PyTorch and twice on TensorFlow. On JAX no variable can
+    be assigned in such a function: JAX raises `UnexpectedTracerError` when the statistics are
+    next used. Use `keras.RematScope` there, or call the layer outside of the function.
 
     Args:
         axis: Integer, the channel axis: -1 for channels last, 1 for channels first.
         momentum: Number in [0, 1], how much of the moving mean stays at each step. (MATLAB's
             decay and PyTorch's momentum are 1 minus this.)
         epsilon: Number > 0, in squared units of the input, added to the variance.
-        center: Boolean, whether to add beta.
-        scale: Boolean, whether to multiply by gamma.
-        beta_initializer: Initial beta, an entry for each channel: a name or initializer of Keras,
-            "narrow-normal" (normal with mean 0 and deviation 0.01), a function of the size, or the
-            values themselves.
-        gamma_initializer: Initial gamma, likewise.
-        moving_mean_initializer: Initial moving mean, likewise.
-        moving_variance_initializer: Initial moving variance, likewise.
-        beta_regularizer: Keras regularizer for beta.
-        gamma_regularizer: Keras regularizer for gamma.
-        beta_constraint: Keras constraint for beta.
-        gamma_constraint: Keras constraint for gamma.
-        beta_lr_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies the learning rate of
-            beta by.
-        gamma_lr_multiplier: The same for gamma.
-        beta_l2_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies its `l2` by for beta.
-        gamma_l2_multiplier: The same for gamma.
-        num_channels: Positive integer, the size of the channel axis, to be checked at build; None
-            or "auto" takes it from the input.
+        **shared: Arguments that all layers have; see `Normalization`.
+        moving_mean_initializer: Initial moving mean, like beta's.
+        moving_variance_initializer: Initial moving variance, like beta's.
         variance_momentum: The same as `momentum` for the variance; None means `momentum`.
         synchronized: Boolean, whether to use the moments of the global batch over all replicas:
             those of `tf.distribute`, of the default group of `torch.distributed` (where shards may
@@ -71,12 +66,22 @@ class BatchNormalization(Normalization):
             axes of `jax.shard_map` and `jax.pmap` (give these axes to the batch only). There is
             one message each way. Under `keras.distribution` on JAX arrays are global: moments are
             those of the global batch in any case. Without replicas this changes nothing.
+        renorm: Boolean, whether training corrects outputs towards those of inference (batch
+            renormalization): standardized inputs become `r * standardized + d`, with constants
+            `r = batch deviation / renorm_stddev` and `d = (batch mean - renorm_mean) /
+            renorm_stddev`. Inference is the same. The moving variance then follows a moving
+            average of the standard deviation, as in Keras.
+        renorm_clipping: Dictionary that may hold "rmin", "rmax" and "dmax": r is clipped to
+            [rmin, rmax], and d to [-dmax, dmax]. What it does not hold is not clipped.
+        renorm_momentum: Number in [0, 1], how much of `renorm_mean` and `renorm_stddev` stays at
+            each step.
         **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
 
     Call arguments:
         inputs: Tensor of a floating or integer dtype, the batch on its first axis.
-        training: Boolean or None, whether to use the batch's moments, and to move the moving
-            statistics.
+        training: Boolean or None, whether to use the batch's moments, and to update the moving
+            statistics. None means inference; in a layer inside a torch module, the mode that
+            `.train()` and `.eval()` set.
         mask: Tensor of booleans, or of 0s and 1s, or None. What is False or 0 is padding, and is
             kept out of the moments. Its shape is the input's without the channel axis, or a
             leading part of that.
@@ -108,48 +113,28 @@ class BatchNormalization(Normalization):
         internal covariate shift", 2015, https://arxiv.org/abs/1502.03167
     """
 
+    _accepted_of_keras: ClassVar = {
+        "fused": ((None, False, True), "It chose an implementation in Keras 2."),
+        "virtual_batch_size": ((None,), "Batches of several parts are left to the data."),
+        "adjustment": ((None,), "Corrections of training are left to `renorm`."),
+    }
+
     def __init__(
         self,
         axis=-1,
         momentum=0.9,
         epsilon=1e-5,
-        center=True,
-        scale=True,
-        beta_initializer="zeros",
-        gamma_initializer="ones",
+        *,
         moving_mean_initializer="zeros",
         moving_variance_initializer="ones",
-        beta_regularizer=None,
-        gamma_regularizer=None,
-        beta_constraint=None,
-        gamma_constraint=None,
-        beta_lr_multiplier=1.0,
-        gamma_lr_multiplier=1.0,
-        beta_l2_multiplier=1.0,
-        gamma_l2_multiplier=1.0,
-        num_channels=None,
         variance_momentum=None,
         synchronized=False,
-        **kwargs,
+        renorm=False,
+        renorm_clipping=None,
+        renorm_momentum=0.99,
+        **shared: Unpack[SharedArguments],
     ):
-        super().__init__(
-            axis=single_axis(axis),
-            epsilon=epsilon,
-            center=center,
-            scale=scale,
-            beta_initializer=beta_initializer,
-            gamma_initializer=gamma_initializer,
-            beta_regularizer=beta_regularizer,
-            gamma_regularizer=gamma_regularizer,
-            beta_constraint=beta_constraint,
-            gamma_constraint=gamma_constraint,
-            beta_lr_multiplier=beta_lr_multiplier,
-            gamma_lr_multiplier=gamma_lr_multiplier,
-            beta_l2_multiplier=beta_l2_multiplier,
-            gamma_l2_multiplier=gamma_l2_multiplier,
-            num_channels=num_channels,
-            **kwargs,
-        )
+        super().__init__(axis=single_axis(axis), epsilon=epsilon, **shared)
         self.momentum = _validation.real("momentum", momentum, low=0.0, high=1.0)
         self.variance_momentum = (
             None
@@ -163,31 +148,38 @@ class BatchNormalization(Normalization):
             moving_variance_initializer, "moving_variance_initializer"
         )
         self.synchronized = _validation.boolean("synchronized", synchronized)
+        self._set_renorm_arguments(renorm, renorm_clipping, renorm_momentum)
         self.moving_mean: Any = None
         self.moving_variance: Any = None
         # While population statistics are found, the `Observer` that wants the batches' moments.
         self._observer = None
+        # Whether the layer follows `.train()` and `.eval()` of a torch module that contains it.
+        self.in_torch_module = False
 
     def build(self, input_shape):
         """Creates gamma, beta and the moving statistics."""
         channel_axis = self._channel_axis(input_shape)
+        self._check_rank(input_shape)
         self._check_channels(input_shape, channel_axis)
         shape = (self.num_channels,)
         self._add_scale_and_offset(shape)
-        self.moving_mean = self._add_statistic("moving_mean", shape)
-        self.moving_variance = self._add_statistic("moving_variance", shape)
+        mean, variance = (
+            initializers.for_shape(getattr(self, name), shape, name, self._described)
+            for name in ("moving_mean_initializer", "moving_variance_initializer")
+        )
+        self.moving_mean = self._add_statistic("moving_mean", mean)
+        self.moving_variance = self._add_statistic("moving_variance", variance)
+        if self.renorm:
+            self._add_renorm_statistics()
         self.input_spec = keras.layers.InputSpec(
             ndim=len(input_shape), axes={channel_axis: self.num_channels}
         )
 
-    def _add_statistic(self, name, shape):
-        argument = f"{name}_initializer"
+    def _add_statistic(self, name, initializer):
         return self.add_weight(
             name=name,
-            shape=shape,
-            initializer=initializers.for_shape(
-                getattr(self, argument), shape, argument, self._described
-            ),
+            shape=(self.num_channels,),
+            initializer=initializer,
             # A float16 cannot hold the variance of float16 data.
             dtype=at_least_float32(self.variable_dtype),
             trainable=False,
@@ -198,32 +190,44 @@ class BatchNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        dtype = at_least_float32(inputs.dtype, self.compute_dtype)
+        dtype = self._statistics_dtype(inputs)
         shape = [1] * len(inputs.shape)
         shape[channel_axis] = self.num_channels
         gamma, beta = self._scale_and_offset(shape, dtype)
+        if training is None:
+            training = engines.default_training(self)
         observer = self._observer
         uses_batch = self.trainable and (training or observer is not None)
         if uses_batch:
             axes = [axis for axis in range(len(shape)) if axis != channel_axis]
+            corrected = self.renorm and observer is None
             outputs, moments = normalize(
-                self._computable(inputs, dtype),
+                convert(inputs, dtype) if corrected else self._computable(inputs, dtype),
                 axes,
                 self.epsilon,
-                gamma,
-                beta,
+                None if corrected else gamma,
+                None if corrected else beta,
                 weights,
                 combine=self._combine_replicas(),
             )
+            if corrected:
+                scale, offset = self._renorm_scale_and_offset(moments, gamma, beta)
+                outputs = scale_and_shift(outputs, scale, offset)
             if observer is None:
                 self._move_statistics(moments)
             else:
                 observer.see(self, moments)
                 uses_batch = observer.uses_batch
         if not uses_batch:
-            x, moments = convert(inputs, dtype), self._moving_moments(shape, dtype)
+            x, moments = self._computable(inputs, dtype), self._moving_moments(shape, dtype)
             outputs = standardize(x, moments, self.epsilon, gamma, beta)
         return convert(outputs, self.compute_dtype)
+
+    def __reduce__(self):
+        """Keeps the mode in copies and pickles, as torch modules do."""
+        if not self.in_torch_module:
+            return super().__reduce__()
+        return (*super().__reduce__(), {"in_torch_module": True, "training": self.training})
 
     def _combine_replicas(self):
         """Returns the function that makes local moments global; None if they are."""
@@ -254,12 +258,38 @@ class BatchNormalization(Normalization):
             self.momentum,
             self.momentum if self.variance_momentum is None else self.variance_momentum,
         )
-        variables = self.moving_mean, self.moving_variance
+        if self.renorm:
+            moved = self._moved_with_renorm(moments, momenta)
+        else:
+            moved = self._moved((self.moving_mean, self.moving_variance), moments, momenta)
+        for variable, value in moved:
+            variable.assign(value)
+
+    def _moved(self, variables, moments, momenta):
+        """Returns pairs of a variable and its new value, for a batch's mean and variance."""
         averages = [convert(variable, variable.dtype) for variable in variables]
-        for variable, average in zip(
-            variables, moving_averages(averages, moments, momenta), strict=True
-        ):
-            variable.assign(average)
+        return list(zip(variables, moving_averages(averages, moments, momenta), strict=True))
+
+    @property
+    def statistics(self):
+        """The variables that `set_statistics` sets."""
+        return [
+            self.moving_mean,
+            self.moving_variance,
+            *([self.moving_stddev] if self.renorm else []),
+        ]
+
+    def set_statistics(self, mean, variance):
+        """Sets what inference standardizes with.
+
+        Args:
+            mean: Array of the shape `(channels,)`.
+            variance: Array of the shape `(channels,)`, the biased variance.
+        """
+        self.moving_mean.assign(mean)
+        self.moving_variance.assign(variance)
+        if self.renorm:
+            self._follow_moving_variance()
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -270,4 +300,5 @@ class BatchNormalization(Normalization):
             "moving_mean_initializer": self._serialized("moving_mean_initializer"),
             "moving_variance_initializer": self._serialized("moving_variance_initializer"),
             "synchronized": self.synchronized,
+            **self._renorm_arguments(),
         }

@@ -1,18 +1,21 @@
 """Group normalization."""
 
+from typing import Unpack
+
 import keras
 from keras import ops
 
 from keras_norm import _validation
+from keras_norm.layers.arguments import SharedArguments, complete
 from keras_norm.layers.normalization import Normalization, single_axis
 from keras_norm.ops import convert, normalize
-from keras_norm.ops.convert import at_least_float32
 
 ALL_CHANNELS = "all-channels"
 CHANNEL_WISE = "channel-wise"
 
 
 @keras.saving.register_keras_serializable("keras_norm")
+@complete
 class GroupNormalization(Normalization):
     """Normalizes each group of channels of each sample over its positions.
 
@@ -30,23 +33,7 @@ class GroupNormalization(Normalization):
             "channel-wise" or -1 for a group a channel (instance normalization).
         axis: Integer, the channel axis: -1 for channels last, 1 for channels first.
         epsilon: Number > 0, in squared units of the input, added to the variance.
-        center: Boolean, whether to add beta.
-        scale: Boolean, whether to multiply by gamma.
-        beta_initializer: Initial beta, an entry for each channel: a name or initializer of Keras,
-            "narrow-normal" (normal with mean 0 and deviation 0.01), a function of the size, or the
-            values themselves.
-        gamma_initializer: Initial gamma, likewise.
-        beta_regularizer: Keras regularizer for beta.
-        gamma_regularizer: Keras regularizer for gamma.
-        beta_constraint: Keras constraint for beta.
-        gamma_constraint: Keras constraint for gamma.
-        beta_lr_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies the learning rate of
-            beta by.
-        gamma_lr_multiplier: The same for gamma.
-        beta_l2_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies its `l2` by for beta.
-        gamma_l2_multiplier: The same for gamma.
-        num_channels: Positive integer, the size of the channel axis, to be checked at build; None
-            or "auto" takes it from the input.
+        **shared: Arguments that all layers have; see `Normalization`.
         **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
 
     Call arguments:
@@ -80,44 +67,8 @@ class GroupNormalization(Normalization):
         Wu and He, "Group normalization", 2018, https://arxiv.org/abs/1803.08494
     """
 
-    def __init__(
-        self,
-        groups=32,
-        axis=-1,
-        epsilon=1e-5,
-        center=True,
-        scale=True,
-        beta_initializer="zeros",
-        gamma_initializer="ones",
-        beta_regularizer=None,
-        gamma_regularizer=None,
-        beta_constraint=None,
-        gamma_constraint=None,
-        beta_lr_multiplier=1.0,
-        gamma_lr_multiplier=1.0,
-        beta_l2_multiplier=1.0,
-        gamma_l2_multiplier=1.0,
-        num_channels=None,
-        **kwargs,
-    ):
-        super().__init__(
-            axis=single_axis(axis),
-            epsilon=epsilon,
-            center=center,
-            scale=scale,
-            beta_initializer=beta_initializer,
-            gamma_initializer=gamma_initializer,
-            beta_regularizer=beta_regularizer,
-            gamma_regularizer=gamma_regularizer,
-            beta_constraint=beta_constraint,
-            gamma_constraint=gamma_constraint,
-            beta_lr_multiplier=beta_lr_multiplier,
-            gamma_lr_multiplier=gamma_lr_multiplier,
-            beta_l2_multiplier=beta_l2_multiplier,
-            gamma_l2_multiplier=gamma_l2_multiplier,
-            num_channels=num_channels,
-            **kwargs,
-        )
+    def __init__(self, groups=32, axis=-1, epsilon=1e-5, **shared: Unpack[SharedArguments]):
+        super().__init__(axis=single_axis(axis), epsilon=epsilon, **shared)
         self.groups = _check_groups(groups)
         if self._num_channels is not None:
             self._number_of_groups(self._num_channels)
@@ -125,6 +76,7 @@ class GroupNormalization(Normalization):
     def build(self, input_shape):
         """Creates gamma and beta."""
         channel_axis = self._channel_axis(input_shape)
+        self._check_rank(input_shape)
         if channel_axis == 0:
             raise ValueError(
                 f"Argument `axis` of {self._described} must not be the batch axis, 0. "
@@ -141,7 +93,7 @@ class GroupNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        dtype = at_least_float32(inputs.dtype, self.compute_dtype)
+        dtype = self._statistics_dtype(inputs)
         groups = self._number_of_groups(self.num_channels)
         group_size = self.num_channels // groups
 
@@ -178,12 +130,12 @@ class GroupNormalization(Normalization):
         wrong = (
             "cannot be more than the number of channels"
             if self.groups > channels
-            else "must divide the number of channels (as Keras puts it: must be a multiple of the "
-            "number of channels)"
+            else "must divide the number of channels"
         )
         divisors = ", ".join(str(n) for n in range(1, channels + 1) if channels % n == 0)
         raise ValueError(
-            f"Argument `groups` of {self._described} {wrong}. Received: groups={self.groups}, "
+            f"Argument `groups` of {self._described} {wrong}. "
+            f"Received: groups={_validation.shown(self.groups)}, "
             f"{channels} channels. What divides them: {divisors}"
         )
 
@@ -195,9 +147,11 @@ class GroupNormalization(Normalization):
 def _check_groups(groups):
     if isinstance(groups, str) and groups in (ALL_CHANNELS, CHANNEL_WISE):
         return groups
-    if _validation.is_integer(groups) and (groups > 0 or groups == -1):
+    whole = _validation.is_integer(groups) or _validation.is_whole_float(groups)
+    if whole and (groups > 0 or groups == -1):
         return int(groups)
     raise ValueError(
         f"Received an invalid value for argument `groups`: expected a positive integer, "
-        f"'{ALL_CHANNELS}', '{CHANNEL_WISE}', or -1 for channel-wise. Received: groups={groups!r}"
+        f"'{ALL_CHANNELS}', '{CHANNEL_WISE}', or -1 for channel-wise. "
+        f"Received: groups={_validation.shown(groups)}"
     )

@@ -1,9 +1,13 @@
-"""What the three layers share: gamma and beta, their configuration and their checks."""
+"""What the layers share: gamma and beta, their configuration and their checks."""
+
+from typing import ClassVar
 
 import keras
+import numpy as np
 
 from keras_norm import _validation, initializers, multipliers
 from keras_norm.ops import convert, mask_weights
+from keras_norm.ops.convert import at_least_float32
 
 
 class Multiplier:
@@ -24,7 +28,8 @@ class Multiplier:
         if layer is None:
             return self
         variable = getattr(layer, self.variable, None)
-        return getattr(variable, self.attribute, layer.__dict__.get(f"_{self.name}", 1.0))
+        # Never a number before one is set: TensorFlow drops the assignment of what is there.
+        return getattr(variable, self.attribute, layer.__dict__.get(f"_{self.name}"))
 
     def __set__(self, layer, value):
         value = multipliers.check(self.name, value)
@@ -34,8 +39,38 @@ class Multiplier:
             setattr(variable, self.attribute, value)
 
 
+_SMALLEST_EPSILON = float(np.finfo("float32").tiny)
+
+
 class Normalization(keras.layers.Layer):
-    """Base of the three layers; the arguments are documented there."""
+    """Base of the layers. Its arguments are those that all layers have.
+
+    Args:
+        axis: Integer, the channel axis.
+        epsilon: Number > 0, in squared units of the input, added to the variance.
+        center: Boolean, whether to add beta.
+        scale: Boolean, whether to multiply by gamma.
+        beta_initializer: Initial beta, one value for each entry: a name or initializer of Keras,
+            "narrow-normal" (normal with mean 0 and standard deviation 0.01), a function of the
+            size, or the values themselves.
+        gamma_initializer: Initial gamma, likewise.
+        beta_regularizer: Keras regularizer for beta.
+        gamma_regularizer: Keras regularizer for gamma.
+        beta_constraint: Keras constraint for beta.
+        gamma_constraint: Keras constraint for gamma.
+        beta_lr_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies the learning rate of
+            beta by.
+        gamma_lr_multiplier: The same for gamma.
+        beta_l2_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies its `l2` by for beta.
+        gamma_l2_multiplier: The same for gamma.
+        num_channels: Positive integer, the size of the channel axis, to be checked at build; None
+            or "auto" takes it from the input.
+        **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
+    """
+
+    # Arguments that Keras's layer of this name has or had, and that need no counterpart here: the
+    # values that change nothing, and what to do about others. Configs of Keras hold them.
+    _accepted_of_keras: ClassVar = {}
 
     gamma_lr_multiplier = Multiplier("gamma", multipliers.LR)
     beta_lr_multiplier = Multiplier("beta", multipliers.LR)
@@ -61,6 +96,9 @@ class Normalization(keras.layers.Layer):
         num_channels=None,
         **kwargs,
     ):
+        for name in self._accepted_of_keras.keys() & kwargs.keys():
+            neutral, remedy = self._accepted_of_keras[name]
+            _validation.neutral(name, kwargs.pop(name), neutral, remedy)
         super().__init__(**kwargs)
         # Statistics see the input in its own precision, not in the policy's compute dtype.
         self.autocast = False
@@ -69,6 +107,12 @@ class Normalization(keras.layers.Layer):
         self.beta = None
         self.axis = axis
         self.epsilon = _validation.real("epsilon", epsilon, above=0.0)
+        if self.epsilon < _SMALLEST_EPSILON:
+            raise ValueError(
+                f"Argument `epsilon` must be at least {_SMALLEST_EPSILON:.3g}, the smallest normal "
+                "number of float32: smaller ones count as 0, and an input that is constant would "
+                f"become NaN. Received: epsilon={epsilon}"
+            )
         self.center = _validation.boolean("center", center)
         self.scale = _validation.boolean("scale", scale)
         self.beta_initializer = initializers.get(beta_initializer, "beta_initializer")
@@ -84,6 +128,16 @@ class Normalization(keras.layers.Layer):
         self._num_channels = _check_num_channels(num_channels)
         self._built_channels = None
 
+    def __call__(self, inputs, *args, **kwargs):
+        """Returns the normalized inputs; see `call`."""
+        if isinstance(inputs, list | tuple | dict):
+            raise ValueError(
+                f"The input of {self._described} must be one tensor or array, not several of them "
+                "and not numbers in a list: `numpy.array` makes an array of such numbers. "
+                f"Received: inputs={_validation.shown(inputs)} (of type {type(inputs).__name__})"
+            )
+        return super().__call__(inputs, *args, **kwargs)
+
     @property
     def num_channels(self):
         """The number of channels: the argument, or the built layer's; None until then."""
@@ -97,6 +151,14 @@ class Normalization(keras.layers.Layer):
         """Returns the single channel axis from the front, checked."""
         return _validation.axis_index("axis", self.axis, len(input_shape), self._described)
 
+    def _check_rank(self, input_shape):
+        """Checks that the input has an axis besides that of the channels."""
+        if len(input_shape) < 2:
+            raise ValueError(
+                f"The input of {self._described} must have a batch axis and a channel axis. "
+                f"Received: input shape {tuple(input_shape)}"
+            )
+
     def _check_channels(self, input_shape, channel_axis):
         """Checks the channel axis' size against `num_channels`, and keeps it."""
         channels = input_shape[channel_axis]
@@ -108,8 +170,9 @@ class Normalization(keras.layers.Layer):
             )
         if self._num_channels is not None and channels != self._num_channels:
             raise ValueError(
-                f"Argument `num_channels` of {self._described} is {self._num_channels}, but axis "
-                f"{self.axis} of the input has {channels} channels. "
+                f"Argument `num_channels` of {self._described} is "
+                f"{_validation.shown(self._num_channels)}, but axis {self.axis} of the input has "
+                f"{channels} channels. "
                 f"Received: input shape {tuple(input_shape)}"
             )
         self._built_channels = channels
@@ -144,6 +207,16 @@ class Normalization(keras.layers.Layer):
             None if variable is None else convert(variable, dtype, shape)
             for variable in (self.gamma, self.beta)
         )
+
+    def _statistics_dtype(self, inputs):
+        """Returns the dtype that the moments of an input are computed in."""
+        given = keras.backend.standardize_dtype(inputs.dtype)
+        if given.startswith("complex"):
+            raise TypeError(
+                f"The input of {self._described} must be of a floating or integer dtype. "
+                f"Received: inputs.dtype={given}"
+            )
+        return at_least_float32(given, self.compute_dtype)
 
     def _computable(self, inputs, dtype, shape=None):
         """Returns inputs for `normalize` to compute in a dtype, in a shape if one is given.
@@ -188,11 +261,17 @@ class Normalization(keras.layers.Layer):
 def single_axis(axis):
     """Returns the argument `axis` of a layer that takes one axis only, checked.
 
+    A list of one axis, which configs of Keras 2 hold, is that axis.
+
     Raises:
         TypeError: If it is no integer.
     """
+    if isinstance(axis, list | tuple) and len(axis) == 1:
+        (axis,) = axis
     if not _validation.is_integer(axis):
-        raise TypeError(f"Argument `axis` must be an integer. Received: axis={axis!r}")
+        raise TypeError(
+            f"Argument `axis` must be an integer. Received: axis={_validation.shown(axis)}"
+        )
     return int(axis)
 
 
@@ -209,14 +288,5 @@ def _constraint(name, identifier):
 def _check_num_channels(num_channels):
     if num_channels is None or (isinstance(num_channels, str) and num_channels == "auto"):
         return None
-    if not _validation.is_integer(num_channels):
-        raise TypeError(
-            "Argument `num_channels` must be a positive integer, 'auto' or None. "
-            f"Received: num_channels={num_channels!r}"
-        )
-    if num_channels <= 0:
-        raise ValueError(
-            "Argument `num_channels` must be a positive integer, 'auto' or None. "
-            f"Received: num_channels={num_channels!r}"
-        )
-    return int(num_channels)
+    accepted = "a positive integer, 'auto' or None"
+    return _validation.whole("num_channels", num_channels, accepted, low=1)

@@ -35,6 +35,9 @@ MODULES = {
         nnx.GroupNorm(6, num_groups=None, group_size=3, use_scale=False, rngs=RNGS),
         (5, 4, 6),
     ),
+    "InstanceNorm": (nnx.InstanceNorm(6, rngs=RNGS), (5, 4, 4, 6)),
+    "RMSNorm": (nnx.RMSNorm(6, epsilon=1e-2, rngs=RNGS), (5, 4, 6)),
+    "RMSNorm plain": (nnx.RMSNorm(6, use_scale=False, rngs=RNGS), (5, 6)),
     "mixed precision": (nnx.LayerNorm(6, dtype="bfloat16", rngs=RNGS), (5, 6)),
 }
 
@@ -79,8 +82,8 @@ def test_modules_without_an_equal_are_refused():
         from_flax(nnx.GroupNorm(4, 2, reduction_axes=(0, 1), rngs=RNGS))
     with pytest.raises(ValueError, match=r"LayerNorm cannot be converted. Argument `param_dtype`"):
         from_flax(nnx.LayerNorm(4, dtype="float32", param_dtype="bfloat16", rngs=RNGS))
-    with pytest.raises(TypeError, match=r"`module` must be a BatchNorm, LayerNorm or GroupNorm"):
-        from_flax(nnx.RMSNorm(4, rngs=RNGS))
+    with pytest.raises(TypeError, match=r"`module` must be a BatchNorm, LayerNorm, GroupNorm"):
+        from_flax(nnx.Linear(4, 4, rngs=RNGS))
 
 
 def test_examples():

@@ -1,5 +1,6 @@
 """Folded models give what the models give in inference, without batch normalization."""
 
+import functools
 import re
 
 import keras
@@ -82,7 +83,7 @@ def test_several_into_one(tmp_path, capsys):
     model = stack((4,), norm(), layers.Dense(4), norm(), norm(), layers.ReLU(), norm())
     folded = check(model, (4,), ["Dense", "ReLU", "BatchNormalization"])
     out = capsys.readouterr().out
-    assert "Folded 3 of 4 batch normalization layers.\nLeft " in out
+    assert "Folded 3 of 4 normalization layers.\nLeft " in out
     folded.save(tmp_path / "folded.keras")
     x = models.batch(3, 4)
     loaded = keras.saving.load_model(tmp_path / "folded.keras")
@@ -225,3 +226,108 @@ def test_a_family_of_keras_applications():
     assert not models.kinds(folded)
     x = models.batch(2, 32, 32, 3)
     assert error(folded.predict_on_batch(x), model.predict_on_batch(x)) < TOLERANCE
+
+
+PARAMETERS = {
+    "layer": lambda: keras_norm.LayerNormalization(reduction_axes=-1, name="norm"),
+    "layer of Keras": lambda: layers.LayerNormalization(name="norm"),
+    "layer, first axis": lambda: keras_norm.LayerNormalization(1, reduction_axes=-1, name="norm"),
+    "group": lambda: keras_norm.GroupNormalization(2, name="norm"),
+    "group of Keras": lambda: layers.GroupNormalization(2, name="norm"),
+    "instance": lambda: keras_norm.InstanceNormalization(center=False, name="norm"),
+    "rms": lambda: keras_norm.RMSNormalization(name="norm"),
+    "rms with offset": lambda: keras_norm.RMSNormalization(gamma_offset=1.0, name="norm"),
+    "rms with beta": lambda: keras_norm.RMSNormalization(center=True, name="norm"),
+    "rms of Keras": lambda: layers.RMSNormalization(name="norm"),
+}
+
+
+def heads(make):
+    """Query, key and value read one normalization, between two layers."""
+    inputs = keras.Input((5, 4))
+    x = make()(layers.Dense(4)(inputs))
+    q, k, v = layers.Dense(6)(x), layers.Conv1D(6, 1)(x), layers.Dense(6, use_bias=False)(x)
+    return models.shake(keras.Model(inputs, layers.Attention()([q, k, v])))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_into_all_heads_that_follow(name, capsys):
+    model = heads(PARAMETERS[name])
+    folded = keras_norm.fold_normalization(model)
+    out = capsys.readouterr().out
+    x = models.batch(3, 5, 4)
+    assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE
+    norm = folded.get_layer("norm")
+    assert type(norm) is type(model.get_layer("norm"))
+    if name in ("rms of Keras", "layer, first axis"):
+        why = {"rms of Keras": "cannot be without its scale"}.get(name, "on axis 2, not 1")
+        assert "Folded 0 of 1 normalization layers.\nLeft 'norm': " in out
+        assert why in out
+        return
+    assert out == "Folded 1 of 1 normalization layers.\n"
+    assert not norm.weights
+    assert len(folded.weights) == 8
+    assert keras.Model.from_config(folded.get_config()).get_layer("norm").count_params() == 0
+    keras_norm.fold_normalization(folded)
+    assert capsys.readouterr().out == "Folded 0 of 0 normalization layers.\n"
+
+
+def test_batch_normalization_goes_into_all_heads(capsys):
+    inputs = keras.Input((4,))
+    x = keras_norm.BatchNormalization()(layers.ReLU()(inputs))
+    model = models.shake(keras.Model(inputs, [layers.Dense(2)(x), layers.Dense(3)(x)]))
+    folded = keras_norm.fold_normalization(model)
+    assert "Folded 1 of 1" in capsys.readouterr().out
+    x = models.batch(3, 4)
+    assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE
+
+
+def test_parameters_stay_where_something_else_reads_them(capsys):
+    inputs = keras.Input((4,))
+    norm = keras_norm.RMSNormalization(name="norm")
+    x = norm(inputs)
+    assert "it makes an output" in left(capsys, keras.Model(inputs, [layers.Dense(2)(x), x]))
+    norm = keras_norm.RMSNormalization(name="norm")
+    x = norm(inputs)
+    model = keras.Model(inputs, layers.Add()([layers.Dense(4)(x), x]))
+    assert "is no Dense or convolution layer (Add)" in left(capsys, model)
+    norm = keras_norm.LayerNormalization([1, 2], name="norm")
+    model = keras.Sequential([keras.Input((3, 4)), norm, layers.Dense(2)])
+    assert "its parameters span several axes (axis=[1, 2])" in left(capsys, model)
+
+
+class Doubled(keras_norm.BatchNormalization):
+    def call(self, inputs, training=None):
+        return 2 * super().call(inputs, training=training)
+
+
+class Named(keras_norm.BatchNormalization):
+    """A derived class that runs what its parent runs."""
+
+
+def test_derived_classes_count_as_what_they_run(capsys):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3), Doubled(name="norm")])
+    assert "its class Doubled overrides `call`" in left(capsys, model)
+    applied = keras_norm.wolfram.BatchNormalizationLayer()
+    for norm in (Named(), applied):
+        keras_norm.fold_normalization(keras.Sequential([keras.Input((4,)), layers.Dense(3), norm]))
+        assert "Folded 1 of 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("act", ["relu", "prelu", "partial"])
+def test_activations_need_no_name_and_no_config(act, capsys):
+    activation = {
+        "relu": layers.ReLU,
+        "prelu": layers.PReLU,
+        "partial": lambda: functools.partial(keras.activations.relu, negative_slope=0.1),
+    }[act]
+    dense = layers.Dense(3, activation=activation(), name="dense")
+    norms = [keras_norm.BatchNormalization(name=name) for name in ("first", "norm")]
+    model = models.shake(keras.Sequential([keras.Input((4,)), norms[0], dense, norms[1]]))
+    folded = keras_norm.fold_normalization(model)
+    named = {"relu": "ReLU", "prelu": "PReLU"}.get(act, act)
+    out = capsys.readouterr().out
+    assert f"'dense', has the activation {named}; and it makes an output" in out
+    assert "Folded 1 of 2" in out
+    x = models.batch(5, 4)
+    assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE

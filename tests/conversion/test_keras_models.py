@@ -10,7 +10,7 @@ import pytest
 
 import keras_norm
 from keras_norm import matlab, wolfram
-from keras_norm.conversion.copying import contents
+from keras_norm._contents import contents
 from keras_norm.conversion.unmasked import UnmaskedLayerNormalization
 from tests.conversion import models
 from tests.oracle import error
@@ -269,13 +269,10 @@ def one(layer, shape=(3, 6)):
 
 
 def test_what_our_layers_lack_is_refused():
-    for layer, argument in (
-        (keras.layers.LayerNormalization(name="it"), "rms_scaling"),
-        (keras.layers.BatchNormalization(name="it"), "renorm"),
-    ):
-        setattr(layer, argument, True)
-        with pytest.raises(ValueError, match=rf"Layer 'it'.*`{argument}` must be False"):
-            keras_norm.from_keras(one(layer))
+    layer = keras.layers.LayerNormalization(name="it")
+    layer.rms_scaling = True
+    with pytest.raises(ValueError, match=r"Layer 'it'.*`rms_scaling` must be False"):
+        keras_norm.from_keras(one(layer))
     with pytest.raises(ValueError, match=r"Layer 'it'.*`epsilon`"):
         keras_norm.from_keras(one(keras.layers.BatchNormalization(epsilon=0.0, name="it")))
 
@@ -344,3 +341,95 @@ def compiled(function):
 
         return tf.function(function)
     return functools.cache(function)  # what torch.compile returns is a plain function
+
+
+def test_activity_regularizers_stay():
+    layer = keras.layers.BatchNormalization(activity_regularizer=keras.regularizers.L2(0.1))
+    converted = keras_norm.from_keras(one(layer)).layers[0]
+    assert converted.activity_regularizer.l2 == pytest.approx(0.1)
+    back = keras_norm.to_keras(one(converted)).layers[0]
+    assert back.activity_regularizer.l2 == pytest.approx(0.1)
+    layer = keras.layers.RMSNormalization(activity_regularizer=keras.regularizers.L2(0.1))
+    converted = keras_norm.from_keras(one(layer)).layers[0]
+    assert converted.activity_regularizer.l2 == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("axis", [-1, [1, 2]])
+@pytest.mark.parametrize("masked", [False, True])
+def test_rms_normalization_there_and_back(axis, masked):
+    inputs = keras.Input((3, 4))
+    x = keras.layers.Masking()(inputs) if masked else inputs
+    model = keras.Model(inputs, keras.layers.RMSNormalization(axis, name="norm")(x))
+    model.get_layer("norm").scale.assign(
+        np.arange(1.0, 1 + model.count_params()).reshape(model.get_layer("norm").scale.shape)
+    )
+    x = models.batch(2, 3, 4)
+    x[0, 1:] = 0.0
+    ours = keras_norm.from_keras(model)
+    layer = ours.get_layer("norm")
+    assert isinstance(layer, keras_norm.RMSNormalization)
+    assert type(layer).__name__.startswith("Unmasked") == masked
+    expected = models.outputs(model, x)
+    assert error(models.outputs(ours, x), expected) < TOLERANCE
+    theirs = keras_norm.to_keras(ours)
+    assert type(theirs.get_layer("norm")) is keras.layers.RMSNormalization
+    assert error(models.outputs(theirs, x), expected) < TOLERANCE
+
+
+def test_renorm_there_and_back():
+    arguments = {"renorm": True, "renorm_clipping": {"rmax": 2.0}, "renorm_momentum": 0.9}
+    if not hasattr(keras.layers.BatchNormalization(), "renorm"):  # before Keras 3.14
+        with pytest.raises(ValueError, match=r"Layer 'it'.*`renorm` is new in Keras 3.14"):
+            keras_norm.to_keras(one(keras_norm.BatchNormalization(name="it", renorm=True)))
+        return
+    model = models.shake(one(keras.layers.BatchNormalization(name="norm", **arguments)))
+    ours = keras_norm.from_keras(model)
+    theirs = keras_norm.to_keras(ours)
+    for other in (ours, theirs):
+        layer = other.get_layer("norm")
+        assert {name: getattr(layer, name) for name in arguments} == arguments
+        assert len(other.weights) == len(model.weights) == 7
+        for a, b in zip(models.weights(other), models.weights(model), strict=True):
+            np.testing.assert_array_equal(a, b)
+    x = models.batch(8, *model.input_shape[1:])
+    for training in (True, False):
+        expected = models.outputs(model, x, training)
+        assert error(models.outputs(ours, x, training), expected) < TOLERANCE
+        assert error(models.outputs(theirs, x, training), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument"),
+    [
+        ({"gamma_offset": 1.0}, "gamma_offset"),
+        ({"center": True}, "center"),
+        ({"scale": False}, "scale"),
+        ({"reduction_axes": 1}, "reduction_axes"),
+        ({"gamma_regularizer": "l2"}, "gamma_regularizer"),
+    ],
+)
+def test_rms_normalization_that_keras_lacks_is_refused(arguments, argument):
+    layer = keras_norm.RMSNormalization(name="it", **arguments)
+    with pytest.raises(ValueError, match=rf"Layer 'it'.*`{argument}`"):
+        keras_norm.to_keras(one(layer, (3, 4)))
+
+
+def test_instance_normalization_becomes_keras_groups():
+    model = models.shake(one(keras_norm.InstanceNormalization(name="norm"), (5, 4)))
+    theirs = keras_norm.to_keras(model)
+    assert theirs.get_layer("norm").groups in (-1, 4)
+    x = models.batch(2, 5, 4)
+    assert error(models.outputs(theirs, x), models.outputs(model, x)) < TOLERANCE
+
+
+def test_subclasses_of_users_are_not_turned_into_their_parents():
+    class Mine(keras_norm.BatchNormalization):
+        pass
+
+    Mine.__module__ = "keras_norm.mine"  # a name is no registration
+    with pytest.raises(ValueError, match=r"Layer 'it' .Mine. is of a class derived.*register"):
+        keras_norm.to_keras(one(Mine(name="it")))
+    assert type(keras_norm.from_keras(one(Mine(name="it"))).get_layer("it")) is Mine
+    applied = keras_norm.wolfram.BatchNormalizationLayer()
+    (layer,) = keras_norm.to_keras(one(applied)).layers
+    assert type(layer) is keras.layers.BatchNormalization

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import keras_norm
-from keras_norm.conversion import from_torch, to_torch
+from keras_norm.conversion import from_torch, register, to_torch
 from tests.conversion import models
 from tests.gradients import numpy
 from tests.oracle import error
@@ -181,6 +181,96 @@ def test_layers_without_an_equal_are_refused(layer, shape, problem):
         to_torch(layer)
     with pytest.raises(TypeError, match=r"`layer` must be a BatchNormalization"):
         to_torch(keras.layers.BatchNormalization())
+
+
+class Frozen(nn.BatchNorm2d):
+    """A harmless derived class: `forward` is the parent's."""
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+class Activated(nn.BatchNorm2d):
+    """Normalization, then activation, as timm's BatchNormAct2d."""
+
+    def forward(self, x):
+        return torch.relu(super().forward(x))
+
+
+def test_derived_classes_count_as_what_they_run():
+    module = shaken(Frozen(3))
+    x = models.batch(2, 3, 4, 4)
+    assert error(numpy(from_torch(module)(x)), run(module, x, False)) < TOLERANCE
+    with pytest.raises(
+        TypeError, match=r"Activated is derived from .*BatchNorm2d and overrides `f"
+    ):
+        from_torch(Activated(3))
+    module = nn.GroupNorm(1, 3)
+    module.forward = lambda x: x
+    with pytest.raises(TypeError, match=r"derived from .*GroupNorm and overrides `forward`"):
+        from_torch(module)
+    register(Activated, lambda module: keras.Sequential([keras.layers.ReLU()]))
+    assert type(from_torch(Activated(3))) is keras.Sequential
+
+    class Doubled(keras_norm.BatchNormalization):
+        def call(self, inputs, training=None):
+            return 2 * super().call(inputs, training=training)
+
+    class Named(keras_norm.BatchNormalization):
+        pass
+
+    for cls in (Doubled, Named):
+        layer = cls(axis=1)
+        layer.build((None, 3))
+        if cls is Named:
+            assert type(to_torch(layer)) is nn.BatchNorm1d
+        else:
+            with pytest.raises(TypeError, match=r"Doubled.*derived from Batch.*overrides `call`"):
+                to_torch(layer)
+
+
+def test_modules_whose_values_are_not_known():
+    with pytest.raises(ValueError, match=r"LazyBatchNorm2d has no values yet: call it on a batch"):
+        from_torch(nn.LazyBatchNorm2d())
+    with pytest.raises(ValueError, match=r"is on the meta device"):
+        from_torch(nn.LayerNorm(3, device="meta"))
+    module = nn.LayerNorm(3)
+    torch.nn.utils.parametrize.register_parametrization(module, "weight", nn.Softplus())
+    with pytest.raises(ValueError, match=r"parametrizations .of weight.*remove_parametrizations"):
+        from_torch(module)
+    module = nn.BatchNorm2d(3)
+    module.register_forward_hook(lambda module, inputs, outputs: 2 * outputs)
+    with pytest.warns(UserWarning, match=r"is converted without its forward hooks"):
+        from_torch(module)
+
+
+def test_rms_norm():
+    for module in (nn.RMSNorm(4), nn.RMSNorm([3, 4], eps=1e-2), nn.RMSNorm(4, 0.1, False)):
+        x = models.batch(2, 3, 4)
+        shaken(module)
+        layer = from_torch(module)
+        assert error(numpy(layer(x)), run(module, x, False)) < TOLERANCE
+        assert error(run(to_torch(layer), x, True), run(module, x, True)) < TOLERANCE
+    layer = keras_norm.RMSNormalization(gamma_offset=1.0, gamma_initializer=[0.0, 1.0, 2.0, 3.0])
+    expected = numpy(layer(x))
+    assert error(run(to_torch(layer), x, False), expected) < TOLERANCE
+    assert to_torch(layer).weight.tolist() == [1.0, 2.0, 3.0, 4.0]
+    layer = keras_norm.RMSNormalization(center=True)
+    layer.build((None, 4))
+    with pytest.raises(ValueError, match=r"`center` must be False"):
+        to_torch(layer)
+    assert type(from_torch(nn.InstanceNorm1d(3))) is keras_norm.InstanceNormalization
+
+
+def test_frozen_layers_with_a_trained_gamma():
+    layer = keras_norm.BatchNormalization(axis=1)
+    layer.build((None, 3))
+    layer.trainable = False
+    layer.gamma.trainable = True  # as BatchNormalization's docstring advises
+    module = to_torch(layer)
+    assert (module.weight.requires_grad, module.bias.requires_grad) == (True, False)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    assert [v.name for v in model.trainable_variables] == ["gamma"]
 
 
 def test_examples():

@@ -1,6 +1,6 @@
-"""Keras's own tests of its three layers, run on ours with Keras's defaults put back.
+"""Keras's own tests of its layers, run on ours with Keras's defaults put back.
 
-Left out: Batch Renormalization, which we do not have, and the deprecated `rms_scaling`.
+Left out: the deprecated `rms_scaling`.
 """
 
 import functools
@@ -12,6 +12,7 @@ from keras.src.layers.normalization import (
     batch_normalization_test,
     group_normalization_test,
     layer_normalization_test,
+    rms_normalization_test,
 )
 
 import keras_norm
@@ -44,13 +45,19 @@ class GroupNormalization(keras_norm.GroupNormalization):
 _with_keras_layers_replaced(batch_normalization_test, "BatchNormalization", BatchNormalization)
 _with_keras_layers_replaced(layer_normalization_test, "LayerNormalization", LayerNormalization)
 _with_keras_layers_replaced(group_normalization_test, "GroupNormalization", GroupNormalization)
+_with_keras_layers_replaced(rms_normalization_test, "RMSNormalization", keras_norm.RMSNormalization)
 
 
 class TestBatchNormalization(batch_normalization_test.BatchNormalizationTest):
-    @pytest.fixture(autouse=True)
-    def _no_renormalization(self, request):
-        if "renorm" in request.node.name or request.node.name == "test_serialization":
-            pytest.skip("Batch Renormalization is not ours")
+    def test_renorm_invalid_clipping_keys(self):
+        """The cases are Keras's; the messages say what was received."""
+        for clipping, message in (
+            ({"random_key": 1.0}, "Received invalid keys.*random_key"),
+            ({"rmax": 0.0, "rmin": 1.0}, "rmax should be.*'rmin': 1.0"),
+            ({"rmax": 1.0, "dmax": -1.0}, r"renorm_clipping\['dmax'\].*>= 0.*-1.0"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                BatchNormalization(renorm=True, renorm_clipping=clipping)
 
 
 class TestLayerNormalization(layer_normalization_test.LayerNormalizationTest):
@@ -66,4 +73,11 @@ class TestLayerNormalization(layer_normalization_test.LayerNormalizationTest):
 
 
 class TestGroupNormalization(group_normalization_test.GroupNormalizationTest):
+    def test_groups_not_a_multiple_of_dim_error(self):
+        """Keras's message has it the wrong way round: groups divide the channels."""
+        with pytest.raises(ValueError, match="must divide the number of channels"):
+            GroupNormalization(groups=3).build((2, 4))
+
+
+class TestRMSNormalization(rms_normalization_test.RMSNormalizationTest):
     pass

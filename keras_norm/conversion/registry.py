@@ -1,0 +1,61 @@
+"""Translations of classes that the table of kinds does not have."""
+
+from keras_norm.conversion.kinds import KINDS
+
+_translations = {}
+
+
+def register(cls, translate):
+    """Teaches the conversions to translate a class of layers or modules.
+
+    `from_keras` calls `translate` for layers whose class is exactly `cls`. So do `from_torch` and
+    `from_flax` for their modules, and `to_keras` if `cls` derives from a layer of keras_norm.
+    Classes derived from `cls` are not registered.
+
+    Args:
+        cls: The class, of Keras layers or of modules of PyTorch or Flax.
+        translate: Function of an object of the class that returns the layer for it. `from_keras`
+            and `to_keras` build the layer for the old one's input. They give it the old one's
+            weights as far as they have the same name and size; "scale" is the same as "gamma".
+
+    Raises:
+        TypeError: If `cls` is not a class, or `translate` cannot be called.
+        ValueError: If `cls` has a translation already that is not registered.
+
+    Example:
+    >>> import keras, keras_norm
+    >>> class GemmaNormalization(keras.layers.Layer):
+    ...     def build(self, input_shape):
+    ...         self.scale = self.add_weight(
+    ...             name="scale", shape=(input_shape[-1],), initializer="zeros"
+    ...         )
+    ...
+    ...     def call(self, x):
+    ...         square = keras.ops.mean(x * x, axis=-1, keepdims=True)
+    ...         return x * keras.ops.rsqrt(square + 1e-6) * (1 + self.scale)
+    >>> def translate(layer):
+    ...     return keras_norm.RMSNormalization(
+    ...         gamma_offset=1.0, gamma_initializer="zeros", name=layer.name
+    ...     )
+    >>> keras_norm.conversion.register(GemmaNormalization, translate)
+    >>> model = keras.Sequential([keras.Input((3,)), GemmaNormalization()])
+    >>> type(keras_norm.from_keras(model).layers[0]).__name__
+    'RMSNormalization'
+
+    Reference:
+        https://arxiv.org/abs/2403.08295 (Gemma, the example)
+    """
+    if not isinstance(cls, type):
+        raise TypeError(f"Argument `cls` must be a class. Received: {cls!r}")
+    if not callable(translate):
+        raise TypeError(f"Argument `translate` must be a function. Received: {translate!r}")
+    if any(cls is kind.keras or cls in kind.ours for kind in KINDS):
+        raise ValueError(
+            f"Argument `cls` must be a class that is not translated already. Received: {cls!r}"
+        )
+    _translations[cls] = translate
+
+
+def registered(x):
+    """Returns the translation that is registered for the class of `x`; or None."""
+    return _translations.get(type(x))

@@ -1,0 +1,78 @@
+"""The arguments that all layers share: typed here, described and given defaults in `Normalization`.
+
+A layer lists its own arguments, then `**shared: Unpack[SharedArguments]`, which type checkers and
+editors expand (PEP 692). `complete` expands it at run time, for `help` and `inspect.signature`.
+"""
+
+import functools
+import inspect
+import re
+from typing import Any, TypedDict, TypeVar
+
+from keras_norm.layers.normalization import Normalization
+
+
+class SharedExceptCenter(TypedDict, total=False):
+    """The arguments that all layers share, except `center`, and those of `keras.layers.Layer`."""
+
+    scale: bool
+    beta_initializer: Any
+    gamma_initializer: Any
+    beta_regularizer: Any
+    gamma_regularizer: Any
+    beta_constraint: Any
+    gamma_constraint: Any
+    beta_lr_multiplier: float
+    gamma_lr_multiplier: float
+    beta_l2_multiplier: float
+    gamma_l2_multiplier: float
+    num_channels: int | str | None
+    # Of `keras.layers.Layer`
+    name: str | None
+    dtype: Any
+    trainable: bool
+    activity_regularizer: Any
+    autocast: bool
+    input_shape: tuple
+    input_dim: int
+
+
+class SharedArguments(SharedExceptCenter, total=False):
+    """The arguments that all layers share, and those of `keras.layers.Layer`."""
+
+    center: bool
+
+
+Layer = TypeVar("Layer", bound=type)
+_MARK = re.compile(r"^ {8}\*\*shared: .*\n(?: {12}.*\n)*", re.MULTILINE)
+_ENTRY = re.compile(r"^ {8}(\w+): .*\n(?: {12}.*\n)*", re.MULTILINE)
+
+
+def complete(layer: Layer) -> Layer:
+    """Expands `**shared` in a layer's signature and docstring; returns the layer's class.
+
+    The shared arguments follow those that the layer takes by position, and can themselves be
+    given by position, as in Keras. An argument that the layer lists itself, with another default
+    or meaning, replaces the shared one.
+    """
+    init = layer.__init__  # type: ignore[misc]
+    *own, _ = inspect.signature(init).parameters.values()
+    described = inspect.signature(Normalization.__init__).parameters
+    by_name = {p.name: p for p in own if p.kind is not p.KEYWORD_ONLY}
+    by_name |= {n: p for n, p in described.items() if n in SharedArguments.__annotations__}
+    by_name |= {p.name: p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in own}
+    signature = inspect.Signature([*by_name.values(), described["kwargs"]])
+
+    @functools.wraps(init)
+    def __init__(self, *args, **kwargs):
+        given = signature.bind(self, *args, **kwargs).arguments
+        of_keras = given.pop("kwargs", {})
+        init(**given, **of_keras)
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    layer.__init__ = __init__  # type: ignore[misc]
+    if layer.__doc__:  # none under `python -OO`
+        listed = {entry[1] for entry in _ENTRY.finditer(layer.__doc__)}
+        entries = (e[0] for e in _ENTRY.finditer(Normalization.__doc__ or "") if e[1] not in listed)
+        layer.__doc__ = _MARK.sub(lambda _: "".join(entries), layer.__doc__)
+    return layer

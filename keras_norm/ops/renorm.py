@@ -1,0 +1,46 @@
+"""The corrections of batch renormalization.
+
+Reference: Ioffe, "Batch renormalization: towards reducing minibatch dependence in
+batch-normalized models", 2017, https://arxiv.org/abs/1702.03275
+"""
+
+from keras import ops
+
+
+def standard_deviation(variance, epsilon):
+    """Returns the standard deviation that elements are divided by."""
+    return ops.sqrt(variance + epsilon)
+
+
+def renorm_corrections(moments, mean, deviation, epsilon, clipping):
+    """Returns r and d, with which standardized elements become `r * element + d`.
+
+        r = clip(batch deviation / deviation, rmin, rmax)
+        d = clip((batch mean - mean) / deviation, -dmax, dmax)
+
+    Unclipped, the elements are then standardized with `mean` and `deviation`.
+
+    Args:
+        moments: `Moments` of the batch, without gradients.
+        mean: Moving mean, of the shape of the moments.
+        deviation: Moving standard deviation, likewise. It counts as sqrt(epsilon) at least.
+        epsilon: Number > 0 that is added to the batch's variance.
+        clipping: Dictionary that may hold "rmin", "rmax" and "dmax".
+
+    Returns:
+        r and d, constants of the shape of the moments; 1 and 0 for empty sets.
+    """
+    deviation = ops.maximum(deviation, epsilon**0.5)
+    r = standard_deviation(moments.variance, epsilon) / deviation
+    # Both halves of the batch's mean, or at large means d has the rounding error of the mean; and
+    # added up after the scaling, as compilers may reassociate sums.
+    d = (moments.shift - mean) / deviation + moments.residual / deviation
+    rmin, rmax, dmax = (clipping.get(name) for name in ("rmin", "rmax", "dmax"))
+    if rmin is not None:
+        r = ops.maximum(r, rmin)
+    if rmax is not None:
+        r = ops.minimum(r, rmax)
+    if dmax is not None:
+        d = ops.clip(d, -dmax, dmax)
+    held = moments.count > 0
+    return ops.stop_gradient(ops.where(held, r, 1)), ops.stop_gradient(ops.where(held, d, 0))
