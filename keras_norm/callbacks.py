@@ -18,6 +18,9 @@ class LogLearningRates(keras.callbacks.Callback):
     each weight. Callbacks that read the logs, such as `CSVLogger` and `TensorBoard`, belong behind
     this one; `History` always is.
 
+    Args:
+        None.
+
     Raises:
         TypeError: When `fit` begins, if the model's optimizer is no `MultiplierOptimizer`, nor a
             `LossScaleOptimizer` around one.
@@ -32,6 +35,10 @@ class LogLearningRates(keras.callbacks.Callback):
     >>> history = model.fit(np.ones((4, 1)), np.ones((4, 1)), callbacks=[callback], verbose=0)
     >>> history.history["learning_rate/head"]
     [0.25]
+
+    Reference:
+        Howard and Ruder, "Universal language model fine-tuning for text classification", 2018,
+        https://arxiv.org/abs/1801.06146, on learning rates by layer
     """
 
     def on_train_begin(self, logs=None):
