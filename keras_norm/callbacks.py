@@ -37,7 +37,8 @@ class LogLearningRates(keras.callbacks.Callback):
     [0.25]
 
     Reference:
-        Keras's callbacks, https://keras.io/api/callbacks/
+        Howard and Ruder, "Universal language model fine-tuning for text classification", 2018,
+        https://arxiv.org/abs/1801.06146, on learning rates by layer
     """
 
     def on_train_begin(self, logs=None):
