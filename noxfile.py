@@ -1,38 +1,44 @@
-"""The project's commands. `nox` runs what CI runs; `nox -l` lists the rest."""
+"""The project's commands: `nox` runs the default checks, `nox -s everything` nearly all of them."""
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2025.2"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "tests", "docs", "examples"]
+nox.options.sessions = ["lint", "types", "tests", "triton", "docs", "examples"]
+# A session whose interpreter is missing is skipped with a message, on CI as well.
+nox.options.error_on_missing_interpreters = False
 
-# The oldest Keras that pyproject.toml declares, with the oldest backends, and the newest tried.
+# The oldest Keras that pyproject.toml declares, with the oldest backends, and the newest tested.
 KERAS = {"3.13.0": "constraints-oldest.txt", "3.15.1": "constraints.txt"}
 NEWEST = list(KERAS)[-1]
-# What each backend's environment holds, besides the package and the test tools: one backend, and
-# its converters for exported models.
+# The interpreters that the newest versions are tested on, besides the one that runs nox.
+PYTHONS = ["3.11", "3.12", "3.13"]
+# The packages of each backend's environment: the backend, and its converters for exported models.
+TENSORFLOW = "tensorflow" if sys.platform == "darwin" else "tensorflow-cpu"
 BACKENDS = {
-    "tensorflow": ["tensorflow-cpu", "tf2onnx", "ai-edge-litert"],
+    "tensorflow": [TENSORFLOW, "tf2onnx", "ai-edge-litert"],
     "jax": ["jax", "flax", "jax2onnx"],
     "torch": ["torch", "onnxscript"],
 }
-TEST_TOOLS = ["pytest", "pytest-xdist", "scikit-learn", "matplotlib", "scipy", "h5py"]
+TEST_TOOLS = ["pytest", "pytest-xdist", "scikit-learn", "matplotlib", "scipy", "h5py", "hatchling"]
 EXPORT_TOOLS = ["onnx", "onnxruntime", "openvino"]
 
 
 def install(session, *packages, keras=NEWEST):
     """Installs the package and others at the tested versions."""
-    if "CI" in os.environ:
-        remove_other_environments(session)
+    remove_other_environments(session)
     session.install("-c", KERAS[keras], f"keras=={keras}", "-e", ".", *packages)
 
 
 def remove_other_environments(session):
-    """Removes what earlier sessions installed: all of it needs 17 GB, the largest of it 2 GB."""
+    """Removes earlier environments on CI: all of them need 17 GB, the largest one 2 GB."""
+    if "CI" not in os.environ:
+        return
     own = Path(session.virtualenv.location).absolute()
     for found in own.parent.glob("*/pyvenv.cfg"):
         if found.parent != own:
@@ -40,8 +46,8 @@ def remove_other_environments(session):
 
 
 def environment(session, backend):
-    """Returns the variables that a process on one backend runs with."""
-    # Compiled programs are kept between runs: on the CPU, JAX spends most of its time compiling.
+    """Returns the environment variables of a process on one backend."""
+    # Keep compiled programs between runs: on the CPU, JAX spends most of its time compiling.
     cache = Path(session.cache_dir).absolute() / "jax"
     return {
         "KERAS_BACKEND": backend,
@@ -60,6 +66,46 @@ def tests(session, backend, keras):
     install(session, *BACKENDS[backend], *TEST_TOOLS, *EXPORT_TOOLS, keras=keras)
     arguments = session.posargs or ["-n", "2"]
     session.run("pytest", *arguments, env=environment(session, backend))
+
+
+# What goes with the tested PyTorch, whose builds for the CPU do not need it.
+TRITON = "triton==3.7.1"
+
+
+@nox.session
+def triton(session):
+    """Tests the executors for accelerators in an interpreter, counts and compiles them: no card."""
+    install(session, "torch", "matplotlib", *TEST_TOOLS[:2])
+    session.install("--no-deps", TRITON)
+    variables = {
+        **environment(session, "torch"),
+        "KERAS_NORM_KERNELS": "triton",
+        "TRITON_INTERPRET": "1",
+    }
+    tests = ["tests/kernels/test_triton.py", "tests/kernels/test_problems.py"]
+    # How the functions are compiled into larger programs, `test_triton` has an example of.
+    chosen = ["-k", "not compiled", "-n", "2", "-W", "ignore::RuntimeWarning"]
+    session.run("pytest", *tests, *chosen, *session.posargs, env=variables)
+    session.run(
+        *("python", "-m", "benchmarks.accelerator", "--output", "benchmarks/results"),
+        env=environment(session, "torch"),
+    )
+
+
+@nox.session(python=PYTHONS, default=False)
+@nox.parametrize("backend", list(BACKENDS))
+def pythons(session, backend):
+    """Runs the tests with the newest versions on each interpreter; skips missing interpreters."""
+    install(session, *BACKENDS[backend], *TEST_TOOLS, *EXPORT_TOOLS)
+    arguments = session.posargs or ["-n", "2"]
+    session.run("pytest", *arguments, env=environment(session, backend))
+
+
+@nox.session(venv_backend="none", default=False)
+def everything(session):
+    """Runs all sessions except those that need an accelerator or measure speed."""
+    for name in ("lint", "types", "tests", "triton", "pythons", "docs", "examples", "build"):
+        session.notify(name)
 
 
 @nox.session
@@ -87,7 +133,7 @@ def docs(session):
     )
 
 
-# What runs as an example, at a small size, in which backend's environment.
+# The examples at a small size, by the backend that they run on.
 EXAMPLES = {
     "jax": [
         "quickstart.py --epochs 1 --output {output}",
@@ -116,7 +162,7 @@ def examples(session, backend):
 
 @nox.session(default=False)
 def build(session):
-    """Makes the distributions, and tries the wheel in a fresh environment for each backend."""
+    """Builds the distributions, and tests the wheel in a fresh environment for each backend."""
     session.install("build", "twine")
     dist = Path("dist").absolute()
     shutil.rmtree(dist, ignore_errors=True)
@@ -144,7 +190,7 @@ def build(session):
 @nox.session(default=False)
 @nox.parametrize("backend", list(BACKENDS))
 def bench(session, backend):
-    """Measures speed against Keras's layers, native kernels and the copy of memory."""
+    """Measures the speed against Keras's layers, native kernels and a copy of memory."""
     install(session, *BACKENDS[backend], "matplotlib")
     arguments = session.posargs or ["--output", "benchmarks/results"]
     session.run("python", "-m", "benchmarks", *arguments, env=environment(session, backend))
@@ -152,11 +198,15 @@ def bench(session, backend):
 
 @nox.session(venv_backend="none")
 def gpu(session):
-    """Runs the tests on the accelerators that the installed backends see; fails without one."""
+    """Tests and measures on the accelerators that the installed backends see; fails without one."""
     seen = session.run("python", "tests/accelerators.py", silent=True) or ""
     backends = seen.split()
     if not backends:
         session.error("no installed backend sees an accelerator")
     for backend in backends:
         session.log(f"{backend} sees an accelerator")
-        session.run("python", "-m", "pytest", *session.posargs, env={"KERAS_BACKEND": backend})
+        variables = {"KERAS_BACKEND": backend}
+        session.run("python", "-m", "pytest", *session.posargs, env=variables)
+        session.run(
+            *("python", "-m", "benchmarks.card", "--output", "benchmarks/results"), env=variables
+        )

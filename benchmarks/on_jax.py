@@ -28,6 +28,11 @@ def finish(result):
     jax.block_until_ready(result)
 
 
+def device_name():
+    """Returns the name of the device that is measured."""
+    return jax.devices()[0].device_kind
+
+
 def layer_step(layer, x, gradient, step, mode, mask=None):
     """Returns a function that runs a step of a layer."""
     state = [v.value for v in layer.non_trainable_variables]

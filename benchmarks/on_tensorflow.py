@@ -20,6 +20,14 @@ def tensor(values, dtype, mode):
 
 def finish(result):
     """Waits for a result: eager TensorFlow on the CPU has already."""
+    if tf.config.list_physical_devices("GPU"):
+        tf.test.experimental.sync_devices()
+
+
+def device_name():
+    """Returns the name of the device that is measured."""
+    device = (tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices())[0]
+    return tf.config.experimental.get_device_details(device).get("device_name", device.name)
 
 
 def layer_step(layer, x, gradient, step, mode, mask=None):

@@ -1,5 +1,6 @@
 """PyTorch as its users run it: eagerly."""
 
+import keras
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -8,6 +9,8 @@ from torch.utils._pytree import tree_leaves
 MODES = ("eager",)
 COMPILES_LAYERS = True
 VERSION = f"torch {torch.__version__}"
+# Where Keras puts tensors.
+DEVICE = keras.ops.zeros(()).device.type
 
 
 def use_threads(number):
@@ -19,11 +22,18 @@ def use_threads(number):
 
 
 def tensor(values, dtype, mode):
-    return torch.tensor(values).to(getattr(torch, dtype))
+    return torch.tensor(values, device=DEVICE).to(getattr(torch, dtype))
 
 
 def finish(result):
     """Waits for a result."""
+    if DEVICE != "cpu":
+        torch.accelerator.synchronize()
+
+
+def device_name():
+    """Returns the name of the device that is measured."""
+    return torch.cuda.get_device_name() if DEVICE == "cuda" else DEVICE
 
 
 def layer_step(layer, x, gradient, step, mode, mask=None, compiled=False):
@@ -43,7 +53,10 @@ def layer_step(layer, x, gradient, step, mode, mask=None, compiled=False):
 def native_step(name, options, x, gradient, training, mode):
     """Returns a function that runs a step of the backend's own operation, or None."""
     function, channels = NATIVE[name](x, training, **options)
-    parameters = [torch.nn.Parameter(torch.full(channels, v, dtype=x.dtype)) for v in (1.0, 0.0)]
+    parameters = [
+        torch.nn.Parameter(torch.full(channels, v, dtype=x.dtype, device=x.device))
+        for v in (1.0, 0.0)
+    ]
     return _step(lambda x: function(x, *parameters), parameters, x, gradient, training)
 
 
@@ -68,7 +81,7 @@ def _step(forward, parameters, x, gradient, with_gradients):
 
 def _batch(x, training, axis):
     channels = (x.shape[axis],)
-    mean, variance = (torch.full(channels, v) for v in (0.0, 1.0))
+    mean, variance = (torch.full(channels, v, device=x.device) for v in (0.0, 1.0))
 
     def forward(x, gamma, beta):
         x = x.movedim(axis, 1)

@@ -12,14 +12,15 @@ from keras_norm.layers import (
     LayerNormalization,
     RMSNormalization,
 )
-from keras_norm.multipliers import layerwise_lr_decay, set_multipliers
+from keras_norm.layerwise import layerwise_lr_decay
+from keras_norm.multipliers import exclude_norms_and_biases, set_multipliers
 from keras_norm.population import update_population_statistics
 
 # Registers the fast implementations; without that folder the plain functions answer.
 with contextlib.suppress(ModuleNotFoundError):
     importlib.import_module("keras_norm.kernels")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BatchNormalization",
@@ -29,6 +30,7 @@ __all__ = [
     "RMSNormalization",
     "callbacks",
     "conversion",
+    "exclude_norms_and_biases",
     "fold_batch_normalization",
     "fold_normalization",
     "from_keras",

@@ -1,4 +1,4 @@
-"""Checks of arguments that several modules share: each says what it received and what it takes."""
+"""Checks of arguments. Each error names the argument, the received and the accepted values."""
 
 import math
 import numbers
@@ -35,14 +35,14 @@ def real(name, value, *, low=-math.inf, high=math.inf, above=-math.inf, below=ma
 
     Args:
         name: The argument's name, for the message.
-        value: What the user passed.
+        value: The received value.
         low: Smallest value accepted.
         high: Largest value accepted.
         above: The value must be larger than this one.
         below: The value must be smaller than this one.
 
     Raises:
-        TypeError: If `value` is no real number.
+        TypeError: If `value` is not a real number.
         ValueError: If it is NaN, infinite or out of range.
     """
     accepted = "a finite number"
@@ -87,7 +87,7 @@ def boolean(name, value):
     """Returns `value` as a bool, after checking that it is True or False, or 1 or 0.
 
     Raises:
-        TypeError: If it is something else.
+        TypeError: If it has another value.
     """
     if isinstance(value, (numbers.Integral, np.bool_)) and value in (0, 1):
         return bool(value)
@@ -100,7 +100,7 @@ def neutral(name, value, accepted, remedy):
     Raises:
         ValueError: If it has another value; the message ends in `remedy`.
     """
-    if value not in accepted:
+    if not any(value is each for each in accepted):
         values = " or ".join(map(str, accepted))
         raise ValueError(
             f"Argument `{name}` must be {values}. {remedy} Received: {name}={shown(value)}"
@@ -108,12 +108,12 @@ def neutral(name, value, accepted, remedy):
 
 
 def keras_object(name, identifier, get, accepted):
-    """Returns what a function of Keras, `get`, makes of an argument's value.
+    """Returns the object that Keras's function `get` returns for an identifier.
 
     Raises:
-        ValueError: If it makes nothing of it; the message says what is accepted.
+        ValueError: If `get` fails. The message names the accepted values.
     """
-    if isinstance(identifier, dict):  # from a config: Keras itself says best what is wrong
+    if isinstance(identifier, dict):  # from a config: Keras's own error message is better
         return get(identifier)
     try:
         return get(identifier)
@@ -124,7 +124,7 @@ def keras_object(name, identifier, get, accepted):
 
 
 def is_integer(value):
-    """Says whether `value` is a whole number by type; booleans are not."""
+    """Returns whether `value` has an integer type other than bool."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
@@ -137,7 +137,7 @@ def axis_index(name, axis, rank, owner):
     """Returns `axis` counted from the front, after checking it against the input's rank.
 
     Raises:
-        ValueError: If `axis` is out of range; the message names `owner`, the layer.
+        ValueError: If `axis` is out of range. The message names `owner`, the layer.
     """
     if rank == 0:
         raise ValueError(f"The input of {owner} must have axes. Received: an input of rank 0")
@@ -145,6 +145,6 @@ def axis_index(name, axis, rank, owner):
         raise ValueError(
             f"Argument `{name}` of {owner} is out of bounds for an input of rank {rank}: it must "
             f"lie in [{-rank}, {rank - 1}], as it says which axis, not how many channels. "
-            f"Received: {name}={axis}"
+            f"Received: {name}={shown(axis)}"
         )
     return axis % rank

@@ -3,8 +3,58 @@
 import keras
 
 from keras_norm import population
+from keras_norm.optimizers import MultiplierOptimizer, report
 
-__all__ = ["PopulationStatistics"]
+__all__ = ["LogLearningRates", "PopulationStatistics"]
+
+
+class LogLearningRates(keras.callbacks.Callback):
+    """Writes the learning rates of a `MultiplierOptimizer` into the logs, at the end of each epoch.
+
+    A group of variables has one entry, `learning_rate/<name>`: the learning rate times the
+    multiplier, as both are then. What a pattern of `lr_multipliers` matches is a group, and the
+    pattern is its name; of the other variables each layer is one, under its name. Layers of the
+    same name go by their paths, and a layer whose weights have several rates has an entry for
+    each weight. Callbacks that read the logs, such as `CSVLogger` and `TensorBoard`, belong behind
+    this one; `History` always is.
+
+    Raises:
+        TypeError: When `fit` begins, if the model's optimizer is no `MultiplierOptimizer`, nor a
+            `LossScaleOptimizer` around one.
+
+    Example:
+    >>> import keras, keras_norm
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, name="head")])
+    >>> keras_norm.set_multipliers(model, lr=0.5)
+    >>> model.compile(keras_norm.optimizers.MultiplierOptimizer(keras.optimizers.SGD(0.5)), "mse")
+    >>> callback = keras_norm.callbacks.LogLearningRates()
+    >>> history = model.fit(np.ones((4, 1)), np.ones((4, 1)), callbacks=[callback], verbose=0)
+    >>> history.history["learning_rate/head"]
+    [0.25]
+    """
+
+    def on_train_begin(self, logs=None):
+        """Checks the optimizer before the time for training is spent."""
+        self._optimizer()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes the rates into `logs`."""
+        if logs is not None:
+            rates = report.learning_rates(self._optimizer())
+            logs.update({f"learning_rate/{name}": rate for name, rate in rates.items()})
+
+    def _optimizer(self):
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = optimizer.inner_optimizer
+        if not isinstance(optimizer, MultiplierOptimizer):
+            raise TypeError(
+                "LogLearningRates needs a model that was compiled with a "
+                "`keras_norm.optimizers.MultiplierOptimizer`. "
+                f"Received: the optimizer {type(optimizer).__name__}"
+            )
+        return optimizer
 
 
 class PopulationStatistics(keras.callbacks.Callback):

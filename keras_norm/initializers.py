@@ -1,4 +1,4 @@
-"""Initializers that Keras lacks: narrow-normal, functions of the size, values of any shape."""
+"""Initializers beyond those of Keras: narrow-normal, functions of the size, values of any shape."""
 
 import inspect
 
@@ -21,11 +21,11 @@ class NarrowNormal(keras.initializers.RandomNormal):
 
         value = 0.01 * z, with z from the standard normal distribution
 
-    Layers take it by the names "narrow-normal" and "narrow_normal", too.
+    Layers also accept it by the names "narrow-normal" and "narrow_normal".
 
     Args:
         seed: Integer, for the same values in every call; or `keras.random.SeedGenerator`, for
-            others in each. None makes an integer of its own.
+            different values in each call. None draws a random seed.
 
     Call arguments:
         shape: Tuple of integers, the shape of the values.
@@ -35,7 +35,7 @@ class NarrowNormal(keras.initializers.RandomNormal):
         A tensor of that shape and dtype.
 
     Raises:
-        ValueError: If `seed` is none of these.
+        ValueError: If `seed` has another type.
 
     Example:
     >>> import keras
@@ -58,10 +58,10 @@ class NarrowNormal(keras.initializers.RandomNormal):
 
 
 class SizeFunction(keras.initializers.Initializer):
-    """A user's function of the size, which may or may not take a dtype.
+    """A user's function of the size, with or without a dtype argument.
 
-    It keeps the values that it gave last, since they stand in for the function in a file where
-    Keras has no name for it.
+    The initializer stores the last values. They replace the function in a file if the function is
+    not registered with Keras.
     """
 
     def __init__(self, function, name="initializer"):
@@ -72,8 +72,8 @@ class SizeFunction(keras.initializers.Initializer):
     def __call__(self, shape, dtype=None):
         """Returns the function's values in the given shape."""
         values = self.function(shape, dtype=dtype) if self._takes_dtype() else self.function(shape)
-        values = keras.ops.convert_to_numpy(values)
-        values = _in_shape(values, shape, f"The function given as `{self.name}` must return")
+        expected = f"The function given as `{self.name}` must return"
+        values = _in_shape(_numbers(values, self.name, expected), shape, expected)
         self.values = values.tolist()
         return keras.ops.convert_to_tensor(values, dtype=dtype)
 
@@ -90,20 +90,21 @@ class SizeFunction(keras.initializers.Initializer):
 
 
 def get(identifier, name="initializer"):
-    """Returns the initializer that a layer's argument stands for.
+    """Returns the initializer for a layer's argument.
 
     Args:
-        identifier: What `keras.initializers.get` takes, "narrow-normal", "narrow_normal", a
-            function of the size, or the values themselves as an array or (nested) list.
+        identifier: Any argument of `keras.initializers.get`, "narrow-normal", "narrow_normal", a
+            function of the size, or the values as an array or (nested) list.
         name: The argument's name, for messages.
 
     Raises:
-        ValueError: If it stands for no initializer.
+        ValueError: If `identifier` is not an initializer.
     """
     if isinstance(identifier, str) and identifier in ("narrow-normal", "narrow_normal"):
         return NarrowNormal()
     if keras.ops.is_tensor(identifier) or isinstance(identifier, (np.ndarray, list, tuple)):
-        return keras.initializers.Constant(_to_list(identifier, name))
+        values = _numbers(identifier, name, f"Argument `{name}` must hold")
+        return keras.initializers.Constant(values.tolist())
     if isinstance(identifier, SizeFunction):
         return identifier.clone()
     is_function = callable(identifier) and not inspect.isclass(identifier)
@@ -115,24 +116,26 @@ def get(identifier, name="initializer"):
 
 def _of_keras(identifier):
     if identifier is None:
-        raise ValueError("None stands for no initializer.")
+        raise ValueError("None is not an initializer.")
     return keras.initializers.get(identifier)
 
 
 def for_shape(initializer, shape, name, owner):
     """Returns an initializer for exactly this shape.
 
-    Values that were given in another shape (MATLAB's 1-by-1-by-C) are reshaped.
+    Values of another shape (MATLAB's 1-by-1-by-C) are reshaped.
 
     Raises:
-        ValueError: If values were given and there are not as many as `shape` takes; the message
-            names the argument and `owner`, the layer.
+        ValueError: If the number of values differs from the size of `shape`. The message names
+            the argument and `owner`, the layer.
     """
-    if not isinstance(initializer, keras.initializers.Constant) or np.ndim(initializer.value) == 0:
+    if not isinstance(initializer, keras.initializers.Constant):
         return initializer
     expected = f"Argument `{name}` of {owner} must hold"
-    values = _in_shape(np.asarray(initializer.value), shape, expected)
-    return keras.initializers.Constant(values)
+    values = _numbers(initializer.value, name, expected)
+    if values.ndim == 0:
+        return initializer
+    return keras.initializers.Constant(_in_shape(values, shape, expected))
 
 
 def _in_shape(values, shape, expected):
@@ -146,10 +149,10 @@ def _in_shape(values, shape, expected):
 
 
 def serialize(initializer, name, owner):
-    """Returns the config of an initializer, with values standing in for a nameless function.
+    """Returns the config of an initializer, with values in place of an unregistered function.
 
     Raises:
-        ValueError: If Keras has no name for a function, and there are no values yet.
+        ValueError: If a function is not registered, and there are no values yet.
     """
     if not isinstance(initializer, SizeFunction):
         return keras.initializers.serialize(initializer)
@@ -174,17 +177,24 @@ def _has_registered_name(function):
     return keras.saving.get_registered_object(name) is function
 
 
-def _to_list(values, name):
-    if keras.ops.is_tensor(values):
-        values = keras.ops.convert_to_numpy(values)
+def _numbers(values, name, expected):
+    """Returns values as a NumPy array of finite numbers; an error's message starts with `expected`.
+
+    Raises:
+        ValueError: If they are of another kind, complex, NaN or infinite, or in no regular shape.
+    """
     try:
-        array = np.asarray(values)
-        if np.iscomplexobj(array):
-            raise TypeError("These numbers are complex.")
+        is_tensor = keras.ops.is_tensor(values)
+        array = np.asarray(keras.ops.convert_to_numpy(values) if is_tensor else values)
         if array.dtype.kind not in "biu":  # bfloat16 and wide floats, too, and words if they can
+            if np.iscomplexobj(array):
+                raise TypeError("These numbers are complex.")
             array = array.astype("float64")
-    except (TypeError, ValueError) as error:
+        if not np.isfinite(array).all():
+            raise ValueError("NaN and infinity are no values to start from.")
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"Argument `{name}` must hold numbers in a regular shape. Received: {name}={values!r}"
+            f"{expected} finite real numbers in a regular shape. "
+            f"Received: {name}={_validation.shown(values)}"
         ) from error
-    return array.tolist()
+    return array

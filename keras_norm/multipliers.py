@@ -1,4 +1,7 @@
-"""The learning-rate and L2 multiplier that every Keras variable can carry."""
+"""The multipliers of learning rate, L2 and weight decay that every Keras variable can carry."""
+
+import math
+import re
 
 import keras
 
@@ -6,43 +9,87 @@ from keras_norm import _validation
 
 LR = "lr_multiplier"
 L2 = "l2_multiplier"
+WEIGHT_DECAY = "weight_decay_multiplier"
+KINDS = (LR, L2, WEIGHT_DECAY)
+
+_SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
+# Steps at which a schedule is tried when it is given.
+_TRIED = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 
-def lr_multiplier(variable):
-    """Returns the factor on the learning rate that `variable` carries; 1.0 where none was set."""
-    return getattr(variable, LR, 1.0)
+def of(variable, kind):
+    """Returns the multiplier of one of `KINDS` that `variable` carries; 1.0 where none was set."""
+    return getattr(variable, kind, 1.0)
 
 
-def l2_multiplier(variable):
-    """Returns the factor on the L2 factor that `variable` carries; 1.0 where none was set."""
-    return getattr(variable, L2, 1.0)
+def is_schedule(multiplier):
+    """Says whether a multiplier changes with the optimizer's iterations."""
+    return isinstance(multiplier, _SCHEDULE)
+
+
+def now(multiplier, iterations):
+    """Returns the value of a multiplier at a step: a number, or a tensor from a schedule."""
+    return multiplier(iterations) if is_schedule(multiplier) else multiplier
 
 
 def check(name, value):
-    """Returns `value` as a float if it is a finite number >= 0, and raises otherwise."""
-    return _validation.real(name, value, low=0.0)
+    """Returns `value`, a schedule or a finite number >= 0 as a float, and raises otherwise.
+
+    A schedule is tried at a few steps up to a million. Its configuration is taken for it.
+    """
+    if isinstance(value, dict):
+        value = keras.saving.deserialize_keras_object(value)
+    if is_schedule(value):
+        for step in _TRIED:
+            found = float(keras.ops.convert_to_numpy(value(step)))
+            if not (math.isfinite(found) and found >= 0):
+                raise ValueError(
+                    f"Argument `{name}` must be a schedule of finite numbers >= 0. Received: "
+                    f"{name}={type(value).__name__}, which is {found} at step {step}"
+                )
+        return value
+    try:
+        return _validation.real(name, value, low=0.0)
+    except OverflowError as error:
+        raise ValueError(
+            f"Argument `{name}` must be a finite number >= 0, or a LearningRateSchedule. "
+            "Received: an integer that is too large for a float"
+        ) from error
 
 
-def set_multipliers(variable_or_layer, lr=None, l2=None):
+def serialize(multiplier):
+    """Returns what stands for a multiplier in a configuration: a number, or a dictionary."""
+    if is_schedule(multiplier):
+        return keras.saving.serialize_keras_object(multiplier)
+    return multiplier
+
+
+def set_multipliers(variable_or_layer, lr=None, l2=None, weight_decay=None):
     """Sets the multipliers of a variable, or of every weight of a layer or model.
 
     `keras_norm.optimizers.MultiplierOptimizer` then trains the variable with
 
         learning rate = lr * learning rate of the optimizer
         L2 factor = l2 * l2 of the optimizer
+        weight decay = weight_decay * weight decay of the inner optimizer
 
-    Other optimizers take no notice. Multipliers are read when a training step is traced: compile
-    the model again after a change, as with `trainable`.
+    Other optimizers take no notice. Each can be a number, or a
+    `keras.optimizers.schedules.LearningRateSchedule` of the inner optimizer's iterations.
+    Multipliers are read when a training step is traced: compile the model again after a change,
+    as with `trainable`. A schedule changes without that.
 
     Args:
         variable_or_layer: A Keras variable, layer or model. A layer must be built.
-        lr: Factor on the learning rate, a finite number >= 0. None leaves it as it is.
-        l2: Factor on the L2 factor, a finite number >= 0. None leaves it as it is.
+        lr: Factor on the learning rate: a finite number >= 0, or a schedule of such numbers. None
+            leaves it as it is.
+        l2: Factor on the L2 factor; the like.
+        weight_decay: Factor on decoupled weight decay; the like. 0 excludes from it.
 
     Raises:
-        TypeError: If the first argument is neither a variable nor a layer, or a multiplier is no
-            number.
-        ValueError: If a multiplier is negative or not finite, or the layer has no weights yet.
+        TypeError: If the first argument is neither a variable nor a layer, or a multiplier is
+            neither a number nor a schedule.
+        ValueError: If a multiplier, or a value of a schedule at one of the steps 0, 1, 10, 100
+            and so on up to a million, is negative or not finite, or the layer has no weights yet.
 
     Example:
     >>> import keras, keras_norm
@@ -52,105 +99,104 @@ def set_multipliers(variable_or_layer, lr=None, l2=None):
     >>> keras_norm.set_multipliers(dense.bias, l2=0)
     >>> dense.bias.lr_multiplier, dense.bias.l2_multiplier
     (0.1, 0.0)
+    >>> unfrozen_later = keras.optimizers.schedules.PiecewiseConstantDecay([999], [0.0, 1.0])
+    >>> keras_norm.set_multipliers(dense.kernel, lr=unfrozen_later)
 
     Reference:
         MATLAB's factors,
         https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.layer.setlearnratefactor.html
     """
-    lr = None if lr is None else check("lr", lr)
-    l2 = None if l2 is None else check("l2", l2)
+    given = zip(("lr", "l2", "weight_decay"), KINDS, (lr, l2, weight_decay), strict=True)
+    checked = {kind: check(name, value) for name, kind, value in given if value is not None}
     for variable in _variables(variable_or_layer):
-        if lr is not None:
-            setattr(variable, LR, lr)
-        if l2 is not None:
-            setattr(variable, L2, l2)
+        for kind, value in checked.items():
+            setattr(variable, kind, value)
 
 
-def restore(variable, lr, l2):
-    """Sets the multipliers that `variable` had when it was saved, where it carries none."""
-    for name, value in ((LR, lr), (L2, l2)):
-        if not hasattr(variable, name):
-            setattr(variable, name, value)
+_NORMALIZATION = re.compile(r".*Norm(alization)?\d*[dD]?")
 
 
-def layerwise_lr_decay(model, decay):
-    """Sets learning-rate multipliers that shrink from a model's output to its input.
+def exclude_norms_and_biases(model):
+    """Excludes biases and the parameters of normalization layers from weight decay and L2.
 
-    With n layers that have weights, the weights of layer i, counted from the input and from 1,
-    get the learning-rate multiplier
-
-        decay ** (n - i)
-
-    The last layer keeps the full rate, and each layer nearer the input gets `decay` times the
-    rate of the one after it. Layers count in the order of `model.layers`; those of a model inside
-    the model count one by one, layers without weights do not count, and weights that several
-    layers share belong to the first. Weights that a model has besides those of its layers, such as
-    embeddings of positions, count as a layer before these. Multipliers that were set before are
-    replaced.
+    It sets their weight-decay and L2 multipliers to 0, for
+    `keras_norm.optimizers.MultiplierOptimizer`. A bias is a variable whose name is `bias` or ends
+    in `_bias`; a normalization layer one whose class, or a parent of it, is called `...Norm` or
+    `...Normalization` (also `...Norm2d`), as those of this package, of Keras and of KerasHub are.
+    Wrappers, such as `SpectralNormalization`, are none.
 
     Args:
-        model: A built Keras model.
-        decay: Ratio of neighbouring layers' rates, a finite number >= 0. Usual are 0.65 to 0.95.
+        model: A built Keras layer or model.
+
+    Returns:
+        A list of the variables that it excluded.
 
     Raises:
-        TypeError: If `model` is no Keras model, or `decay` no number.
-        ValueError: If the model has no weights yet, or `decay` is negative or not finite.
+        TypeError: If `model` is no Keras layer or model.
+        ValueError: If it has no weights yet.
 
     Example:
     >>> import keras, keras_norm
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.ReLU(),
-    ...     keras.layers.Dense(8), keras.layers.Dense(2)])
-    >>> keras_norm.layerwise_lr_decay(model, 0.5)
-    >>> [weight.lr_multiplier for weight in model.weights]
-    [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8),
+    ...     keras_norm.BatchNormalization(), keras.layers.Dense(1)])
+    >>> [variable.name for variable in keras_norm.exclude_norms_and_biases(model)]
+    ['bias', 'gamma', 'beta', 'bias']
 
     Reference:
-        Howard and Ruder, "Universal language model fine-tuning for text classification", 2018,
-        https://arxiv.org/abs/1801.06146, which calls it discriminative fine-tuning
+        He et al., "Bag of tricks for image classification with convolutional neural networks",
+        2019, https://arxiv.org/abs/1812.01187
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "Argument `model` must be a Keras model. "
-            f"Received: {model!r} (of type {type(model).__name__})"
-        )
-    decay = check("decay", decay)
-    seen: set[int] = set()
-    layers = []
-    for weights in _weights_by_layer(model):
-        weights = [weight for weight in weights if id(weight) not in seen]
-        seen.update(map(id, weights))
-        if weights:
-            layers.append(weights)
-    if not layers:
-        raise _no_weights(model)
-    for distance, weights in enumerate(reversed(layers)):
-        for weight in weights:
-            set_multipliers(weight, lr=decay**distance)
+    known = {id(variable) for variable in weights_of("model", "layer or model", model)}
+    excluded = {}
+    for layer in model._flatten_layers():
+        for variable in layer._trainable_variables:
+            if id(variable) in known and (
+                _is_normalization(layer) or re.fullmatch(r"(.*_)?bias", variable.name)
+            ):
+                excluded[id(variable)] = variable
+    for variable in excluded.values():
+        set_multipliers(variable, l2=0.0, weight_decay=0.0)
+    return list(excluded.values())
 
 
-def _weights_by_layer(layer):
-    """Returns a list of weights for each layer in a model, and for a model before its layers."""
-    if not isinstance(layer, keras.Model):
-        return [layer.weights]
-    found = [weights for child in layer.layers for weights in _weights_by_layer(child)]
-    known = {id(weight) for weights in found for weight in weights}
-    return [[weight for weight in layer.weights if id(weight) not in known], *found]
+def _is_normalization(layer):
+    if isinstance(layer, keras.layers.Wrapper):
+        return False
+    return any(_NORMALIZATION.fullmatch(kind.__name__) for kind in type(layer).__mro__)
+
+
+def restore(variable, saved):
+    """Sets the multipliers that `variable` had when it was saved, where it carries none."""
+    for kind, value in zip(KINDS, saved, strict=True):
+        if not hasattr(variable, kind):
+            setattr(variable, kind, value)
 
 
 def _variables(variable_or_layer):
     if isinstance(variable_or_layer, keras.Variable):
         return [variable_or_layer]
-    if not isinstance(variable_or_layer, keras.layers.Layer):
+    return weights_of("variable_or_layer", "variable or layer", variable_or_layer)
+
+
+def weights_of(argument, accepted, layer, kind=keras.layers.Layer):
+    """Returns the weights of a layer that was built.
+
+    Raises:
+        TypeError: If it is none of `kind`.
+        ValueError: If it has no weights yet.
+    """
+    if not isinstance(layer, kind):
         raise TypeError(
-            "Argument `variable_or_layer` must be a Keras variable or layer. "
-            f"Received: {variable_or_layer!r} (of type {type(variable_or_layer).__name__})"
+            f"Argument `{argument}` must be a Keras {accepted}. "
+            f"Received: {layer!r} (of type {type(layer).__name__})"
         )
-    if not variable_or_layer.weights:
-        raise _no_weights(variable_or_layer)
-    return variable_or_layer.weights
+    if not layer.weights:
+        raise no_weights(layer)
+    return layer.weights
 
 
-def _no_weights(layer):
+def no_weights(layer):
+    """Returns the error for a layer without weights."""
     return ValueError(
         f"Layer '{layer.name}' has no weights to set multipliers of. "
         "Build it first: call it on an input, or call `build(input_shape)`."

@@ -7,8 +7,10 @@ in `print(...)  # text`, the text is what it must print; so is a block of text a
 
 import ast
 import contextlib
+import importlib.util
 import inspect
 import io
+import json
 import operator
 import re
 import subprocess
@@ -23,7 +25,9 @@ import pytest
 import keras_norm
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/howto").glob("*.md")]
+)
 BLOCK = re.compile(r"(?:<!-- backend: (\w+) -->\n)? *```python\n(.*?)```", re.DOTALL)
 EXPECTED = re.compile(r"^print\(.*\)  # (.*)$")
 OUTPUT = re.compile(r"prints[^\n]*:\n\n```text\n(.*?)```", re.DOTALL)
@@ -106,7 +110,8 @@ def test_commands_name_what_there_is(page):
 
 
 def test_the_first_page_has_the_commands_of_the_readme():
-    commands = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    marked = r"<!-- (?:quickstart|tests) -->\n```bash\n(.*?)```"
+    commands = re.findall(marked, (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(commands) == 2
     start = (ROOT / "docs/start.md").read_text()
     assert all(command in start for command in commands)
@@ -122,7 +127,7 @@ def anchors(page):
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#\s]*)(?:#([\w-]+))?\)", page.read_text()):
         path, anchor = link
-        if path.startswith(("https://", "http://")):
+        if path.startswith(("https://", "http://", "../../actions/")):  # the last: GitHub's own
             continue
         target = page.parent / path if path else page
         assert target.exists(), f"{page.name} links to {path}"
@@ -179,11 +184,69 @@ def test_pictures_are_written_by_a_script(image):
     assert any(family in script.read_text() for script in scripts)
 
 
+def script(path):
+    """Returns a script of the repository as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def structure():
+    """Returns the script that draws the structure of the package."""
+    return script("docs/figures/structure.py")
+
+
+def test_picture_of_the_structure_is_that_of_the_code():
+    """If this fails, `python docs/figures/structure.py` draws the picture again."""
+    drawing = structure()
+    drawn = json.loads(drawing.IMPORTS.read_text())
+    assert [tuple(pair) for pair in drawn] == drawing.imports()
+
+
+def test_imports_have_one_direction():
+    """A circle of imports has no levels. Layers know neither conversions nor other names."""
+    drawing = structure()
+    level = drawing.levels(drawing.imports())
+    assert level["ops"] < level["layers"] < min(level["conversion"], level["matlab"])
+    with pytest.raises(ValueError, match="import each other"):
+        drawing.levels([("a", "b"), ("b", "a")])
+
+
+def test_no_arrow_of_the_structure_passes_behind_a_box():
+    drawing = structure()
+    pairs = drawing.imports()
+    places = drawing.layout(pairs)
+    assert not any(drawing.hidden(pair, places) for pair in drawing.without_implied(pairs))
+
+
 def test_pages_are_not_empty():
     assert len(PAGES) > 20
     assert sum(len(blocks(page)) for page in PAGES) > 15
 
 
-def test_citation_has_the_version():
-    lines = (ROOT / "CITATION.cff").read_text().splitlines()
-    assert f"version: {keras_norm.__version__}" in lines
+def test_citation_changelog_and_recipe_have_the_version():
+    version = keras_norm.__version__
+    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"\n## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
+    assert f'version: "{version}"' in (ROOT / "conda/recipe.yaml").read_text()
+
+
+def test_recipe_has_the_requirements_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    recipe = (ROOT / "conda/recipe.yaml").read_text().split("  run:\n")[1]
+    needed = set(re.findall(r"^    - (.+)$", recipe, re.MULTILINE))
+    declared = {re.sub(r"(?=[<>])", " ", one, count=1) for one in project["dependencies"]}
+    assert needed == {f"python {project['requires-python']}", *declared}
+
+
+def test_readme_of_the_distributions_has_absolute_links():
+    pytest.importorskip("hatchling")
+    text = script("hatch_build.py").absolute(
+        (ROOT / "README.md").read_text(), "https://example.org/r", "v1"
+    )
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert all(link.startswith("https://") for link in links)
+    assert "https://example.org/r/blob/v1/docs/start.md" in links
+    assert "https://example.org/r/raw/v1/docs/images/numerics.png" in links
+    assert "https://example.org/r/actions/workflows/ci.yml" in links

@@ -28,6 +28,7 @@ LAYERS = {
     for kind in KINDS
 }
 LAYERS["layer, channels"] = lambda: keras_norm.LayerNormalization(reduction_axes=-1)
+LAYERS["renorm"] = lambda: keras_norm.BatchNormalization(renorm=True)
 TOLERANCE = 1e-5
 
 

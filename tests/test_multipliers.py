@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 
 import keras_norm
-from keras_norm import multipliers
+from keras_norm import layerwise, multipliers
 
 
 def lr_of(layer):
-    return [multipliers.lr_multiplier(weight) for weight in layer.weights]
+    return [multipliers.of(weight, multipliers.LR) for weight in layer.weights]
 
 
 def test_a_variable_without_multipliers_has_1():
     variable = keras.Variable(1.0)
-    assert multipliers.lr_multiplier(variable) == multipliers.l2_multiplier(variable) == 1.0
+    assert all(multipliers.of(variable, kind) == 1.0 for kind in multipliers.KINDS)
 
 
 def test_set_on_a_variable_a_layer_and_a_model():
@@ -23,7 +23,12 @@ def test_set_on_a_variable_a_layer_and_a_model():
     keras_norm.set_multipliers(model.layers[1], lr=np.float32(3))
     keras_norm.set_multipliers(model.layers[1].bias, l2=0)
     assert lr_of(model) == [0.1, 0.1, 3.0, 3.0]
-    assert [multipliers.l2_multiplier(weight) for weight in model.weights] == [2.0, 2.0, 2.0, 0.0]
+    assert [multipliers.of(weight, multipliers.L2) for weight in model.weights] == [
+        2.0,
+        2.0,
+        2.0,
+        0.0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +103,7 @@ def test_bad_layerwise_lr_decay():
 
 
 def test_the_examples_run():
-    result = doctest.testmod(multipliers)
-    assert result.attempted
-    assert not result.failed
+    for module in (multipliers, layerwise):
+        result = doctest.testmod(module)
+        assert result.attempted
+        assert not result.failed

@@ -3,7 +3,7 @@
     KERAS_BACKEND=jax python docs/figures/sets.py
 
 What shares moments is found by trying: an input element is moved, and the outputs that change are
-its set. Writes `docs/images/sets-batch.png`, `sets-layer.png` and `sets-group.png`.
+its set. Writes `docs/images/sets-batch.png` and so on, a picture for each layer.
 """
 
 from pathlib import Path
@@ -47,6 +47,8 @@ PICTURES = {
             groups="channel-wise"
         ),
     },
+    "instance": {"InstanceNormalization()": keras_norm.InstanceNormalization},
+    "rms": {"RMSNormalization()": keras_norm.RMSNormalization},
 }
 FIRST = "#1f5fa8"
 # No colour comes twice: images have up to 24 sets.
@@ -60,7 +62,8 @@ OTHERS = [
 def sets(layer, shape):
     """Returns the number of each element's set, found by moving elements one at a time.
 
-    A set of a single element always gives beta, so that nothing changes when it is moved.
+    A set of a single element always gives beta where means are subtracted, so that nothing changes
+    when it is moved.
     """
     arguments = {"training": True} if isinstance(layer, keras_norm.BatchNormalization) else {}
     x = np.random.default_rng(0).normal(size=shape).astype("float32")

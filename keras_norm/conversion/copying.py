@@ -196,8 +196,8 @@ class _Copier:
         if is_tracker(x):
             new.stored_ids = {name: {id(v) for v in held} for name, (_, held) in new.config.items()}
         if isinstance(x, keras.optimizers.Optimizer) and x.built:
-            known = enumerate(new._trainable_variables)
-            new._trainable_variables_indices = {new._var_key(v): i for i, v in known}
+            variables = enumerate(new._trainable_variables)
+            new._trainable_variables_indices = {new._var_key(v): i for i, v in variables}
         if "_torch_params" in attributes(new).get("_modules", ()):
             new._track_variables()
 

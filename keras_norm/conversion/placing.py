@@ -27,7 +27,7 @@ def put_in_place(new, old):
             # A copy: JAX would share the array, and donate it in training.
             after.assign(np.array(keras.ops.convert_to_numpy(before)).reshape(after.shape))
             after.trainable = before.trainable
-            for name in (multipliers.LR, multipliers.L2):
+            for name in multipliers.KINDS:
                 if hasattr(before, name):
                     setattr(after, name, getattr(before, name))
             pairs.append((before, after))

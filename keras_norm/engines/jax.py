@@ -11,7 +11,7 @@ from keras_norm.ops import Replicas
 def replicas():
     """Returns the replicas along the named axes of an enclosing `jax.shard_map` or `jax.pmap`.
 
-    Under `keras.distribution` there is nothing to do: arrays are global, and so are their moments.
+    Under `keras.distribution`, arrays and their moments are global already.
     """
     names = jax.sharding.get_abstract_mesh().manual_axes
     if not names:
@@ -24,26 +24,31 @@ def replicas():
 
 
 def recomputing():
-    """Returns False: under `jax.checkpoint` Python runs once, to trace."""
+    """Returns False: under `jax.checkpoint`, Python runs once, to trace."""
     return False
+
+
+def default_training(layer):
+    """Returns None, for Keras's default."""
+    return None
 
 
 @contextlib.contextmanager
 def scope(model):
-    """Puts weights that a running `fit` holds back into the model's variables."""
+    """Copies the weights of a running `fit` into the model's variables."""
     model.jax_state_sync()
     yield
 
 
 def compiled(function, model):
-    """Returns `function` under `jax.jit`, unless the model runs without."""
+    """Returns `function` under `jax.jit`, unless the model is not compiled."""
     return jax.jit(function) if model.jit_compile and not model.run_eagerly else function
 
 
 def batch_function(function, model):
     """Returns `function` with the model's variables as arguments, compiled.
 
-    The model keeps its values: nothing is donated, so that a failure costs nothing.
+    No buffers are donated, so the model keeps its values if the function fails.
     """
     variables = model.variables
 

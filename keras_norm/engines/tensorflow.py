@@ -19,17 +19,22 @@ def replicas():
 
 
 def recomputing():
-    """Returns False: what `tf.recompute_grad` repeats cannot be told from what it does first."""
+    """Returns False: `tf.recompute_grad` does not mark the calls that it repeats."""
     return False
 
 
+def default_training(layer):
+    """Returns None, for Keras's default."""
+    return None
+
+
 def scope(model):
-    """Returns the scope of the strategy that the model was made under."""
+    """Returns the scope of the strategy that the model was created in."""
     return model.distribute_strategy.scope()
 
 
 def compiled(function, model):
-    """Returns `function` under `tf.function`, unless the model runs without."""
+    """Returns `function` under `tf.function`, unless the model is not compiled."""
     if model.run_eagerly:
         return function
     return tf.function(function, reduce_retracing=True, jit_compile=model.jit_compile)
@@ -54,10 +59,10 @@ def batch_function(function, model):
 
 
 def add_multiples(tensors, others, factor):
-    """Returns the list of `tensor + factor * other`, dense also where a tensor is sparse."""
+    """Returns the list of `tensor + factor * other`, dense even if a tensor is sparse."""
     return [factor * other + tensor for tensor, other in zip(tensors, others, strict=True)]
 
 
 def _without_optional(x):
-    """Returns None for what stands for it in a `tf.data.Dataset`."""
+    """Returns None for an empty optional, which a `tf.data.Dataset` has in place of None."""
     return None if isinstance(x, tf.experimental.Optional) else x

@@ -1,4 +1,4 @@
-"""PyTorch: `torch.distributed` connects replicas; steps run eagerly, as Keras runs them."""
+"""PyTorch: `torch.distributed` connects replicas; steps run eagerly, as in Keras."""
 
 import contextlib
 
@@ -19,7 +19,7 @@ def replicas():
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes. Its gradient is the sum of the gradients of all of them."""
+    """The sum over all processes. Its gradient is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(x):
@@ -41,11 +41,33 @@ def recomputing():
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
+def default_training(layer):
+    """Returns the mode that `.train()` and `.eval()` set, for a layer inside a torch module.
+
+    Any other layer has Keras's default: a new torch module is in training mode, a Keras layer is
+    not.
+    """
+    return layer.training if layer.in_torch_module else None
+
+
+def _mark(module, name, submodule):
+    """Notes in a layer that a torch module has become its parent.
+
+    A module does not know its parent, so the parent is seen when the layer is registered.
+    `torch.compile` registers what it wraps as `_orig_mod`; that changes no mode.
+    """
+    if getattr(submodule, "in_torch_module", None) is False and name != "_orig_mod":
+        submodule.in_torch_module = not isinstance(module, keras.layers.Layer)
+
+
+torch.nn.modules.module.register_module_module_registration_hook(_mark)
+
+
 @contextlib.contextmanager
 def scope(model):
-    """Runs PyTorch modules in the model in inference, without gradients; then as they were.
+    """Runs PyTorch modules in the model in inference, without gradients, then restores them.
 
-    So is PyTorch's random generator, from which each pass of a `DataLoader` takes a seed.
+    It also restores PyTorch's random generator: each pass of a `DataLoader` draws a seed from it.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

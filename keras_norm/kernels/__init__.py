@@ -21,7 +21,7 @@ __all__ = ["is_enabled", "set_enabled"]
 MODULES = {
     "jax": ["jax"],
     "tensorflow": ["tensorflow"],
-    "torch": ["torch"],
+    "torch": ["triton", "torch"],
 }
 
 

@@ -53,8 +53,10 @@ def _view(plan):
 
 
 def _mean(view, x, masked):
-    """Returns the means of the sets: over the last axis of positions first, then the others."""
-    x = masked.counted(x)
+    """Returns the means of the sets: over the last axis of positions first, then the others.
+
+    Padding is to be 0 in `x`.
+    """
     for stage in (view.positions[-1:], view.positions[:-1]):
         if stage:
             x = jnp.sum(x, stage, keepdims=True)
@@ -114,8 +116,8 @@ def _normalize(view, epsilon, centered, x, gamma, beta, weights):
     shift, residual, variance = _moments(view, centered, x, masked, dtype)
     inverse = masked.selected(jax.lax.rsqrt(variance + epsilon))
     x_held = masked.held(x.astype(dtype))
-    y = ((x_held - shift) * inverse - residual * inverse) * gamma + beta
-    return y.astype(x.dtype), shift, residual, variance
+    y = (x_held - shift) * inverse - residual * inverse if centered else x_held * inverse
+    return (y * gamma + beta).astype(x.dtype), shift, residual, variance
 
 
 @_normalize.defjvp
@@ -144,9 +146,14 @@ def _normalize_jvp(view, epsilon, centered, primals, tangents):
         x, dx = masked.held(x), masked.held(dx, like=x)
         inverse = masked.selected(jax.lax.rsqrt(variance + epsilon))
         scale = gamma * inverse
-        first = _mean(view, dx, masked) if centered else jnp.zeros_like(residual)
+        if not centered:
+            product = _mean(view, masked.counted(x * dx), masked)
+            slope = _times(-product * inverse**3, gamma) + _times(inverse, dgamma)
+            dy = scale * dx + x * slope + dbeta
+            return dy.astype(y.dtype), jnp.zeros_like(residual), 2 * product
+        first = _mean(view, masked.counted(dx), masked)
         # sum(w (x - mean) dx), as mean = shift + residual
-        product = _mean(view, (x - shift) * dx, masked) - residual * first
+        product = _mean(view, masked.counted((x - shift) * dx), masked) - residual * first
         second = product * inverse
         # Transposed, what is multiplied by dgamma, slope or offset here becomes what sums read.
         if view.is_by_channel:
@@ -165,6 +172,18 @@ def _normalize_jvp(view, epsilon, centered, primals, tangents):
     return (y, shift, residual, variance), (dy, jnp.zeros_like(shift), dresidual, dvariance)
 
 
+def _times(rows, columns):
+    """Returns the product of a factor for each set and one for each channel.
+
+    As a matrix product, its transposes are matrix products too: they read one array for both sums.
+    Those of more rows would add up too many numbers in one go.
+    """
+    is_outer = rows.ndim == columns.ndim == 2 and rows.shape[1] == columns.shape[0] == 1
+    if is_outer and rows.shape[0] <= LONGEST_AXIS:
+        return jnp.matmul(rows, columns, precision=jax.lax.Precision.HIGHEST)
+    return rows * columns
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 4))
 def _local_moments(view, centered, x, weights, dtype):
     """Returns shift, residual and variance, with derivatives: dmean and dvariance as above."""
@@ -173,32 +192,81 @@ def _local_moments(view, centered, x, weights, dtype):
 
 @_local_moments.defjvp
 def _local_moments_jvp(view, centered, dtype, primals, tangents):
-    x, weights = primals
-    shift, residual, variance = _local_moments(view, centered, x, weights, dtype)
-    masked = Masked(view, weights, jnp.dtype(dtype))
-    x, dx = x.astype(dtype), tangents[0].astype(dtype)
-    x, dx = masked.held(x), masked.held(dx, like=x)
-    first = _mean(view, dx, masked) if centered else jnp.zeros_like(residual)
-    product = _mean(view, (x - shift) * dx, masked) - residual * first
-    return (shift, residual, variance), (jnp.zeros_like(shift), first, 2 * product)
+    shift, residual, variance = _local_moments(view, centered, *primals, dtype)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def tangent(x, weights, shift, residual, dx):
+        masked = Masked(view, weights, dtype)
+        x, dx = x.astype(dtype), dx.astype(dtype)
+        x, dx = masked.held(x), masked.held(dx, like=x)
+        first = _mean(view, masked.counted(dx), masked) if centered else jnp.zeros_like(residual)
+        product = _mean(view, masked.counted((x - shift) * dx), masked) - residual * first
+        return first, 2 * product
+
+    first, dvariance = tangent(*primals, shift, residual, tangents[0])
+    return (shift, residual, variance), (jnp.zeros_like(shift), first, dvariance)
 
 
 def _standardized(view, epsilon, x, gamma, beta, weights, moments):
-    """Returns the output for moments of sets that are channels, with JAX's own derivatives."""
-    masked = Masked(view, weights, gamma.dtype)
+    """Returns the output for moments of sets that are channels."""
     _, shift, residual, variance = moments
     shift, residual, variance = map(view.of_moment, (shift, residual, variance))
-    inverse = jnp.where(moments.count.reshape(()) > 0, jax.lax.rsqrt(variance + epsilon), 0)
-    wide = masked.held(x.astype(gamma.dtype))
-    y = ((wide - shift) * inverse - residual * inverse) * gamma + beta
-    return y.astype(x.dtype)
+    count = moments.count.reshape(())
+    inverse = jnp.where(count > 0, jax.lax.rsqrt(variance + epsilon), 0)
+    scale = gamma * inverse
+
+    # Without it, what a mask makes of the input would be kept for a backward pass.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def output(x, weights, shift, scale, offset):
+        return _scaled(Masked(view, weights, scale.dtype).held(x), shift, scale, offset)
+
+    # The residual is subtracted after the scaling: (x - shift) - residual, reassociated, loses it.
+    return output(x, weights, shift, scale, beta - residual * scale)
+
+
+def standardize(problem, x, moments, gamma, beta):
+    """Solves a problem of `keras_norm.ops.standardize`: stored statistics, one for each channel."""
+    if moments.residual is not None or not all(problem.shape) or x.dtype != moments.shift.dtype:
+        return None
+    gamma, beta = (
+        jnp.full(moments.shift.shape, default, x.dtype) if v is None else jnp.asarray(v)
+        for v, default in ((gamma, 1), (beta, 0))
+    )
+    scale = jax.lax.rsqrt(moments.variance + problem.epsilon) * gamma
+    return _compiled_scaled(x, moments.shift, scale, beta)
+
+
+@functools.partial(jax.jit, inline=True)
+def _compiled_scaled(x, shift, scale, offset):
+    return _scaled(x, shift, scale, offset)
+
+
+@jax.custom_jvp
+def _scaled(x, shift, scale, offset):
+    """Returns `(x - shift) * scale + offset`."""
+    return ((x.astype(scale.dtype) - shift) * scale + offset).astype(x.dtype)
+
+
+@_scaled.defjvp
+def _scaled_jvp(primals, tangents):
+    """The derivative: dy = scale (dx - dshift) + (x - shift) dscale + doffset."""
+    dtype = primals[0].dtype
+
+    # Only its arguments are kept for a backward pass, not the difference.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def tangent(x, shift, scale, dx, dshift, dscale, doffset):
+        x, dx = x.astype(scale.dtype), dx.astype(scale.dtype)
+        dy = scale * dx + ((x + -shift) * dscale + (doffset - scale * dshift))
+        return dy.astype(dtype)
+
+    return _scaled(*primals), tangent(*primals[:3], *tangents)
 
 
 def _moments(view, centered, x, masked, dtype):
     """Returns shift, residual and variance."""
 
     def mean_and_variance(shift):
-        values = x.astype(dtype) if shift is None else x.astype(dtype) - shift
+        values = masked.counted(x.astype(dtype) if shift is None else x.astype(dtype) - shift)
         square = _mean(view, jnp.square(values), masked)
         if not centered:
             return jnp.zeros_like(square), square
@@ -231,3 +299,4 @@ def _is_zero(mean, variance):
 registry.register(
     "normalize", "jax", normalize, options=["centered", "exported", "mask", "moments", "replicas"]
 )
+registry.register("standardize", "jax", standardize)

@@ -133,6 +133,7 @@ def plan(problem, order=None):
         parts = _parts(problem, order)
         if parts is None:
             return None
+    parts = _with_members(problem, order, parts)
     members: list[list[int]] = [[], [], [], [], []]
     for axis, part in zip(order, parts, strict=True):
         members[part].append(axis)
@@ -190,6 +191,24 @@ def _parts(problem, order):
             current = part
         parts.append(current)
     return parts
+
+
+def _with_members(problem, order, parts):
+    """Returns the parts, where few positions after the groups are members without gamma and beta.
+
+    Channels that are the last axes of an input are then one axis, as they are with gamma and beta.
+    """
+    if problem.gamma_axes is not None or problem.beta_axes is not None or MEMBERS in parts:
+        return parts
+
+    def sizes(part, of):
+        return [of[axis] for axis, own in zip(order, parts, strict=True) if own == part]
+
+    before, after = (_product(sizes(part, problem.shape)) for part in (BEFORE, AFTER))
+    is_covered = problem.mask is not None and any(n != 1 for n in sizes(AFTER, problem.mask))
+    if before is None or after is None or after >= before or is_covered:
+        return parts
+    return [MEMBERS if part == AFTER else part for part in parts]
 
 
 def _is_sample(problem, axis):

@@ -8,7 +8,6 @@ from keras_norm import _validation
 from keras_norm.layers.arguments import SharedArguments, complete
 from keras_norm.layers.normalization import Normalization
 from keras_norm.ops import convert, normalize
-from keras_norm.ops.convert import at_least_float32
 
 
 @complete
@@ -65,7 +64,7 @@ class AxesNormalization(Normalization):
         rank = len(inputs.shape)
         axes = self._indices("axis", rank)
         weights = self._mask_weights(mask, inputs.shape, axes[-1])
-        dtype = at_least_float32(inputs.dtype, self.compute_dtype)
+        dtype = self._statistics_dtype(inputs)
         shape = [1] * rank
         for axis, size in zip(axes, self._parameter_shape, strict=True):
             shape[axis] = size
@@ -120,7 +119,7 @@ def _axes(name, axes):
     if not axes or len(set(axes)) < len(axes):
         raise ValueError(
             f"Argument `{name}` must name at least one axis, and none twice. "
-            f"Received: {name}={axes}"
+            f"Received: {name}={_validation.shown(axes)}"
         )
     return axes
 

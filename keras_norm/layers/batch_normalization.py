@@ -7,7 +7,7 @@ import keras
 
 from keras_norm import _validation, engines, initializers
 from keras_norm.layers.arguments import SharedArguments, complete
-from keras_norm.layers.normalization import Normalization, single_axis
+from keras_norm.layers.normalization import single_axis
 from keras_norm.layers.renormalization import Renormalization
 from keras_norm.ops import (
     Moments,
@@ -23,7 +23,7 @@ from keras_norm.ops.convert import at_least_float32
 
 @keras.saving.register_keras_serializable("keras_norm")
 @complete
-class BatchNormalization(Renormalization, Normalization):
+class BatchNormalization(Renormalization):
     """Normalizes each channel over the batch and all positions.
 
     In training, with the mean and (biased) variance of each channel over the batch, and it moves
@@ -47,9 +47,9 @@ class BatchNormalization(Renormalization, Normalization):
 
     Statistics move once for each batch, also with gradient accumulation and under
     `keras.RematScope`, which leaves this layer out. A function under `keras.remat` that calls the
-    layer moves them once on PyTorch, but twice on TensorFlow, and not at all on JAX, where
-    nothing gets out of it: there, find them with `keras_norm.update_population_statistics` on a
-    model without `keras.remat`.
+    layer in training moves them once on PyTorch and twice on TensorFlow. On JAX no variable can
+    be assigned in such a function: JAX raises `UnexpectedTracerError` when the statistics are
+    next used. Use `keras.RematScope` there, or call the layer outside of the function.
 
     Args:
         axis: Integer, the channel axis: -1 for channels last, 1 for channels first.
@@ -79,8 +79,9 @@ class BatchNormalization(Renormalization, Normalization):
 
     Call arguments:
         inputs: Tensor of a floating or integer dtype, the batch on its first axis.
-        training: Boolean or None, whether to use the batch's moments, and to move the moving
-            statistics.
+        training: Boolean or None, whether to use the batch's moments, and to update the moving
+            statistics. None means inference; in a layer inside a torch module, the mode that
+            `.train()` and `.eval()` set.
         mask: Tensor of booleans, or of 0s and 1s, or None. What is False or 0 is padding, and is
             kept out of the moments. Its shape is the input's without the channel axis, or a
             leading part of that.
@@ -152,10 +153,13 @@ class BatchNormalization(Renormalization, Normalization):
         self.moving_variance: Any = None
         # While population statistics are found, the `Observer` that wants the batches' moments.
         self._observer = None
+        # Whether the layer follows `.train()` and `.eval()` of a torch module that contains it.
+        self.in_torch_module = False
 
     def build(self, input_shape):
         """Creates gamma, beta and the moving statistics."""
         channel_axis = self._channel_axis(input_shape)
+        self._check_rank(input_shape)
         self._check_channels(input_shape, channel_axis)
         shape = (self.num_channels,)
         self._add_scale_and_offset(shape)
@@ -186,10 +190,12 @@ class BatchNormalization(Renormalization, Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        dtype = at_least_float32(inputs.dtype, self.compute_dtype)
+        dtype = self._statistics_dtype(inputs)
         shape = [1] * len(inputs.shape)
         shape[channel_axis] = self.num_channels
         gamma, beta = self._scale_and_offset(shape, dtype)
+        if training is None:
+            training = engines.default_training(self)
         observer = self._observer
         uses_batch = self.trainable and (training or observer is not None)
         if uses_batch:
@@ -213,9 +219,15 @@ class BatchNormalization(Renormalization, Normalization):
                 observer.see(self, moments)
                 uses_batch = observer.uses_batch
         if not uses_batch:
-            x, moments = convert(inputs, dtype), self._moving_moments(shape, dtype)
+            x, moments = self._computable(inputs, dtype), self._moving_moments(shape, dtype)
             outputs = standardize(x, moments, self.epsilon, gamma, beta)
         return convert(outputs, self.compute_dtype)
+
+    def __reduce__(self):
+        """Keeps the mode in copies and pickles, as torch modules do."""
+        if not self.in_torch_module:
+            return super().__reduce__()
+        return (*super().__reduce__(), {"in_torch_module": True, "training": self.training})
 
     def _combine_replicas(self):
         """Returns the function that makes local moments global; None if they are."""

@@ -9,7 +9,6 @@ from keras_norm import _validation
 from keras_norm.layers.arguments import SharedArguments, complete
 from keras_norm.layers.normalization import Normalization, single_axis
 from keras_norm.ops import convert, normalize
-from keras_norm.ops.convert import at_least_float32
 
 ALL_CHANNELS = "all-channels"
 CHANNEL_WISE = "channel-wise"
@@ -77,6 +76,7 @@ class GroupNormalization(Normalization):
     def build(self, input_shape):
         """Creates gamma and beta."""
         channel_axis = self._channel_axis(input_shape)
+        self._check_rank(input_shape)
         if channel_axis == 0:
             raise ValueError(
                 f"Argument `axis` of {self._described} must not be the batch axis, 0. "
@@ -93,7 +93,7 @@ class GroupNormalization(Normalization):
         """Returns the normalized inputs."""
         channel_axis = self._channel_axis(inputs.shape)
         weights = self._mask_weights(mask, inputs.shape, channel_axis)
-        dtype = at_least_float32(inputs.dtype, self.compute_dtype)
+        dtype = self._statistics_dtype(inputs)
         groups = self._number_of_groups(self.num_channels)
         group_size = self.num_channels // groups
 
@@ -134,7 +134,8 @@ class GroupNormalization(Normalization):
         )
         divisors = ", ".join(str(n) for n in range(1, channels + 1) if channels % n == 0)
         raise ValueError(
-            f"Argument `groups` of {self._described} {wrong}. Received: groups={self.groups}, "
+            f"Argument `groups` of {self._described} {wrong}. "
+            f"Received: groups={_validation.shown(self.groups)}, "
             f"{channels} channels. What divides them: {divisors}"
         )
 

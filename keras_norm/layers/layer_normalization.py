@@ -90,7 +90,7 @@ class LayerNormalization(AxesNormalization):
         `reduction_axes`, which only this class writes.
         """
         if "reduction_axes" not in config and config.keys() >= _OF_KERAS:
-            config = {**config, "reduction_axes": config["axis"]}
+            config = {**config, "reduction_axes": config.get("axis", -1)}
         return cls(**config)
 
     def _reduced_by_default(self, rank):
@@ -103,8 +103,9 @@ class LayerNormalization(AxesNormalization):
         return list(range(1, rank))
 
 
-# What every config of Keras's layer holds, in all versions.
+# What every config of Keras's layer holds, in all versions. Keras drops an `axis` of several axes
+# when it reads `.h5` files.
 _OF_KERAS = {
-    *("axis", "epsilon", "center", "scale", "beta_initializer", "gamma_initializer"),
+    *("epsilon", "center", "scale", "beta_initializer", "gamma_initializer"),
     *("beta_regularizer", "gamma_regularizer", "beta_constraint", "gamma_constraint"),
 }

@@ -3,9 +3,11 @@
 from typing import ClassVar
 
 import keras
+import numpy as np
 
 from keras_norm import _validation, initializers, multipliers
 from keras_norm.ops import convert, mask_weights
+from keras_norm.ops.convert import at_least_float32
 
 
 class Multiplier:
@@ -35,6 +37,9 @@ class Multiplier:
         variable = getattr(layer, self.variable, None)
         if variable is not None:
             setattr(variable, self.attribute, value)
+
+
+_SMALLEST_EPSILON = float(np.finfo("float32").tiny)
 
 
 class Normalization(keras.layers.Layer):
@@ -102,6 +107,12 @@ class Normalization(keras.layers.Layer):
         self.beta = None
         self.axis = axis
         self.epsilon = _validation.real("epsilon", epsilon, above=0.0)
+        if self.epsilon < _SMALLEST_EPSILON:
+            raise ValueError(
+                f"Argument `epsilon` must be at least {_SMALLEST_EPSILON:.3g}, the smallest normal "
+                "number of float32: smaller ones count as 0, and an input that is constant would "
+                f"become NaN. Received: epsilon={epsilon}"
+            )
         self.center = _validation.boolean("center", center)
         self.scale = _validation.boolean("scale", scale)
         self.beta_initializer = initializers.get(beta_initializer, "beta_initializer")
@@ -117,6 +128,16 @@ class Normalization(keras.layers.Layer):
         self._num_channels = _check_num_channels(num_channels)
         self._built_channels = None
 
+    def __call__(self, inputs, *args, **kwargs):
+        """Returns the normalized inputs; see `call`."""
+        if isinstance(inputs, list | tuple | dict):
+            raise ValueError(
+                f"The input of {self._described} must be one tensor or array, not several of them "
+                "and not numbers in a list: `numpy.array` makes an array of such numbers. "
+                f"Received: inputs={_validation.shown(inputs)} (of type {type(inputs).__name__})"
+            )
+        return super().__call__(inputs, *args, **kwargs)
+
     @property
     def num_channels(self):
         """The number of channels: the argument, or the built layer's; None until then."""
@@ -130,6 +151,14 @@ class Normalization(keras.layers.Layer):
         """Returns the single channel axis from the front, checked."""
         return _validation.axis_index("axis", self.axis, len(input_shape), self._described)
 
+    def _check_rank(self, input_shape):
+        """Checks that the input has an axis besides that of the channels."""
+        if len(input_shape) < 2:
+            raise ValueError(
+                f"The input of {self._described} must have a batch axis and a channel axis. "
+                f"Received: input shape {tuple(input_shape)}"
+            )
+
     def _check_channels(self, input_shape, channel_axis):
         """Checks the channel axis' size against `num_channels`, and keeps it."""
         channels = input_shape[channel_axis]
@@ -141,8 +170,9 @@ class Normalization(keras.layers.Layer):
             )
         if self._num_channels is not None and channels != self._num_channels:
             raise ValueError(
-                f"Argument `num_channels` of {self._described} is {self._num_channels}, but axis "
-                f"{self.axis} of the input has {channels} channels. "
+                f"Argument `num_channels` of {self._described} is "
+                f"{_validation.shown(self._num_channels)}, but axis {self.axis} of the input has "
+                f"{channels} channels. "
                 f"Received: input shape {tuple(input_shape)}"
             )
         self._built_channels = channels
@@ -178,6 +208,16 @@ class Normalization(keras.layers.Layer):
             for variable in (self.gamma, self.beta)
         )
 
+    def _statistics_dtype(self, inputs):
+        """Returns the dtype that the moments of an input are computed in."""
+        given = keras.backend.standardize_dtype(inputs.dtype)
+        if given.startswith("complex"):
+            raise TypeError(
+                f"The input of {self._described} must be of a floating or integer dtype. "
+                f"Received: inputs.dtype={given}"
+            )
+        return at_least_float32(given, self.compute_dtype)
+
     def _computable(self, inputs, dtype, shape=None):
         """Returns inputs for `normalize` to compute in a dtype, in a shape if one is given.
 
@@ -207,10 +247,10 @@ class Normalization(keras.layers.Layer):
             "gamma_regularizer": keras.regularizers.serialize(self.gamma_regularizer),
             "beta_constraint": keras.constraints.serialize(self.beta_constraint),
             "gamma_constraint": keras.constraints.serialize(self.gamma_constraint),
-            "beta_lr_multiplier": self.beta_lr_multiplier,
-            "gamma_lr_multiplier": self.gamma_lr_multiplier,
-            "beta_l2_multiplier": self.beta_l2_multiplier,
-            "gamma_l2_multiplier": self.gamma_l2_multiplier,
+            "beta_lr_multiplier": multipliers.serialize(self.beta_lr_multiplier),
+            "gamma_lr_multiplier": multipliers.serialize(self.gamma_lr_multiplier),
+            "beta_l2_multiplier": multipliers.serialize(self.beta_l2_multiplier),
+            "gamma_l2_multiplier": multipliers.serialize(self.gamma_l2_multiplier),
             "num_channels": self._num_channels,
         }
 

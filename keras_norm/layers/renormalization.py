@@ -5,14 +5,15 @@ import math
 from keras import ops
 
 from keras_norm import _validation
+from keras_norm.layers.normalization import Normalization
 from keras_norm.ops import convert, renorm_corrections, standard_deviation
 
 _NAMES = ("rmin", "rmax", "dmax")
 _ACCEPTED = "None, or a dictionary that may hold numbers >= 0 as 'rmin', 'rmax' and 'dmax'"
 
 
-class Renormalization:
-    """The part of `BatchNormalization` that `renorm=True` uses.
+class Renormalization(Normalization):
+    """Base of `BatchNormalization`: the part that `renorm=True` uses.
 
     Its variables have Keras's names and order, so that files go both ways: `moving_stddev`, which
     `moving_variance` is found from, and `renorm_mean` and `renorm_stddev`, which training uses.
@@ -103,7 +104,7 @@ def _check_clipping(clipping):
     bounds = {
         name: _validation.real(f"renorm_clipping['{name}']", value, low=0.0)
         for name, value in clipping.items()
-        if value is not None and value != math.inf
+        if value is not None and not (isinstance(value, float) and value == math.inf)
     }
     if bounds.get("rmax", math.inf) < bounds.get("rmin", 0.0):
         raise ValueError(

@@ -11,6 +11,15 @@ def at_least_float32(*dtypes):
 
 
 def convert(values, dtype, shape=None):
-    """Returns an array or variable in a dtype, and in a shape if one is given."""
-    values = ops.cast(values, dtype)
-    return values if shape is None else ops.reshape(values, shape)
+    """Returns an array or variable in a dtype, and in a shape if one is given.
+
+    What is there already costs nothing: each call of `keras.ops` looks for symbolic tensors, which
+    takes as long as a small array's whole normalization.
+    """
+    if keras.backend.standardize_dtype(values.dtype) != dtype:
+        values = ops.cast(values, dtype)
+    elif isinstance(values, keras.Variable):
+        values = values.value
+    if shape is None:
+        return values
+    return values.reshape(shape) if hasattr(values, "reshape") else ops.reshape(values, shape)

@@ -1,4 +1,4 @@
-"""Masks as weights of elements."""
+"""Converts masks to weights of elements."""
 
 from keras import ops
 
@@ -9,8 +9,8 @@ def mask_weights(mask, shape, channel_axis):
     Args:
         mask: Array or list; where it is 0 or False, the input is padding. Its dimensions are those
             of the input without the channel axis, or a leading part of them; a size of 1 is
-            broadcast. Where it fits only the dimensions without the last axis, it is taken as a
-            mask of those: that is what `keras.layers.Masking` makes, whatever the channel axis.
+            broadcast. A mask that fits only the dimensions without the last axis is interpreted
+            that way: `keras.layers.Masking` makes such masks for any channel axis.
         shape: The input's shape, None where a size is unknown.
         channel_axis: The input's channel axis, counted from the front.
 
@@ -18,7 +18,7 @@ def mask_weights(mask, shape, channel_axis):
         float32 array of the input's rank.
 
     Raises:
-        ValueError: If the mask fits neither.
+        ValueError: If the mask has another shape.
     """
     mask = ops.convert_to_tensor(mask)
     rank = len(shape)

@@ -1,6 +1,11 @@
 """Moving averages of moments."""
 
+import math
+
+import keras
 from keras import ops
+
+from keras_norm.ops.convert import convert
 
 
 def moving_averages(averages, moments, momenta):
@@ -8,20 +13,20 @@ def moving_averages(averages, moments, momenta):
 
     Args:
         averages: Arrays of the same shape: the moving mean and the moving variance.
-        moments: `Moments` of the batch, of any shape of the same size. Moments of an empty batch,
-            and moments that are not finite, leave the averages unchanged.
+        moments: `Moments` of the batch, constants of any shape of the same size. Moments of an
+            empty batch, and moments that are not finite, leave the averages unchanged.
         momenta: For each average a number in [0, 1]: how much of it stays.
 
     Returns:
         A list of two arrays of the shapes and dtypes of `averages`.
     """
-    usable = ops.all(moments.count > 0)
-    for values in (moments.mean, moments.variance):
-        usable = ops.logical_and(usable, ops.all(ops.isfinite(values)))
     found = []
-    for old, batch, momentum in zip(
-        averages, (moments.mean, moments.variance), momenta, strict=True
-    ):
-        batch = ops.cast(ops.reshape(ops.stop_gradient(batch), old.shape), old.dtype)
-        found.append(ops.where(usable, old * momentum + batch * (1.0 - momentum), old))
+    means = moments.mean, moments.variance
+    is_usable = moments.count > 0
+    for batch in means:
+        is_usable = is_usable & (abs(batch) < math.inf)  # NaN is not
+    is_usable = ops.all(is_usable)
+    for old, batch, momentum in zip(averages, means, momenta, strict=True):
+        batch = convert(batch, keras.backend.standardize_dtype(old.dtype), old.shape)
+        found.append(ops.where(is_usable, old * momentum + batch * (1.0 - momentum), old))
     return found

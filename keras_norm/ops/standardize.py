@@ -1,9 +1,11 @@
 """Elements standardized with the moments of their sets, then scaled and shifted."""
 
+import keras
 from keras import ops
 
 from keras_norm.ops import registry
 from keras_norm.ops.blocks import Blocks
+from keras_norm.ops.convert import at_least_float32, convert
 from keras_norm.ops.problem import Problem
 
 
@@ -13,7 +15,8 @@ def standardize(x, moments, epsilon, gamma=None, beta=None):
     Elements of an empty set standardize to 0, so that their output is `beta`.
 
     Args:
-        x: Array, float32 or float64.
+        x: Array of a floating dtype. Input of 16 bits is computed in float32, which moments, gamma
+            and beta have.
         moments: `Moments` that broadcast against `x`. A residual of None says that they are stored
             statistics, of sets that are not empty.
         epsilon: Number > 0 that is added to the variance.
@@ -40,6 +43,12 @@ def standardize(x, moments, epsilon, gamma=None, beta=None):
 
 def standardize_plain(problem, x, moments, gamma=None, beta=None):
     """Returns the answer of `standardize` to a problem, in `keras.ops`."""
+    given = keras.backend.standardize_dtype(x.dtype)
+    x = convert(x, at_least_float32(given))
+    return convert(_standardized(problem, x, moments, gamma, beta), given)
+
+
+def _standardized(problem, x, moments, gamma, beta):
     inverse = ops.rsqrt(moments.variance + problem.epsilon)
     if moments.residual is None:
         # One number a mean, for inference: its graph stays plain, for exporters too.

@@ -7,14 +7,15 @@ from keras_norm import multipliers
 
 
 def check(name, mapping):
-    """Returns `mapping` as a dictionary from patterns to floats, after checking it.
+    """Returns `mapping` as a dictionary from patterns to multipliers, after checking it.
 
     Args:
         name: The argument's name, for the message.
         mapping: What the user passed: a dictionary, or None for an empty one.
 
     Raises:
-        TypeError: If it is no dictionary, a key is no string, or a value is no number.
+        TypeError: If it is no dictionary, a key is no string, or a value is neither a number
+            nor a schedule.
         ValueError: If a key is no regular expression, or a value is negative or not finite.
     """
     if mapping is None:

@@ -1,31 +1,40 @@
-"""`MultiplierOptimizer`: a learning rate and an L2 factor for every variable."""
+"""`MultiplierOptimizer`: learning rate, L2 factor and weight decay of every variable."""
 
+import functools
+import json
 import warnings
 from typing import Any
 
 import keras
 
 from keras_norm import _validation, multipliers
-from keras_norm.optimizers import maps
+from keras_norm.optimizers import hooks, maps, report
 from keras_norm.optimizers.views import per_variable
 from keras_norm.optimizers.wrapper import OptimizerWrapper
 
 
 @keras.saving.register_keras_serializable(package="keras_norm")
 class MultiplierOptimizer(OptimizerWrapper):
-    """Gives every variable its own learning rate and L2 factor, under any Keras optimizer.
+    """Gives every variable its own learning rate, L2 factor and decay, under any Keras optimizer.
 
-    A variable `w` with the multipliers `lr_multiplier` and `l2_multiplier` is updated as the inner
-    optimizer, alone on this variable, would update it with
+    A variable `w` with the multipliers `lr_multiplier`, `l2_multiplier` and
+    `weight_decay_multiplier` is updated as the inner optimizer, alone on this variable, would
+    update it with
 
         learning rate = lr_multiplier * inner_optimizer.learning_rate
         gradient = gradient + l2_multiplier * l2 * w
+        weight decay = weight_decay_multiplier * inner_optimizer.weight_decay
 
-    that is, with the penalty `l2_multiplier * l2 / 2 * sum(w ** 2)` added to the loss. A variable
+    The second line is the penalty `l2_multiplier * l2 / 2 * sum(w ** 2)` on the loss. A variable
     has the multipliers that it was given by `keras_norm.set_multipliers`, or by the arguments
     `gamma_lr_multiplier` and the like of the layers of `keras_norm`; those without have 1. A
     variable with a learning-rate multiplier of 0 stays as it is, to the last bit; with 1 it is
     updated exactly as without this wrapper.
+
+    A multiplier can be a `keras.optimizers.schedules.LearningRateSchedule`: it gets the count that
+    a schedule as the inner optimizer's own learning rate gets, which under gradient accumulation
+    is that of batches. Where the schedule of a learning rate gives 0 the variable stays as it is,
+    to the last bit; its optimizer state (momentum, moving averages) may move.
 
     The learning rate (a schedule, a callback that sets it), weight decay, clipping, gradient
     accumulation and moving averages are the inner optimizer's: set them there. The L2 term joins
@@ -38,8 +47,10 @@ class MultiplierOptimizer(OptimizerWrapper):
 
     `l2` is apart from decoupled weight decay (`weight_decay`, as in `AdamW`), which shrinks the
     variables at the inner optimizer's own factor times their learning rate. An L2 multiplier of 0
-    does not stop weight decay: `exclude_from_weight_decay` does. A learning-rate multiplier of 0
-    stops both.
+    does not stop weight decay: a weight-decay multiplier of 0 does, as does
+    `exclude_from_weight_decay`. A learning-rate multiplier of 0 stops both.
+
+    When it is built it checks that the installed Keras still calls what it overrides.
 
     Args:
         inner_optimizer: The Keras optimizer that does the work.
@@ -50,13 +61,18 @@ class MultiplierOptimizer(OptimizerWrapper):
             matches all of it, to the multiplier of the variable's learning rate. It wins over
             what the variable carries.
         l2_multipliers: The like for the multiplier of `l2`.
+        weight_decay_multipliers: The like for the multiplier of the inner optimizer's weight
+            decay.
         name: Name of the optimizer.
 
     Raises:
         TypeError: If `inner_optimizer` is no Keras optimizer, or one that goes around this one,
             or an argument has the wrong type.
         ValueError: If a number is negative or not finite, an argument belongs to the inner
-            optimizer, or, at build, a pattern matches no variable or two match one.
+            optimizer, `weight_decay_multipliers` are given and the inner optimizer has no weight
+            decay, or, at build, a pattern matches no variable, two match one, or a variable
+            carries a weight-decay multiplier other than 0 and 1 and there is no weight decay.
+        RuntimeError: At build, if the installed Keras does not call what this class overrides.
 
     Example:
     >>> import keras, keras_norm
@@ -72,11 +88,11 @@ class MultiplierOptimizer(OptimizerWrapper):
     >>> model.compile(optimizer, "mse")
     >>> optimizer.build(model.trainable_variables)
     >>> optimizer.summary()
-    variable               learning rate      L2
-    model/backbone/kernel         0.0001  0.0001
-    model/backbone/bias           0.0001  0.0001
-    model/head/kernel              0.001  0.0001
-    model/head/bias                0.001       0
+    variable               learning rate      L2  weight decay
+    model/backbone/kernel         0.0001  0.0001             0
+    model/backbone/bias           0.0001  0.0001             0
+    model/head/kernel              0.001  0.0001             0
+    model/head/bias                0.001       0             0
 
     Reference:
         Loshchilov and Hutter, "Decoupled weight decay regularization", 2019,
@@ -89,6 +105,7 @@ class MultiplierOptimizer(OptimizerWrapper):
         l2=0.0,
         lr_multipliers=None,
         l2_multipliers=None,
+        weight_decay_multipliers=None,
         name=None,
         **kwargs,
     ):
@@ -98,18 +115,28 @@ class MultiplierOptimizer(OptimizerWrapper):
         self.l2 = _validation.real("l2", l2, low=0.0)
         self.lr_multipliers = maps.check("lr_multipliers", lr_multipliers)
         self.l2_multipliers = maps.check("l2_multipliers", l2_multipliers)
+        self.weight_decay_multipliers = maps.check(
+            "weight_decay_multipliers", weight_decay_multipliers
+        )
+        if self.weight_decay_multipliers and self.weight_decay is None:
+            raise _no_weight_decay(
+                inner_optimizer, f"weight_decay_multipliers={weight_decay_multipliers!r}"
+            )
         self._saved: Any = None
-        self._lr_by_map: list[float | None] = []
-        self._l2_by_map: list[float | None] = []
+        # For each kind the multiplier of each variable by the maps, None where none matches.
+        self._by_map: Any = {}
 
     def build(self, variables):
         """Builds the inner optimizer on `variables` and finds out which patterns match which."""
-        if not self.inner_optimizer.built:
-            self.inner_optimizer.build(variables)
+        # Keras builds the optimizer of an `.h5` file before the model has variables.
+        if not variables:
+            return
+        self.build_inner(variables)
         self.inner_optimizer._check_variables_are_known(variables)
         if self.built:
             return
         variables = self._trainable_variables
+        hooks.check(self.inner_optimizer)
         if self._saved is not None and len(self._saved) != len(variables):
             warnings.warn(
                 f"The multipliers saved with optimizer '{self.name}' are left out: they belong to "
@@ -119,12 +146,20 @@ class MultiplierOptimizer(OptimizerWrapper):
             )
             self._saved = None
         if self._saved is None:
-            paths = [_path(variable) for variable in variables]
-            self._lr_by_map = maps.match("lr_multipliers", self.lr_multipliers, paths)
-            self._l2_by_map = maps.match("l2_multipliers", self.l2_multipliers, paths)
+            paths = [report.path(variable) for variable in variables]
+            self._by_map = {
+                kind: maps.match(f"{kind}s", self._map(kind), paths) for kind in multipliers.KINDS
+            }
         else:
             self._restore(variables)
-        stepper = per_variable(self.inner_optimizer, self._lr_multiplier, self._l2)
+        self._check_weight_decay()
+        stepper = per_variable(
+            self.inner_optimizer,
+            functools.partial(self.multiplier, multipliers.LR),
+            self.l2,
+            functools.partial(self.multiplier, multipliers.L2),
+            functools.partial(self.multiplier, multipliers.WEIGHT_DECAY),
+        )
         # Its methods only: Keras saves every optimizer that it finds as an attribute.
         self._apply = stepper.apply
         self._stateless_apply = stepper.stateless_apply
@@ -155,39 +190,36 @@ class MultiplierOptimizer(OptimizerWrapper):
             if tuple(value.shape) != tuple(variable.shape):
                 raise ValueError(
                     f"Optimizer '{self.name}' was built on other variables: it received a value "
-                    f"of shape {tuple(value.shape)} for '{_path(variable)}', whose shape is "
+                    f"of shape {tuple(value.shape)} for '{report.path(variable)}', whose shape is "
                     f"{tuple(variable.shape)}. Make a new optimizer for a new model."
                 )
         return self._stateless_apply(optimizer_variables, grads, trainable_variables)
 
-    def summary(self):
-        """Prints each variable with its learning rate, as it is now, and its L2 factor.
+    def summary(self, group=False):
+        """Prints the learning rate as it is now, L2 factor and weight decay of each variable.
+
+        Args:
+            group: Boolean, whether rows with the same three numbers are put together, in one row
+                with the first variable's path and how many follow.
 
         Raises:
             ValueError: If the optimizer is not built, and so has no variables yet.
         """
-        if not self.built:
-            raise ValueError(
-                "The optimizer has no variables yet. "
-                "Call `optimizer.build(model.trainable_variables)` first."
-            )
-        rate = float(keras.ops.convert_to_numpy(self.learning_rate))
-        rows = [("variable", "learning rate", "L2")]
-        for i, variable in enumerate(self._trainable_variables):
-            numbers = (rate * self._lr_multiplier(i), self._l2(i))
-            rows.append((_path(variable), *(f"{number:.6g}" for number in numbers)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for path, lr, l2 in rows:
-            print(f"{path:<{widths[0]}}  {lr:>{widths[1]}}  {l2:>{widths[2]}}")
+        print(report.table(self, group))
 
     def get_config(self):
         """Returns the arguments, and the multipliers of the variables by position."""
         return {
             "name": self.name,
-            "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
+            "inner_optimizer": _portable(keras.saving.serialize_keras_object(self.inner_optimizer)),
             "l2": self.l2,
-            "lr_multipliers": dict(self.lr_multipliers),
-            "l2_multipliers": dict(self.l2_multipliers),
+            **{
+                f"{kind}s": {
+                    pattern: multipliers.serialize(value)
+                    for pattern, value in self._map(kind).items()
+                }
+                for kind in multipliers.KINDS
+            },
             "multipliers": self._multipliers_by_position(),
         }
 
@@ -197,46 +229,93 @@ class MultiplierOptimizer(OptimizerWrapper):
         config = dict(config)
         saved = config.pop("multipliers", None)
         config["inner_optimizer"] = keras.saving.deserialize_keras_object(
-            config["inner_optimizer"], custom_objects=custom_objects
+            _portable(config["inner_optimizer"]), custom_objects=custom_objects
         )
-        optimizer = cls(**config)
-        optimizer._saved = saved
+        with keras.saving.custom_object_scope(custom_objects or {}):
+            optimizer = cls(**config)
+            optimizer._saved = _deserialized(saved)
         return optimizer
 
-    def _lr_multiplier(self, index):
-        mapped = self._lr_by_map[index]
-        if mapped is None:
-            return multipliers.lr_multiplier(self._trainable_variables[index])
-        return mapped
+    def multiplier(self, kind, index):
+        """Returns a multiplier of the variable at a position: by a map, else what it carries."""
+        mapped = self._by_map[kind][index]
+        return multipliers.of(self._trainable_variables[index], kind) if mapped is None else mapped
 
-    def _l2(self, index):
-        mapped = self._l2_by_map[index]
-        if mapped is None:
-            return self.l2 * multipliers.l2_multiplier(self._trainable_variables[index])
-        return self.l2 * mapped
+    def _map(self, kind):
+        return getattr(self, f"{kind}s")
+
+    def _check_weight_decay(self):
+        if self.weight_decay is not None:
+            return
+        for index, variable in enumerate(self._trainable_variables):
+            factor = self.multiplier(multipliers.WEIGHT_DECAY, index)
+            if factor not in (0.0, 1.0):
+                raise _no_weight_decay(
+                    self.inner_optimizer,
+                    f"the weight-decay multiplier {factor!r} of '{report.path(variable)}'",
+                )
 
     # Keras drops what variables carry in files and copies, and paths are neither unique nor the
-    # same in a loaded model: positions among the variables that are trainable are.
+    # same in a loaded model: positions among the variables that are trainable are. A row is what
+    # a variable carries and what the maps say, of learning rate and L2, then of weight decay.
     def _multipliers_by_position(self):
         if not self.built:
-            return self._saved
-        return [
-            [multipliers.lr_multiplier(v), multipliers.l2_multiplier(v), lr_by_map, l2_by_map]
-            for v, lr_by_map, l2_by_map in zip(
-                self._trainable_variables, self._lr_by_map, self._l2_by_map, strict=True
-            )
-            if getattr(v, "trainable", True)
-        ]
+            return _serialized(self._saved)
+        rows = []
+        for index, variable in enumerate(self._trainable_variables):
+            if getattr(variable, "trainable", True):
+                carried = [multipliers.of(variable, kind) for kind in multipliers.KINDS]
+                mapped = [self._by_map[kind][index] for kind in multipliers.KINDS]
+                rows.append([*carried[:2], *mapped[:2], carried[2], mapped[2]])
+        return _serialized(rows)
 
     def _restore(self, variables):
-        for variable, (lr, l2, _, _) in zip(variables, self._saved, strict=True):
-            multipliers.restore(variable, lr, l2)
-        self._lr_by_map = [row[2] for row in self._saved]
-        self._l2_by_map = [row[3] for row in self._saved]
+        for variable, (lr, l2, _, _, weight_decay, _) in zip(variables, self._saved, strict=True):
+            multipliers.restore(variable, (lr, l2, weight_decay))
+        columns = zip(multipliers.KINDS, (2, 3, 5), strict=True)
+        self._by_map = {kind: [row[column] for row in self._saved] for kind, column in columns}
 
 
-def _path(variable):
-    return getattr(variable, "path", variable.name)
+def _serialized(rows):
+    return rows and [[multipliers.serialize(value) for value in row] for row in rows]
+
+
+def _deserialized(rows):
+    """Returns saved rows with schedules in them, one for all equal ones."""
+    if rows is None:
+        return None
+    made: dict = {}
+
+    def value(given):
+        if not isinstance(given, dict):
+            return given
+        key = json.dumps(given, sort_keys=True)
+        if key not in made:
+            made[key] = keras.saving.deserialize_keras_object(given)
+        return made[key]
+
+    # Version 0.1.0 knew no multipliers of weight decay.
+    return [[value(given) for given in (*row, 1.0, None)[:6]] for row in rows]
+
+
+def _portable(config):
+    """Returns the configuration of an optimizer with a class that every backend has.
+
+    Keras on PyTorch writes the class of its own module, which other backends cannot import.
+    """
+    if not str(config.get("module")).startswith("keras.src.backend."):
+        return config
+    if not hasattr(keras.optimizers, config["class_name"]):
+        return config
+    return {**config, "module": "keras.optimizers", "registered_name": None}
+
+
+def _no_weight_decay(optimizer, received):
+    kind = type(optimizer).__name__
+    return ValueError(
+        f"A weight-decay multiplier needs an inner optimizer with weight decay: "
+        f"`{kind}(weight_decay=...)`. Received: {received}, with a {kind} without"
+    )
 
 
 def _check_inner(optimizer):

@@ -13,19 +13,28 @@ from typing import Any
 
 import keras
 
-from keras_norm import engines
+from keras_norm import engines, multipliers
 
 
-def per_variable(optimizer, lr_multiplier, l2):
-    """Returns a view of `optimizer` with a learning rate and an L2 factor for each variable.
+def per_variable(optimizer, lr_multiplier, l2, l2_multiplier, weight_decay_multiplier):
+    """Returns a view of `optimizer` with its own settings for each variable.
 
     Args:
         optimizer: A Keras optimizer.
         lr_multiplier: A function from a variable's position to its learning-rate multiplier.
-        l2: A function from a variable's position to its L2 factor.
+        l2: The L2 factor.
+        l2_multiplier: The like for the multiplier of the L2 factor.
+        weight_decay_multiplier: The like for the multiplier of decoupled weight decay.
     """
-    at_factor = {1.0: optimizer}
-    return _view(optimizer, _PerVariable, lr_multiplier=lr_multiplier, l2=l2, at_factor=at_factor)
+    return _view(
+        optimizer,
+        _PerVariable,
+        lr_multiplier=lr_multiplier,
+        l2=l2,
+        l2_multiplier=l2_multiplier,
+        weight_decay_multiplier=weight_decay_multiplier,
+        views={(1.0, 1.0): optimizer},
+    )
 
 
 def _view(optimizer, mixin, **attributes):
@@ -34,37 +43,48 @@ def _view(optimizer, mixin, **attributes):
     return made
 
 
-class _AtFactor:
-    """The optimizer at `factor` times its learning rate."""
+class _AtFactors:
+    """The optimizer at multiples of its learning rate and of its weight decay."""
 
-    factor: float
+    factors: tuple
+
+    def _factor(self):
+        return multipliers.now(self.factors[0], self._iterations)
+
+    def _decay(self, name):
+        decay = vars(self)[name]
+        if decay is None:
+            return None
+        return decay * multipliers.now(self.factors[1], self._iterations)
+
+    weight_decay = property(lambda self: self._decay("weight_decay"))
+    # Muon's, for the variables that it leaves to Adam.
+    adam_weight_decay = property(lambda self: self._decay("adam_weight_decay"))
 
     def _get_current_learning_rate(self):
-        return self.factor * super()._get_current_learning_rate()
+        return super()._get_current_learning_rate() * self._factor()
 
     def update_step(self, gradient, variable, learning_rate):
-        super().update_step(gradient, variable, self.factor * learning_rate)
+        super().update_step(gradient, variable, learning_rate * self._factor())
 
     def _parallel_update_step(self, grads, variables, learning_rate):
-        super()._parallel_update_step(grads, variables, self.factor * learning_rate)
+        super()._parallel_update_step(grads, variables, learning_rate * self._factor())
 
 
 class _PerVariable:
     """The optimizer, which hands each variable to the view at its multiple of the rate."""
 
-    def _multiplier(self, variable):
-        return self.lr_multiplier(self._get_variable_index(variable))
+    def _at(self, factor, decay_factor=1.0):
+        factors = (factor, decay_factor)
+        if factors not in self.views:
+            self.views[factors] = _view(self.views[1.0, 1.0], _AtFactors, factors=factors)
+        return self.views[factors]
 
-    def _at(self, factor):
-        if factor not in self.at_factor:
-            self.at_factor[factor] = _view(self.at_factor[1.0], _AtFactor, factor=factor)
-        return self.at_factor[factor]
-
-    def _groups(self, number, variables):
-        """Yields each number but 0 with the positions in `variables` of those that have it."""
-        groups: dict[float, list[int]] = {}
+    def _groups(self, multiplier, variables):
+        """Yields each multiplier but 0 with the positions in `variables` of those that have it."""
+        groups: dict[Any, list[int]] = {}
         for position, variable in enumerate(variables):
-            groups.setdefault(number(self._get_variable_index(variable)), []).append(position)
+            groups.setdefault(multiplier(self._get_variable_index(variable)), []).append(position)
         groups.pop(0.0, None)
         return groups.items()
 
@@ -73,10 +93,15 @@ class _PerVariable:
         grads = list(grads)
         # The gradients of TensorFlow's replicas are about to be summed: each brings its share.
         strategy = getattr(self, "_distribution_strategy", None)
-        replicas = strategy.num_replicas_in_sync if strategy else 1
-        for l2, group in self._groups(self.l2, trainable_variables):
+        share = self.l2 / (strategy.num_replicas_in_sync if strategy else 1)
+        groups = self._groups(self.l2_multiplier, trainable_variables) if share else ()
+        for factor, group in groups:
             weights = [keras.ops.convert_to_tensor(trainable_variables[i]) for i in group]
-            sums = engines.add_multiples([grads[i] for i in group], weights, l2 / replicas)
+            if multipliers.is_schedule(factor):
+                now = multipliers.now(factor, self._iterations)
+                weights = [weight * keras.ops.cast(now, weight.dtype) for weight in weights]
+                factor = 1.0
+            sums = engines.add_multiples([grads[i] for i in group], weights, factor * share)
             for i, total in zip(group, sums, strict=True):
                 grads[i] = total
         super()._backend_apply_gradients(grads, trainable_variables)
@@ -86,26 +111,71 @@ class _PerVariable:
             # Keras's fused decay cannot do with a group that has nothing to decay.
             variables = [v for v in variables if self._use_weight_decay(v)]
         for factor, group in self._groups(self.lr_multiplier, variables):
-            self._at(factor)._apply_weight_decay([variables[i] for i in group])
+            members = [variables[i] for i in group]
+            for decay_factor, part in self._groups(self.weight_decay_multiplier, members):
+                self._at(factor, decay_factor)._apply_weight_decay([members[i] for i in part])
 
     def update_step(self, gradient, variable, learning_rate):
-        factor = self._multiplier(variable)
+        factor = self.lr_multiplier(self._get_variable_index(variable))
         if factor != 0.0:
+            before = self._before(factor, [variable])
             self._at(factor).update_step(gradient, variable, learning_rate)
+            self._keep_at_0(factor, before)
 
     def _parallel_update_step(self, grads, variables, learning_rate):
         # One fused update for each group of equal multipliers. What an optimizer holds directly,
         # and not in a list over variables (Nadam's momentum product), is common to all groups:
         # each starts from the same value.
         common = [v for v in vars(self).values() if isinstance(v, keras.Variable)]
-        before = [keras.ops.copy(v) for v in common]
+        common_before = [keras.ops.copy(v) for v in common]
         for number, (factor, group) in enumerate(self._groups(self.lr_multiplier, variables)):
             if number > 0:
-                for variable, value in zip(common, before, strict=True):
+                for variable, value in zip(common, common_before, strict=True):
                     variable.assign(value)
+            members = [variables[i] for i in group]
+            before = self._before(factor, members)
             self._at(factor)._parallel_update_step(
-                [grads[i] for i in group], [variables[i] for i in group], learning_rate
+                [grads[i] for i in group], members, learning_rate
             )
+            self._keep_at_0(factor, before)
+
+    def _before(self, factor, variables):
+        """Returns variables with their state, and copies of both, where a schedule needs them."""
+        if not multipliers.is_schedule(factor):
+            return []
+        return [
+            [(v, keras.ops.copy(keras.ops.convert_to_tensor(v))) for v in (variable, *state)]
+            for variable, state in zip(variables, map(self._state, variables), strict=True)
+        ]
+
+    def _state(self, variable):
+        """Returns what the optimizer holds for one variable."""
+        index = self._get_variable_index(variable)
+        lists = [
+            held
+            for held in vars(self).values()
+            if isinstance(held, (list, tuple)) and len(held) == len(self._trainable_variables)
+        ]
+        known = (self._trainable_variables, self._variables)
+        found = [held[index] for held in lists if not any(held is other for other in known)]
+        return [state for state in found if isinstance(state, keras.Variable)]
+
+    def _keep_at_0(self, factor, before):
+        # Momentum moves a variable also at the rate 0. Its state may go on moving, unless it is
+        # lost: Ftrl divides by the rate.
+        for (variable, value), *state in before:
+            still = keras.ops.equal(multipliers.now(factor, self._iterations), 0.0)
+            self.assign(
+                variable, keras.ops.where(still, value, keras.ops.convert_to_tensor(variable))
+            )
+            lost = still
+            if state:
+                finite = [keras.ops.all(keras.ops.isfinite(s)) for s, _ in state]
+                lost = keras.ops.logical_and(
+                    still, keras.ops.logical_not(keras.ops.all(keras.ops.stack(finite)))
+                )
+            for held, value in state:
+                self.assign(held, keras.ops.where(lost, value, keras.ops.convert_to_tensor(held)))
 
     def _update_model_variables_moving_average(self, trainable_variables):
         super()._update_model_variables_moving_average(trainable_variables)
@@ -113,5 +183,11 @@ class _PerVariable:
         for variable, average in zip(
             trainable_variables, self._model_variables_moving_average, strict=True
         ):
-            if average is not None and self._multiplier(variable) == 0.0:
+            if average is None:
+                continue
+            factor = self.lr_multiplier(self._get_variable_index(variable))
+            if multipliers.is_schedule(factor):
+                still = keras.ops.equal(multipliers.now(factor, self._iterations), 0.0)
+                average.assign(keras.ops.where(still, variable, average))
+            elif factor == 0.0:
                 average.assign(variable)

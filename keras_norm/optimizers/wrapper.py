@@ -1,6 +1,7 @@
 """An optimizer whose state and settings are those of the optimizer inside it."""
 
 import keras
+import numpy as np
 
 
 def _of_inner(name):
@@ -40,6 +41,8 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
     def __init__(self, inner_optimizer, name=None):
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
+        # An `.h5` file sets the weights of its optimizer before the model has variables.
+        self._waiting_weights: tuple = ()
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         """Excludes variables from the inner optimizer's weight decay, before it is built."""
@@ -50,8 +53,20 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         self.inner_optimizer.finalize_variable_values(var_list)
 
     def set_weights(self, weights):
-        """Sets the values of the inner optimizer's variables."""
-        self.inner_optimizer.set_weights(weights)
+        """Sets the values of the inner optimizer's variables, as soon as it has them."""
+        if self.inner_optimizer.built:
+            self.inner_optimizer.set_weights(weights)
+        else:
+            # Read now: they may be parts of a file that is about to close.
+            self._waiting_weights = tuple(map(np.array, weights))
+
+    def build_inner(self, variables):
+        """Builds the inner optimizer, with the values that wait for its variables."""
+        if not self.inner_optimizer.built:
+            self.inner_optimizer.build(variables)
+            if self._waiting_weights:
+                self.inner_optimizer.set_weights(self._waiting_weights)
+                self._waiting_weights = ()
 
     # A file holds the inner optimizer too, as a part of this one: once is enough.
     def save_own_variables(self, store):

@@ -6,7 +6,7 @@ import re
 import keras
 import pytest
 
-from benchmarks import accuracy, report, rows
+from benchmarks import accuracy, card, report, rows
 from benchmarks.__main__ import main
 
 
@@ -44,3 +44,17 @@ def test_accuracy_is_measured_for_every_row(monkeypatch, capsys):
     # The promise; that Keras's are as exact at a mean of 0 says that all compute the same.
     assert all(float(ours) < 2e-6 for ours, _ in shown)
     assert all(float(keras) < 2e-6 for _, keras in shown[::2])
+
+
+def test_a_card_would_be_measured(tmp_path, monkeypatch):
+    if keras.backend.backend() == "jax":
+        pytest.importorskip("flax")
+    first = {"main": (rows.ROWS[:1], 1), "masks": (rows.MASKED_ROWS[:1], 1), "16 bits": ([], 1)}
+    monkeypatch.setattr(rows, "sections", lambda: first)
+    monkeypatch.setattr("sys.argv", ["card", "--tiny", "--output", str(tmp_path)])
+    card.main()
+    for path in tmp_path.glob("card-*.json"):
+        lines = json.loads(path.read_text())["lines"]
+        assert {"ms", "share of copy speed", "error at 0", "error at 100000"} == set(
+            lines[0]["ours"]
+        )

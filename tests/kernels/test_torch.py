@@ -1,6 +1,10 @@
 """What only PyTorch has: torch.func, compilation, memory formats, in-place changes, memory."""
 
+import subprocess
+import sys
+
 import keras
+import numpy as np
 import pytest
 
 if keras.backend.backend() != "torch":
@@ -10,9 +14,9 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import keras_norm
+from benchmarks.on_torch import Temporaries
 from keras_norm import ops
-from keras_norm.kernels import torch as kernel
-from tests import plain
+from tests import oracle, plain
 from tests.kernels.test_kernels import answer
 from tests.old_keras import COMPILES_WHOLE_LAYERS
 
@@ -60,12 +64,56 @@ def test_forward_mode(x):
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compile(x, backend):
-    layer = keras_norm.GroupNormalization(2)
-    expected = layer(x)
+@pytest.mark.parametrize("make", [
+    lambda: keras_norm.GroupNormalization(2),
+    lambda: keras_norm.LayerNormalization(reduction_axes=-1),
+    lambda: keras_norm.LayerNormalization(center=False, scale=False),
+    lambda: keras_norm.BatchNormalization(),
+])  # fmt: skip
+def test_compile(x, make, backend):
+    layer, other = make(), make()
+    layer.build(x.shape), other.build(x.shape)
     torch._dynamo.reset()
-    compiled = torch.compile(lambda x: layer(x), backend=backend, fullgraph=COMPILES_WHOLE_LAYERS)
-    torch.testing.assert_close(compiled(x), expected)
+    compiled = torch.compile(
+        lambda x: layer(x, training=True), backend=backend, fullgraph=COMPILES_WHOLE_LAYERS
+    )
+    # Far from zero, and as it lies in memory.
+    for inputs in (x, x + 100, x.permute(2, 0, 1).contiguous().permute(1, 2, 0)):
+        a, b = (inputs.detach().requires_grad_() for _ in range(2))
+        y, expected = compiled(a), other(b, training=True)
+        torch.testing.assert_close(y, expected)
+        y.pow(3).sum().backward(), expected.pow(3).sum().backward()
+        torch.testing.assert_close(a.grad, b.grad)
+    for v, w in zip(layer.weights, other.weights, strict=True):
+        torch.testing.assert_close(v.value, w.value)
+        torch.testing.assert_close(v.value.grad, w.value.grad)
+
+
+def test_a_compiled_graph_has_one_operation_a_direction(x):
+    operations = []
+
+    def collect(graph, inputs):
+        operations.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    torch._dynamo.reset()
+    function = torch.compile(lambda x: ops.normalize(x, (1,), 1e-2)[0], backend=collect)
+    torch.testing.assert_close(function(x), ops.normalize(x, (1,), 1e-2)[0])
+    assert len([name for name in operations if "keras_norm" in name]) == 1, operations
+
+
+def test_models_that_keras_compiles_train_as_others():
+    x = np.random.default_rng(0).standard_normal((8, 5, 4)).astype("float32")
+    found = []
+    for jit_compile in (True, False):
+        keras.utils.set_random_seed(0)
+        layers = keras_norm.BatchNormalization(), keras_norm.GroupNormalization(2)
+        model = keras.Sequential([keras.Input((5, 4)), keras.layers.Dense(4), *layers])
+        model.compile("sgd", "mse", jit_compile=jit_compile)
+        model.fit(x, np.ones_like(x), batch_size=4, epochs=2, shuffle=False, verbose=0)
+        found.append(model.get_weights())
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_fake_and_traced_tensors_decline(x):
@@ -78,16 +126,18 @@ def test_fake_and_traced_tensors_decline(x):
 
 def test_an_input_that_lies_otherwise_in_memory(x):
     other = x.permute(2, 0, 1).contiguous().permute(1, 2, 0)
-    y = kernel.normalize(other, (0, 1), 1e-2)[0]
+    y = ops.normalize(other, (0, 1), 1e-2)[0]
     assert y.stride() == other.stride()
-    torch.testing.assert_close(y, kernel.normalize(x, (0, 1), 1e-2)[0])
+    torch.testing.assert_close(y, ops.normalize(x, (0, 1), 1e-2)[0])
     sliced = torch.cat([x, x], 2)[:, :, :4]
-    torch.testing.assert_close(kernel.normalize(sliced, (0, 1), 1e-2)[0], y)
+    torch.testing.assert_close(ops.normalize(sliced, (0, 1), 1e-2)[0], y)
 
 
-def test_outputs_can_be_changed_in_place(x):
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_outputs_can_be_changed_in_place(x, order):
+    back = sorted(range(3), key=order.__getitem__)
     for axes in ((0, 1), (1,), (1, 2), (2,)):
-        a = x.clone().requires_grad_()
+        a = x.permute(order).contiguous().permute(back).requires_grad_()
         y = ops.normalize(a, axes, 1e-2)[0]
         torch.nn.functional.relu(y, inplace=True).sum().backward()
         assert a.grad.isfinite().all()
@@ -108,10 +158,84 @@ def test_only_the_input_and_the_moments_are_kept(dtype):
         assert sum(kept.values()) <= 1.1 * x.nbytes
 
 
-def test_remat(x):
-    layer = keras_norm.LayerNormalization()
+@pytest.mark.parametrize("mean", [0.0, 100.0])
+@pytest.mark.parametrize("kind", [keras_norm.LayerNormalization, keras_norm.BatchNormalization])
+def test_a_recomputation_saves_as_many_tensors(x, kind, mean):
+    layer = kind()
     layer.build(x.shape)
-    a, b = (x.clone().requires_grad_() for _ in range(2))
-    layer(a).pow(3).sum().backward()
-    torch.utils.checkpoint.checkpoint(layer, b, use_reentrant=False).pow(3).sum().backward()
+    a, b = ((x + mean).requires_grad_() for _ in range(2))
+
+    def function(x):
+        return layer(x, training=True)
+
+    function(a).pow(3).sum().backward()
+    # Raises if the numbers differ.
+    torch.utils.checkpoint.checkpoint(function, b, use_reentrant=False).pow(3).sum().backward()
     torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("mean", [0.0, 100.0])
+@pytest.mark.parametrize("shape", [(1, 1, 4), (1, 3, 1)])
+def test_stored_moments_get_gradients(x, shape, mean):
+    def gradients(function):
+        m, v, gamma, beta = (torch.ones(shape, requires_grad=True) for _ in range(4))
+        moments = ops.Moments(torch.ones(()), m + mean, None, v + 0.5)
+        a = x.clone().requires_grad_()
+        y = function(a, moments, 1e-2, gamma, beta)
+        return torch.autograd.grad(y.pow(3).sum(), [a, gamma, beta, m, v])
+
+    # Powers of numbers around 100 add up to 1e9.
+    for found, expected in zip(*map(gradients, (ops.standardize, plain.standardize)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mean", [0.0, 2.9, 1e5])
+@pytest.mark.parametrize(("shape", "axes", "mask"), [
+    ((16, 700, 64), (0, 1), (16, 700, 1)),
+    ((6, 700, 64), (1, 2), (6, 700, 1)),
+    ((6, 64, 700), (0, 2), (6, 1, 700)),
+    ((6, 64, 700), (1, 2), (6, 1, 700)),
+    ((600, 64), (1,), (600, 1)),
+])  # fmt: skip
+def test_masks_keep_the_promised_accuracy(shape, axes, mask, mean):
+    rng = np.random.default_rng(0)
+    x, upstream = (rng.standard_normal(shape).astype("float32") + m for m in (mean, 0))
+    x, weights = np.float32(x), np.float32(rng.uniform(size=mask) < 0.5)
+    # Padding may hold anything.
+    x = np.where(weights > 0, x, np.float32(1e4))
+    x[np.broadcast_to(weights == 0, shape) & (rng.uniform(size=shape) < 0.01)] = np.nan
+    a = torch.tensor(x, requires_grad=True)
+    y = ops.normalize(a, axes, 1e-5, weights=torch.tensor(weights))[0]
+    (dx,) = torch.autograd.grad(y, a, torch.tensor(upstream) * torch.tensor(weights))
+    expected, *_ = oracle.normalize(np.nan_to_num(x), axes, 1e-5, weights=weights)
+    to_x, *_, scale = oracle.gradients(
+        np.nan_to_num(x), axes, upstream * weights, 1e-5, weights=weights
+    )
+    valid = np.broadcast_to(weights > 0, shape)
+    assert oracle.error(y.detach().numpy()[valid], expected[valid]) < 2e-6
+    assert oracle.error(dx.numpy(), to_x, scale) < 2e-6
+
+
+@pytest.mark.parametrize("given_mask", [False, True])
+@pytest.mark.parametrize("axes", [(0, 1), (1, 2), (2,)])
+def test_the_output_and_the_gradient_are_all_that_is_allocated(axes, given_mask):
+    x = torch.randn(4, 1024, 64, requires_grad=True)
+    weights = (torch.rand(4, 1024, 1) > 0.5).float() if given_mask else None
+    with Temporaries(x.numel()) as temporaries:
+        y, _ = ops.normalize(x, axes, 1e-2, torch.ones(1, 1, 64), torch.zeros(1, 1, 64), weights)
+        torch.autograd.grad(y, x, x.detach())
+    assert temporaries.count == 2
+
+
+def test_without_a_private_symbol_the_plain_function_answers():
+    code = (
+        "import torch, warnings; del torch._C._are_functorch_transforms_active\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always'); import keras_norm\n"
+        "print(sum('fast implementation' in str(w.message) for w in caught))\n"
+        "from keras_norm import ops; from keras_norm.ops import registry\n"
+        "print(len(registry.registered('normalize', 'cpu')))\n"
+        "print(ops.normalize(torch.tensor([[1.0, 3.0]]), (1,), 1e-9)[0].tolist())\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.split("\n")[:3] == ["1", "0", "[[-1.0, 1.0]]"], result.stderr

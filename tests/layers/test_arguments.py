@@ -4,10 +4,23 @@ import keras
 import numpy as np
 import pytest
 
-from keras_norm import BatchNormalization, GroupNormalization, LayerNormalization
+from keras_norm import (
+    BatchNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    LayerNormalization,
+    RMSNormalization,
+)
 
-ALL = [BatchNormalization, LayerNormalization, GroupNormalization]
+ALL = [
+    BatchNormalization,
+    LayerNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    RMSNormalization,
+]
 NAN = float("nan")
+HUGE = 10**400  # beyond float64
 
 
 @pytest.mark.parametrize("layer", ALL)
@@ -25,6 +38,17 @@ NAN = float("nan")
         ({"beta_initializer": 3}, ValueError),
         ({"beta_initializer": ["a", "b"]}, ValueError),
         ({"beta_initializer": [1j, 2]}, ValueError),
+        ({"gamma_initializer": [1, NAN]}, ValueError),
+        ({"gamma_initializer": np.array([1, float("inf")])}, ValueError),
+        ({"gamma_initializer": [HUGE, 1]}, ValueError),
+        ({"epsilon": 1e-39}, ValueError),  # counts as 0 in float32
+        ({"epsilon": HUGE}, ValueError),
+        ({"epsilon": np.ones(3)}, TypeError),
+        ({"gamma_lr_multiplier": HUGE}, ValueError),
+        ({"num_channels": NAN}, TypeError),
+        ({"num_channels": np.ones(3)}, TypeError),
+        ({"center": HUGE}, TypeError),
+        ({"beta_constraint": HUGE}, ValueError),
         ({"beta_regularizer": "l7"}, ValueError),
         ({"gamma_regularizer": 0.1}, ValueError),
         ({"beta_constraint": "positive"}, ValueError),
@@ -47,8 +71,77 @@ NAN = float("nan")
 )
 def test_every_layer(layer, arguments, error):
     (name,) = arguments
-    with pytest.raises(error, match=rf"{name}.*Received: {name}=|'axis'.*received: axis="):
+    with pytest.raises(error, match=rf"{name}.*Received: {name}=|'axis'.*received: axis=") as got:
         layer(**arguments)
+    assert len(str(got.value)) < 400
+
+
+@pytest.mark.parametrize("layer", ALL)
+@pytest.mark.parametrize(
+    "name", ["epsilon", "gamma_initializer", "gamma_regularizer", "axis", "num_channels"]
+)
+@pytest.mark.parametrize("values", [["a"] * 5000, np.full(5000, NAN)], ids=["list", "array"])
+def test_long_values_are_shown_short(layer, name, values):
+    with pytest.raises((TypeError, ValueError), match=name) as got:
+        layer(**{name: values})
+    assert len(str(got.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["axis", "num_channels", "groups"])
+def test_huge_integers_that_only_the_input_refutes(name):
+    layer = GroupNormalization(**{"groups": 2, name: HUGE})
+    with pytest.raises(ValueError, match=name) as got:
+        layer(np.ones((2, 4)))
+    assert len(str(got.value)) < 400
+
+
+@pytest.mark.parametrize("layer", ALL)
+@pytest.mark.parametrize("value", [NAN, 1j])
+def test_initial_values_that_are_not_finite_real_numbers(layer, value):
+    for given in (
+        lambda shape: np.full(shape, value),
+        lambda shape: keras.ops.convert_to_tensor(np.full(shape, value)),
+        keras.initializers.Constant(value),
+    ):
+        made = layer(gamma_initializer=given)
+        with pytest.raises(ValueError, match=r"`gamma_initializer`.*finite real numbers.*Received"):
+            made.build((None, 32))
+
+
+@pytest.mark.parametrize("layer", ALL)
+def test_smallest_epsilon_keeps_constant_inputs_finite(layer):
+    epsilon = float(np.finfo("float32").tiny)
+    y = layer(epsilon=epsilon)(np.full((2, 3, 32), 2.0, "float32"), training=True)
+    assert np.isfinite(keras.ops.convert_to_numpy(y)).all()
+
+
+@pytest.mark.parametrize("layer", ALL)
+@pytest.mark.parametrize("value", [32.0, np.float32(32), np.int64(32)])
+def test_whole_floats_are_whole_numbers(layer, value):
+    made = layer(num_channels=value)
+    assert type(made.get_config()["num_channels"]) is int
+    made.build((None, 32))
+
+
+@pytest.mark.parametrize("layer", ALL)
+@pytest.mark.parametrize(
+    "inputs", [[1.0, 2.0], [[1.0, 2.0], [3.0]], [np.ones((2, 3))] * 2, {"x": np.ones((2, 3))}]
+)
+def test_several_inputs_and_lists(layer, inputs):
+    with pytest.raises(ValueError, match=r"'n'.*one tensor or array.*Received: inputs="):
+        layer(name="n")(inputs)
+
+
+@pytest.mark.parametrize("layer", [BatchNormalization, GroupNormalization, InstanceNormalization])
+def test_input_of_rank_1(layer):
+    with pytest.raises(ValueError, match=r"a batch axis and a channel axis.*input shape \(4,\)"):
+        layer()(np.ones(4))
+
+
+@pytest.mark.parametrize("layer", ALL)
+def test_complex_input(layer):
+    with pytest.raises(TypeError, match=r"floating or integer dtype.*Received: inputs.dtype=compl"):
+        layer()(keras.ops.convert_to_tensor(np.ones((2, 32), "complex64")))
 
 
 @pytest.mark.parametrize("name", ["momentum", "variance_momentum"])
@@ -61,7 +154,16 @@ def test_momenta(name, value, error):
         BatchNormalization(**{name: value})
 
 
-@pytest.mark.parametrize("groups", [0, -2, 1.5, True, "all", None, [2]])
+def test_variance_momentum_of_zero_is_a_number():
+    """MATLAB's `VarianceDecay=1`: the moving variance is the last batch's."""
+    layer = BatchNormalization(momentum=0.9, variance_momentum=0.0)
+    x = np.random.default_rng(0).standard_normal((8, 3)).astype("float32")
+    layer(x, training=True)
+    variance = keras.ops.convert_to_numpy(layer.moving_variance)
+    np.testing.assert_allclose(variance, x.var(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [0, -2, 1.5, NAN, True, "all", None, [2], np.ones(2)])
 def test_groups(groups):
     with pytest.raises(ValueError, match=r"`groups`.*positive integer.*Received: groups="):
         GroupNormalization(groups=groups)
@@ -73,13 +175,18 @@ def test_groups_that_do_not_divide():
         lambda: GroupNormalization(groups=4, num_channels=6, name="gn"),
     ):
         with pytest.raises(
-            ValueError, match=r"'gn'.*divide.*Received: groups=4, 6 channels\. .*: 1, 2, 3, 6$"
+            ValueError,
+            match=r"'gn'.*must divide the number of channels\. "
+            r"Received: groups=4, 6 channels\. .*: 1, 2, 3, 6$",
         ):
             build()
     with pytest.raises(ValueError, match=r"cannot be more than.*groups=8, 6 channels"):
         GroupNormalization(groups=8)(np.ones((2, 6)))
     with pytest.raises(ValueError, match=r"`axis`.*batch axis"):
         GroupNormalization(groups=1, axis=0)(np.ones((2, 6)))
+    with pytest.raises(ValueError, match=r"`axis`.*batch axis.*Received: axis=-2"):
+        GroupNormalization(groups=1, axis=-2)(np.ones((2, 6)))
+    assert GroupNormalization(groups=3.0).groups == 3
 
 
 @pytest.mark.parametrize("layer", ALL)
@@ -122,7 +229,7 @@ def test_number_of_channels(layer):
 @pytest.mark.parametrize("layer", ALL)
 @pytest.mark.parametrize("name", ["gamma_initializer", "beta_initializer"])
 def test_values_of_a_wrong_size(layer, name):
-    arguments = {"groups": 2} if layer is GroupNormalization else {}
+    arguments = {"center": True, **({"groups": 2} if layer is GroupNormalization else {})}
     with pytest.raises(
         ValueError, match=rf"`{name}`.*'n'.*shape \(4,\).*3 values, of shape \(3,\)"
     ):

@@ -57,6 +57,17 @@ def test_masked_steps_give_beta_where_each_step_is_a_set():
     np.testing.assert_array_equal(y[~mask], np.broadcast_to(beta, (2, 4)))
 
 
+def test_mask_where_gamma_spans_several_axes():
+    # The last one is the channel axis.
+    x = data((2, 3, 3, 3))  # the mask would fit as one without axis 1, too
+    mask = np.random.default_rng(1).random((2, 3, 3)) < 0.6
+    layer = LayerNormalization(axis=[1, 3], reduction_axes=[2, 3])
+    y = numpy(layer(x, mask=mask))
+    weights = np.broadcast_to(mask[..., None], x.shape)
+    expected = oracle.normalize(x, [2, 3], weights=weights.astype("float32"))[0]
+    np.testing.assert_allclose(y[mask], expected[mask], atol=5e-6)
+
+
 def test_works_on_other_ranks_after_build():
     layer = LayerNormalization(reduction_axes=-1)
     layer.build((2, 4))

@@ -67,6 +67,19 @@ if BACKEND == "torch":
         np.testing.assert_allclose(numpy(norm.moving_mean), moved(x, 4), atol=1e-6)
 
 
+if BACKEND == "jax":
+
+    def test_function_under_keras_remat_cannot_move_them():
+        import jax
+
+        norm = BatchNormalization()
+        norm.build((None, 3))
+        function = keras.remat(lambda x: norm(x, training=True))
+        jax.grad(lambda x: function(x).sum())(data(5, 3))
+        with pytest.raises(jax.errors.UnexpectedTracerError):
+            norm(data(5, 3))
+
+
 def weights_before_and_after_fit(norm):
     x = data(20, 3)
     model = keras.Sequential([keras.Input((3,)), norm, layers.Dense(1)])

@@ -1,11 +1,17 @@
-"""Outputs of the three layers on every kind of input, against the float64 oracle."""
+"""Outputs of the layers on every kind of input, against the float64 oracle."""
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from keras_norm import BatchNormalization, GroupNormalization, LayerNormalization
+from keras_norm import (
+    BatchNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    LayerNormalization,
+    RMSNormalization,
+)
 from tests import oracle
 from tests.gradients import numpy
 
@@ -13,6 +19,8 @@ LAYERS = {
     "batch": BatchNormalization,
     "layer": LayerNormalization,
     "group": lambda **kwargs: GroupNormalization(groups=2, **kwargs),
+    "instance": InstanceNormalization,
+    "rms": lambda **kwargs: RMSNormalization(**{"center": True, "epsilon": 1e-5, **kwargs}),
 }
 # Features; sequences of features; 1-D, 2-D and 3-D images; sequences of 3-D images.
 SHAPES = [(5, 6), (3, 7, 6), (3, 4, 5, 6), (2, 3, 4, 5, 6), (2, 2, 3, 3, 4, 6)]
@@ -33,6 +41,10 @@ def expected(kind, x, weights=None, **kwargs):
         return oracle.normalize(x, range(rank - 1), weights=weights, **kwargs)[0]
     if kind == "layer":
         return oracle.normalize(x, range(1, rank), weights=weights, **kwargs)[0]
+    if kind == "instance":
+        return oracle.normalize(x, range(1, rank - 1), weights=weights, **kwargs)[0]
+    if kind == "rms":
+        return oracle.normalize(x, [rank - 1], weights=weights, centered=False, **kwargs)[0]
     halves = [
         oracle.normalize(half, range(1, rank), weights=weights)[0] for half in np.split(x, 2, -1)
     ]

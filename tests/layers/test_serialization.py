@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 import keras_norm
-from keras_norm import BatchNormalization, GroupNormalization, LayerNormalization
+from keras_norm import (
+    BatchNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    LayerNormalization,
+    RMSNormalization,
+)
 from tests.gradients import numpy
 
 SHARED = {
@@ -38,9 +44,14 @@ FULL = {
         "variance_momentum": 0.7,
         "moving_mean_initializer": "narrow-normal",
         "moving_variance_initializer": [1, 2, 3, 4],
+        "renorm": True,
+        "renorm_clipping": {"rmax": 3.0, "dmax": 5.0},
+        "renorm_momentum": 0.95,
     },
     LayerNormalization: {**SHARED, "reduction_axes": [1, 2]},
     GroupNormalization: {**SHARED, "groups": "channel-wise"},
+    InstanceNormalization: SHARED,
+    RMSNormalization: {**SHARED, "reduction_axes": [1, 2], "gamma_offset": 1.0},
 }
 
 
@@ -83,7 +94,7 @@ def test_number_of_channels(layer):
 
 @pytest.mark.parametrize("layer", FULL)
 def test_multipliers_are_the_variables_own(layer):
-    made = layer(num_channels=32, gamma_lr_multiplier=2.0)
+    made = layer(num_channels=32, center=True, gamma_lr_multiplier=2.0)
     made.beta_lr_multiplier = 0.25
     assert made.gamma_lr_multiplier == 2.0
     made.build((None, 32))
@@ -110,6 +121,11 @@ def make_model():
     x = LayerNormalization(name="ln", reduction_axes=-1, beta_initializer=[1, 2, 3, 4])(x)
     x = GroupNormalization(2, name="gn")(x)
     x = LayerNormalization(axis=[1, 2], name="ln2")(x)
+    # Bounds with which Ioffe starts to train: they leave nothing of the corrections.
+    bounds = {"rmin": 1.0, "rmax": 1.0, "dmax": 0.0}
+    x = BatchNormalization(name="bn2", renorm=True, renorm_clipping=bounds)(x)
+    x = RMSNormalization(name="rms", gamma_offset=1.0, gamma_initializer="zeros")(x)
+    x = InstanceNormalization(name="in")(x)
     return keras.Model(inputs, keras.layers.Dense(1, name="head")(keras.layers.Flatten()(x)))
 
 
@@ -157,7 +173,7 @@ def test_json_clone_and_pickle(trained):
     copies.append(pickle.loads(pickle.dumps(trained)))
     for copy in copies:
         np.testing.assert_allclose(numpy(copy(x)), numpy(trained(x)), rtol=1e-6)
-        for name in ("bn", "ln", "gn", "ln2"):
+        for name in ("bn", "ln", "gn", "ln2", "bn2", "rms", "in"):
             assert copy.get_layer(name).get_config() == trained.get_layer(name).get_config()
 
 
@@ -170,8 +186,9 @@ def test_files_from_every_backend(backend):
     expected = np.load(FILES / f"{backend}.npz")
     # Without the optimizer: Keras itself cannot load one that was saved on PyTorch elsewhere.
     model = keras.saving.load_model(FILES / f"{backend}.keras", compile=False)
+    # Seven normalizations one after the other amplify float32's rounding.
     np.testing.assert_allclose(
-        model.predict(expected["x"], verbose=0), expected["y"], rtol=5e-6, atol=5e-6
+        model.predict(expected["x"], verbose=0), expected["y"], rtol=2e-5, atol=2e-5
     )
     model.compile("adam", "mse")
     loss = model.fit(expected["x"], expected["x"][:, :1, 0], epochs=3, verbose=0).history["loss"]

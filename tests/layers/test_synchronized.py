@@ -46,10 +46,15 @@ def poisoned_case(engine):
     return made
 
 
+def renorm_case(engine):
+    return case("uneven", engine)._replace(renorm=True)
+
+
 MAKERS = {
     **{name: (lambda engine, name=name: case(name, engine)) for name in SHARDS},
     "masked": masked_case,
     "poisoned": poisoned_case,
+    "renorm": renorm_case,
 }
 FIRST, *OTHERS = replicas.ENGINES
 CASES = {(name, FIRST): make(FIRST) for name, make in MAKERS.items()}
@@ -62,7 +67,9 @@ def results(tmp_path_factory):
     return dict(zip(CASES, found, strict=True))
 
 
-@pytest.mark.parametrize(("name", "engine"), [key for key in CASES if key[0] != "poisoned"])
+@pytest.mark.parametrize(
+    ("name", "engine"), [key for key in CASES if key[0] not in ("poisoned", "renorm")]
+)
 def test_equals_the_global_batch(results, name, engine):
     made, result = CASES[name, engine], results[name, engine]
     x, upstream, mask = (
@@ -95,6 +102,21 @@ def test_nan_on_one_replica_leaves_the_statistics_of_all(results):
     np.testing.assert_array_equal(result.means, np.zeros((2, 4)))
     np.testing.assert_array_equal(result.variances, np.ones((2, 4)))
     assert np.isnan(result.outputs[0][:, 1]).all()
+
+
+def test_renorm_corrects_with_the_global_batch(results):
+    made, result = CASES["renorm", FIRST], results["renorm", FIRST]
+    x = np.concatenate(made.inputs).astype("float64")
+    standard, mean, variance = oracle.normalize(x, [0], replicas.EPSILON)
+    deviation = np.sqrt(variance + replicas.EPSILON)
+    # Its own statistics start at mean 0 and standard deviation 1.
+    expected = (standard * deviation + mean) * made.gamma + made.beta
+    assert oracle.error(np.concatenate(result.outputs), expected) < TOLERANCE
+    moved = (0.5 + 0.5 * deviation.ravel()) ** 2 - replicas.EPSILON
+    for moved_mean, moved_variance in zip(result.means, result.variances, strict=True):
+        assert oracle.error(moved_mean, 0.5 * mean.ravel()) < TOLERANCE
+        assert oracle.error(moved_variance, moved) < TOLERANCE
+    assert result.messages in (2, None)
 
 
 @pytest.mark.parametrize("engine", replicas.ENGINES)

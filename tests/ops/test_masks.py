@@ -24,6 +24,12 @@ def test_leading_dimensions_without_the_channel_axis(shape, channel_axis, expect
     np.testing.assert_array_equal(weights, MASK.reshape(expected))
 
 
+def test_where_a_mask_fits_both_it_is_without_the_channel_axis():
+    # (batch, time) of (batch, channels, time), not what `keras.layers.Masking` makes of it.
+    weights = mask_weights(ops.convert_to_tensor(MASK), (2, 3, 3), 1)
+    np.testing.assert_array_equal(numpy(weights), MASK[:, None, :])
+
+
 def test_size_one_is_broadcast_and_any_nonzero_holds():
     weights = mask_weights(ops.convert_to_tensor([[[2.0], [0.0]]]), (1, 2, 3, 4), 3)
     np.testing.assert_array_equal(numpy(weights)[..., 0, 0], [[1, 0]])

@@ -21,6 +21,7 @@ class Case(NamedTuple):
     gamma: Any
     beta: Any
     engine: str  # how the replicas are connected, one of the backend's ENGINES
+    renorm: bool = False
 
 
 class Result(NamedTuple):
@@ -52,6 +53,7 @@ def make_layer(case):
         gamma_initializer=case.gamma,
         beta_initializer=case.beta,
         synchronized=True,
+        renorm=case.renorm,
     )
     layer.build((None, *case.inputs[0].shape[1:]))
     return layer

@@ -1,15 +1,93 @@
-"""Kernels for PyTorch on the CPU, run eagerly.
+"""Executors for PyTorch on the CPU.
 
-Eager PyTorch has operations that run at the speed of memory and others that are ten times slower;
-and some that are fast keep a mean in one float32, or add up thousands of rows one after the other.
-`sets` is written with the fast ones, and gives them what they are exact for: data whose mean is
-near zero (else what is left after subtracting the mean, at the cost of a pass), and sums that are
-not too long. Kept for the backward pass are the input and the moments of its sets.
+`sets` has the fast operations, `task` solves a problem with them, `functions` says how a solution
+is differentiated, and `compiled` makes it one operation in a compiled graph.
 
-Everything else declines: other devices, compiled and exported graphs, `torch.func`, forward-mode
-derivatives, subclasses of tensors, masks, and axes in an order that `layout` does not know.
+What declines: exported graphs, `torch.func`, forward-mode derivatives, subclasses of tensors, and
+what the plan has no form for; in a compiled graph also replicas and given moments, of which
+PyTorch's compiler makes good code.
 """
 
-from keras_norm.kernels.torch.functions import normalize, standardize
+import torch
 
-__all__ = ["normalize", "standardize"]
+from keras_norm import ops
+from keras_norm.kernels.torch import compiled
+from keras_norm.kernels.torch.functions import Moments, Normalize, Standardize, is_transformed
+from keras_norm.kernels.torch.sets import HALF
+from keras_norm.kernels.torch.task import task_of
+from keras_norm.ops import registry
+
+_count_modes = torch._C._len_torch_dispatch_stack
+_mode = torch._C._get_dispatch_mode
+# Modes that run operations without numbers, or write them down: what looks at numbers may not run.
+MODES = [getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL")]
+
+
+def normalize(problem, x, gamma, beta, weights, combine):
+    """Solves a problem of `keras_norm.ops.normalize`."""
+    if torch.compiler.is_compiling():
+        return compiled.normalize(problem, x, gamma, beta, weights)
+    if not _suit(x, weights, gamma, beta):
+        return None
+    task = task_of(problem, x)
+    if task is None:
+        return None
+    if combine is not None:
+        return _normalize_replica(problem, task, x, gamma, beta, weights, combine)
+    if torch.is_grad_enabled():
+        y, *moments = Normalize.apply(x, gamma, beta, weights, task)
+    else:
+        y, *moments = task.solve(x, gamma, beta, weights)
+    return y, task.moments(moments, weights) if problem.moments else None
+
+
+def _normalize_replica(problem, task, x, gamma, beta, weights, combine):
+    """Solves a problem whose moments are combined between two functions."""
+    if task.plan.is_rows:
+        return None
+    if weights is not None and not x.sum().isfinite():
+        x = torch.where((weights > 0) | x.isfinite(), x, 0)
+    found = combine(task.moments([*Moments.apply(x, weights, task), None], weights))
+    y = _standardize(task, x, found, gamma, beta)
+    return y, ops.Moments(*(v.detach() for v in found)) if problem.moments else None
+
+
+def standardize(problem, x, moments, gamma, beta):
+    """Solves a problem of `keras_norm.ops.standardize`."""
+    fields = [v for v in moments[1:] if v is not None]
+    if torch.compiler.is_compiling() or not _suit(x, None, gamma, beta, *fields):
+        return None
+    task = task_of(problem, x)
+    if task is None or task.plan.is_rows or len({v.shape for v in fields}) > 1:
+        return None
+    return _standardize(task, x, moments, gamma, beta)
+
+
+def _standardize(task, x, moments, gamma, beta):
+    count, shift, mean, variance = moments
+    if mean is not None:
+        # Then 1 / sqrt(variance) is 0, and the output beta, for an empty set.
+        variance = torch.where(torch.as_tensor(count) > 0, variance, torch.inf)
+    return Standardize.apply(x, gamma, beta, shift, mean, variance, task)
+
+
+def _suit(x, weights, *others):
+    """Returns whether an executor may be given these tensors, here and now."""
+    if torch.jit.is_tracing() or is_transformed():
+        return False
+    if _count_modes() > 0 and any(_mode(mode) is not None for mode in MODES):
+        return False
+    dtype = torch.float32 if x.dtype in HALF else x.dtype
+    return (
+        x.numel() > 0
+        and all(v is None or v.dtype == dtype for v in others)
+        and all(
+            v is None or (type(v) in (torch.Tensor, torch.nn.Parameter) and v.device.type == "cpu")
+            for v in (x, weights, *others)
+        )
+    )
+
+
+OPTIONS = "centered", "mask", "replicas", "exported", "moments"
+registry.register("normalize", "torch", normalize, options=OPTIONS, device="cpu")
+registry.register("standardize", "torch", standardize, device="cpu")

@@ -1,180 +1,174 @@
-"""The kernels: what they take, and their derivatives."""
+"""The functions that PyTorch differentiates, each with its derivative.
 
-# Parts of classes that are put together are no whole classes to a type checker.
-# mypy: disable-error-code="attr-defined"
-
-from typing import Any
+A derivative that is differentiated in turn, or batched, is the plain function's.
+"""
 
 import torch
 
 from keras_norm import ops
-from keras_norm.kernels.torch.layout import layout_of
-from keras_norm.kernels.torch.sets import Channels, is_exact
-from keras_norm.ops import registry
+from keras_norm.kernels.torch.sets import are_near, wide
 
-HALF = torch.float16, torch.bfloat16
-
-
-def normalize(problem, x, gamma, beta, weights, combine):
-    """Solves a problem of `keras_norm.ops.normalize`."""
-    axes, epsilon = problem.axes, problem.epsilon
-    if not _suit(x, gamma, beta):
-        return None
-    layout = layout_of(x, axes, gamma, beta)
-    if layout is None:
-        return None
-    # PyTorch would keep what 16 bits are converted to.
-    is_own = not layout.sets.is_differentiable or x.dtype in HALF
-    is_own = is_own and _needs_gradient(x, gamma, beta)
-    function: Any = _Normalize.apply if is_own else _normalized
-    y, *moments = function(*layout.views(x, gamma, beta), layout.sets, epsilon)
-    y = layout.unview(y)
-    return y, layout.moments(*moments, epsilon) if problem.moments else None
+# Private symbols: a version that lacks one runs without this executor.
+_has_functorch = torch._C._are_functorch_transforms_active
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
+_ = torch.autograd.forward_ad._current_level
 
 
-def standardize(problem, x, moments, gamma, beta):
-    """Solves a problem of `keras_norm.ops.standardize`, for constant moments of channels."""
-    epsilon = problem.epsilon
-    mean, variance = moments.shift, moments.variance
-    if moments.residual is not None or x.dtype in HALF or not _suit(x, mean, variance, gamma, beta):
-        return None
-    if mean.requires_grad or variance.requires_grad or mean.shape != variance.shape:
-        return None
-    axes = tuple(axis for axis, size in enumerate(mean.shape) if size == 1)
-    layout = layout_of(x, axes, mean if gamma is None else gamma, beta)
-    if layout is None or not isinstance(layout.sets, Channels) or not layout.sets.are_channels:
-        return None
-    moments = mean.reshape(1, -1), variance.reshape(1, -1)
-    arguments = *layout.views(x, gamma, beta), *moments, layout.sets, epsilon
-    function = _Standardize.apply if _needs_gradient(x, gamma, beta) else _standardized
-    return layout.unview(function(*arguments)[0])
+def is_transformed():
+    """Returns whether `torch.func` or a forward-mode derivative is at work."""
+    return _has_functorch() or torch.autograd.forward_ad._current_level >= 0
 
 
-def _suit(*tensors):
-    """Returns whether a kernel may be given these tensors, here and now."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_transformed():
-        return False
-    # Whoever watches each operation may not let it look at numbers: make_fx, for one.
-    if torch._C._len_torch_dispatch_stack() > 0:
-        return False
-    first = tensors[0]
-    dtype = torch.float32 if first.dtype in HALF else first.dtype
-    for tensor in tensors:
-        if tensor is not None and not (
-            type(tensor) in (torch.Tensor, torch.nn.Parameter)
-            and tensor.device.type == "cpu"
-            and (tensor.dtype == dtype or tensor is first)
-        ):
-            return False
-    return first.numel() > 0
+class Normalize(torch.autograd.Function):
+    """Tensors to what `Task.solve` returns: the output, and moments that are constants."""
+
+    @staticmethod
+    def forward(ctx, x, gamma, beta, weights, task):
+        """Solves the problem."""
+        found = task.solve(x, gamma, beta, weights)
+        ctx.save_for_backward(x, gamma, beta, weights, found.shift, found.mean, found.inverse)
+        ctx.task = task
+        ctx.mark_non_differentiable(*(v for v in found[1:] if v is not None))
+        # A view that is made in here may not be changed in place.
+        return found.y.detach(), *found[1:]
+
+    @staticmethod
+    def backward(ctx, gradient, *_):
+        """Returns the gradients of input, gamma and beta, and None for the rest."""
+        x, gamma, beta, weights, *moments = ctx.saved_tensors
+        task = ctx.task
+        if _has_plain_backward(gradient):
+
+            def plain(x, gamma, beta):
+                return ops.normalize_plain(task.problem, x, gamma, beta, weights)[:1]
+
+            found = plain_gradients(plain, (x, gamma, beta), ctx.needs_input_grad, [gradient])
+        else:
+            found = task.gradients(gradient, x, gamma, weights, *moments)
+        return *_needed(ctx, found), None, None
 
 
-def _wide(x):
-    return x.float() if x.dtype in HALF else x
+class Moments(torch.autograd.Function):
+    """An input to the shift (a constant), mean and variance of its sets."""
+
+    @staticmethod
+    def forward(ctx, x, weights, task):
+        """Returns the moments."""
+        found = task.solve(x, None, None, weights, output=False)
+        ctx.save_for_backward(x, weights, found.shift, found.mean)
+        ctx.task = task
+        if found.shift is not None:
+            ctx.mark_non_differentiable(found.shift)
+        return found.shift, found.mean, found.variance
+
+    @staticmethod
+    def backward(ctx, _, to_mean, to_variance):
+        """Returns the gradient of the input, and None for the rest.
+
+        With w = 1 for the n elements that have part, and m for the mean,
+
+            dm / dx = w / n, dvariance / dx = 2 w (x - m) / n
+
+        so that the gradient is w (slope x + offset), where
+
+            slope = 2 to_variance / n, offset = to_mean / n - slope m
+        """
+        x, weights, shift, mean = ctx.saved_tensors
+        task = ctx.task
+        if any(map(_has_plain_backward, (to_mean, to_variance))):
+            axes, centered = task.problem.axes, task.problem.centered
+
+            def plain(x):
+                found = ops.moments(wide(x), axes, weights, centered=centered)
+                return [task.by_set(v) for v in found[2:]]
+
+            gradients = [to_mean, to_variance]
+            return *plain_gradients(plain, [x], ctx.needs_input_grad, gradients), None, None
+        weights = task.weights(weights, x.dtype)
+        count = task.count(weights, least=1)
+        slope = 2 * to_variance / count
+        offset = to_mean / count - slope * mean
+        offset = offset if task.problem.centered else torch.zeros_like(slope)
+        values = task.shifted(x, weights, shift)
+        dx = task.sets.affine(values, *map(task.sets.by_channel, (slope, offset)))
+        dx = dx if weights is None else dx.mul_(weights)
+        return task.unview(dx.to(x.dtype)), None, None
 
 
-def _is_transformed():
-    return (
-        torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-    )
+class Standardize(torch.autograd.Function):
+    """An input and moments to the output.
+
+    The mean is `shift + mean`; without a `mean` it is `shift`, which then gets gradients.
+    """
+
+    @staticmethod
+    def forward(ctx, x, gamma, beta, shift, mean, variance, task):
+        """Returns the output."""
+        ctx.save_for_backward(x, gamma, beta, shift, mean, variance)
+        ctx.task = task
+        shift, mean, variance = (
+            None if v is None else task.by_set(v) for v in (shift, mean, variance)
+        )
+        inverse = torch.rsqrt(variance + task.problem.epsilon)
+        ctx.is_near = are_near(shift if mean is None else shift + mean, inverse)
+        values, center = _near(ctx, x, shift, mean)
+        y = task.sets.standardize(values, task.flat(gamma), task.flat(beta), center, inverse)
+        return task.unview(y.to(x.dtype)).detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """Returns the gradients of the tensors.
+
+        With h = inverse (x - mean) and u = gamma gradient, where the sums run over a set,
+
+            to x: inverse u
+            to gamma and beta: the sums of gradient h and gradient over what has the same gamma
+            to the mean: -inverse sum(u)
+            to the variance: -inverse^3 / 2 sum(u (x - mean)) = -inverse^2 / 2 sum(u h)
+        """
+        task, sets = ctx.task, ctx.task.sets
+        if _has_plain_backward(gradient):
+
+            def plain(x, gamma, beta, *moments):
+                moments = ops.Moments(x.new_ones(()), *moments)
+                y = ops.standardize_plain(task.problem, wide(x), moments, gamma, beta)
+                return [y.to(x.dtype)]
+
+            found = plain_gradients(plain, ctx.saved_tensors, ctx.needs_input_grad, [gradient])
+            return *found, None
+        x, gamma, _, *moments = ctx.saved_tensors
+        shift, mean, variance = (None if v is None else task.by_set(v) for v in moments)
+        gamma = task.flat(gamma)
+        inverse = torch.rsqrt(variance + task.problem.epsilon)
+        g = wide(task.view(gradient))
+        found = [None] * 6
+        if ctx.needs_input_grad[0]:
+            scale = sets.by_channel(inverse)
+            scale = scale if gamma is None else scale * gamma
+            found[0] = task.unview(sets.affine(g, scale, torch.zeros_like(scale)).to(x.dtype))
+        if any(ctx.needs_input_grad[1:]):
+            values, center = _near(ctx, x, shift, mean)
+            sums, products = sets.sums(g, values, sets.by_channel(center)[:, None])
+            products = products * sets.by_channel(inverse)[:, None]
+            found[1:3] = (task.parameter(v.sum((0, 1))) for v in (products, sums))
+            first, second = (sets.by_set(v, gamma) for v in (sums, products))
+            to_moments = -inverse * first, -0.5 * inverse * inverse * second
+            to_mean, to_variance = (task.unview(v, task.plan.moments) for v in to_moments)
+            found[3:] = to_mean, to_mean, to_variance
+        return *_needed(ctx, found), None
+
+
+def _near(ctx, x, shift, mean):
+    """Returns the view of an input whose mean is near zero, and its mean."""
+    x = wide(ctx.task.view(x))
+    if ctx.is_near:
+        return x, shift if mean is None else shift + mean
+    return x - ctx.task.spread(shift), torch.zeros_like(shift) if mean is None else mean
 
 
 def _has_plain_backward(gradient):
     """Returns whether a backward pass is differentiated in turn, or takes a batch of gradients."""
-    is_batch = torch._C._functorch.is_legacy_batchedtensor(gradient)
-    return is_batch or torch.is_grad_enabled() or _is_transformed()
-
-
-def _needs_gradient(*tensors):
-    return torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in tensors
-    )
-
-
-def _normalized(x, gamma, beta, sets, epsilon):
-    """Returns output, shift, mean of what is left, variance and 1 / sqrt(variance + epsilon).
-
-    Shift and variance are None for 0 and for what the last follows from.
-    """
-    wide = x if sets.takes_16_bits else _wide(x)
-    y, *moments = sets.normalize(wide, gamma, beta, epsilon)
-    shift = None
-    if y is None:
-        shift = moments[0].detach()
-        wide = _wide(x) - sets.spread(shift)
-        y, *moments = sets.normalize(wide, gamma, beta, epsilon, is_near=True)
-    return y.to(x.dtype), shift, *moments
-
-
-def _standardized(x, gamma, beta, mean, variance, sets, epsilon):
-    """Returns output and deviation ** -1."""
-    inverse = torch.rsqrt(variance + epsilon)
-    if not is_exact(mean, inverse):
-        x, mean = x - sets.spread(mean), torch.zeros_like(mean)
-    return sets.standardize(x, gamma, beta, mean, inverse), inverse
-
-
-class _Normalize(torch.autograd.Function):
-    """A view of the input, flat gamma and beta to what `_normalized` returns."""
-
-    @staticmethod
-    def forward(ctx, x, gamma, beta, sets, epsilon):
-        y, *moments = _normalized(x, gamma, beta, sets, epsilon)
-        shift, mean, _, inverse = moments
-        ctx.save_for_backward(x, gamma, shift, mean, inverse)
-        ctx.sets, ctx.epsilon = sets, epsilon
-        ctx.mark_non_differentiable(*(v for v in moments if v is not None))
-        return y, *moments
-
-    @staticmethod
-    def backward(ctx, gradient, *_):
-        x, gamma, shift, mean, inverse = ctx.saved_tensors
-        sets = ctx.sets
-        if _has_plain_backward(gradient):
-
-            def plain(x, gamma, beta):
-                return _plain(x, sets.axes, ctx.epsilon, gamma, beta)
-
-            gradients = _plain_gradients(plain, ctx, x, gamma, gradient)
-        else:
-            wide, g = _wide(x), _wide(gradient).contiguous()
-            centered = wide if shift is None else wide - sets.spread(shift)
-            dx, *rest = sets.gradients(g, centered, gamma, mean, inverse)
-            gradients = dx.to(x.dtype), *rest
-        return *_needed(ctx, gradients), None, None
-
-
-class _Standardize(torch.autograd.Function):
-    """The same with given means and variances of channels."""
-
-    @staticmethod
-    def forward(ctx, x, gamma, beta, mean, variance, sets, epsilon):
-        y, inverse = _standardized(x, gamma, beta, mean, variance, sets, epsilon)
-        ctx.save_for_backward(x, gamma, mean, variance, inverse)
-        ctx.sets, ctx.epsilon = sets, epsilon
-        ctx.mark_non_differentiable(inverse)
-        return y, inverse
-
-    @staticmethod
-    def backward(ctx, gradient, _):
-        x, gamma, mean, variance, inverse = ctx.saved_tensors
-        sets = ctx.sets
-        if _has_plain_backward(gradient):
-
-            def plain(x, gamma, beta):
-                m, v = (field.view(sets.parameter_shape) for field in (mean, variance))
-                moments = ops.Moments(x.new_ones(()), m, None, v)
-                return _plain_standardize(x, moments, ctx.epsilon, gamma, beta)
-
-            gradients = _plain_gradients(plain, ctx, x, gamma, gradient)
-        else:
-            scale = inverse if gamma is None else inverse * gamma
-            gradients = [gradient * sets.spread(scale), None, None]
-            if any(ctx.needs_input_grad[1:3]):
-                centered = x - sets.spread(mean)
-                sums, products = sets.sums(gradient.contiguous(), centered, torch.zeros_like(mean))
-                gradients[1:] = products.sum((0, 1)) * inverse[0], sums.sum((0, 1))
-        return *_needed(ctx, gradients), None, None, None, None
+    return _is_batched(gradient) or torch.is_grad_enabled() or is_transformed()
 
 
 def _needed(ctx, gradients):
@@ -183,33 +177,13 @@ def _needed(ctx, gradients):
     )
 
 
-def _plain(x, axes, epsilon, gamma, beta):
-    problem = ops.Problem.of(x, axes, epsilon, gamma, beta)
-    return ops.normalize_plain(problem, x, gamma, beta)[0]
-
-
-def _plain_standardize(x, moments, epsilon, gamma, beta):
-    problem = ops.Problem.of(x, (), epsilon, gamma, beta)
-    return ops.standardize_plain(problem, x, moments, gamma, beta)
-
-
-def _plain_gradients(plain, ctx, x, gamma, gradient):
-    """Returns gradients that can be differentiated again."""
-    sets = ctx.sets
+def plain_gradients(function, inputs, needed, gradients):
+    """Returns gradients that can be differentiated again; None where none is needed."""
+    indices = [i for i in range(len(inputs)) if needed[i]]
     with torch.enable_grad():
-        beta = _wide(x.new_zeros(sets.channels)).requires_grad_()
-        inputs = [x, gamma, beta]
-        needed = [i for i in range(3) if ctx.needs_input_grad[i]]
-        parameters = (None if v is None else v.view(sets.parameter_shape) for v in (gamma, beta))
-        y = plain(x.view(sets.shape), *parameters)
+        outputs = function(*inputs)
         found = torch.autograd.grad(
-            y, [inputs[i] for i in needed], gradient.reshape(sets.shape), create_graph=True
+            outputs, [inputs[i] for i in indices], gradients, create_graph=True
         )
-    gradients = [None] * 3
-    for i, g in zip(needed, found, strict=True):
-        gradients[i] = g
-    return gradients
-
-
-registry.register("normalize", "torch", normalize, options=["exported", "moments"], device="cpu")
-registry.register("standardize", "torch", standardize, device="cpu")
+    by_index = dict(zip(indices, found, strict=True))
+    return [by_index.get(i) for i in range(len(inputs))]

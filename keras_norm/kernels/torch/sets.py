@@ -1,7 +1,17 @@
-"""Sets of elements as they lie in memory, and the fast operations on them.
+"""The sets of a form, and the fast operations on them.
 
-`native_batch_norm_backward`, asked for the gradients of its scale and offset alone, is two
-sums in one pass over its arguments, which eager PyTorch has nowhere else.
+Eager PyTorch has operations that run at the speed of memory and others that are ten times slower;
+and some that are fast keep a mean in one float32, or add up thousands of rows one after the other.
+What stands here is made of the fast ones, and is exact for data whose means are near zero
+(`are_near`). Two of them do what their names do not say:
+
+- `native_batch_norm_backward`, asked for the gradients of its scale and offset alone, is two sums
+  in one pass over its arguments.
+- `native_batch_norm`, given moments 0 and 1, scales and shifts rows that lie together in memory by
+  a number a row: what broadcasts along the last axis takes twice as long.
+
+The input is viewed in the sizes of the form; numbers by set have `(samples, groups)`, numbers by
+channel `(samples, channels)`, gamma and beta `(channels,)`.
 """
 
 import functools
@@ -14,19 +24,25 @@ layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 group_norm_backward = torch.ops.aten.native_group_norm_backward.default
 
+HALF = torch.float16, torch.bfloat16
+
+# Limits of error (2-norm, to float64), as measured by benchmarks/accuracy.py; 2e-6 is promised.
 # A mean of this many deviations may be rounded to a float32: it costs 2e-7, and 1e-6 of columns,
 # which are added up one after the other.
 LARGEST_MEAN = 3.0
-SHORT_COLUMN = 256
 # Native kernels may add up this many rows, one after the other: it costs 1e-6 and, of shifted data,
 # whose few bits are all rounded the same way, 2e-6.
 LONGEST_COLUMN = 512
+# This many, where rows are taken together: it costs less than 1e-6.
+SHORT_COLUMN = 256
 # This many for the gradients of gamma and beta, which nothing is made of.
 LONGEST_COLUMN_OF_ROWS = 4096
 # And this many elements that are neighbours in memory, which they add up in lanes.
 LONGEST_ROW = 4096
 # As many make a set, of which they make the gradient: 1e-6.
 LONGEST_SET = 1 << 14
+
+# Limits of speed, as measured by python -m benchmarks, in elements.
 # Rows up to this long are fast to add up.
 WIDEST_ROW = 512
 # Samples this long are worth a native call of their own.
@@ -37,199 +53,254 @@ FEWEST_SAMPLES = 4
 CHUNK = 1 << 18
 
 
+def are_near(mean, inverse):
+    """Returns whether all means are so near zero that their rounding does not show."""
+    return (mean * inverse).abs_().max().item() <= LARGEST_MEAN
+
+
+def wide(x):
+    """Returns an array of 16 bits in float32."""
+    return x.float() if x.dtype in HALF else x
+
+
+@functools.lru_cache(maxsize=1024)
+def sets_of(plan):
+    """Returns the sets of a plan."""
+    return Rows(plan.form) if plan.is_rows else Channels(plan.form)
+
+
 class Rows:
     """Sets that are rows of a matrix; gamma and beta belong to its columns.
 
-    This class and the next have in common: `count`, how many elements a set has; `channels`, the
-    size of gamma; `view_shape` of the input as the methods take it; the `shape` of the input, the
-    `axes` that a set extends over and the `parameter_shape` of gamma as the plain functions do;
-    `is_differentiable`, whether PyTorch knows the gradients of `normalize`, and they are exact;
-    `takes_16_bits`, whether `normalize` does, and gives an output of 16 bits.
+    A mask says here, if anything, which sets count.
     """
 
     takes_16_bits = True
 
-    def __init__(self, rows, columns):
-        self.count = self.channels = columns
-        self.shape = self.view_shape = (rows, columns)
-        self.axes, self.parameter_shape = (1,), (1, columns)
-        self._are_short = columns <= LONGEST_SET
-        self.is_differentiable = rows <= LONGEST_COLUMN_OF_ROWS and self._are_short
+    def __init__(self, form):
+        self._shape = form.samples, form.group_size
+        self._size = form.group_size
+        self._are_short = self._size <= LONGEST_SET
 
-    def spread(self, moment):
-        """Returns a moment in a shape that broadcasts against the view of the input."""
-        return moment
+    def normalize(self, x, gamma, beta, epsilon, centered=True):
+        """Returns output, mean, None for the variance, and 1 / sqrt(variance + epsilon)."""
+        if not centered:
+            return self._normalize_by_square(x, gamma, beta, epsilon)
+        gamma = self._ones(x) if gamma is None else gamma
+        rows, sizes = x.view(self._shape), self._shape[1:]
+        y, mean, inverse = torch.native_layer_norm(rows, sizes, gamma, beta, epsilon)
+        return y.view(x.shape), mean, None, inverse
 
-    def normalize(self, x, gamma, beta, epsilon, is_near=False):
-        """Returns output, mean, variance (or None) and 1 / sqrt(variance + epsilon).
+    def _normalize_by_square(self, x, gamma, beta, epsilon):
+        """A few rows at a time, so that the input is read once."""
+        y = torch.empty_like(x)
+        blocks = _divisor(self._size, LONGEST_ROW)
+        inverses = []
+        size = max(1, CHUNK // self._size)
+        for rows, out in zip(*(v.view(self._shape).split(size) for v in (x, y)), strict=True):
+            rows = wide(rows)
+            length = torch.linalg.vector_norm(rows.view(len(rows), blocks, -1), dim=2)
+            square = length.square_().sum(1, keepdim=True) / self._size
+            inverses.append(torch.rsqrt_(square.add_(epsilon)))
+            scaled = rows * square
+            scaled = scaled if gamma is None else scaled.mul_(gamma)
+            out.copy_(scaled if beta is None else scaled.add_(beta))
+        inverse = torch.cat(inverses)
+        return y, torch.zeros_like(inverse), None, inverse
 
-        Without an output where a mean is too far from zero; `is_near` says that none is.
+    def gradients(self, g, x, gamma, mean, inverse, centered, weights, count):
+        """Returns the gradients of input, gamma and beta.
+
+        With u = gamma * g and h = inverse * (x - mean), the gradient of the input is
+
+            inverse * (u - mean(u) - h * mean(u * h))
+
+        where mean(u) is there only if a mean is subtracted: without it, the native function, given
+        a mean of 0, returns inverse * mean(u) too little.
         """
-        # PyTorch has no second derivatives without gamma, and takes the moments' dtype from it.
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        gamma = x.new_ones(self.channels, dtype=dtype) if gamma is None else gamma
-        y, mean, inverse = torch.native_layer_norm(x, x.shape[1:], gamma, beta, epsilon)
-        return y if is_near or is_exact(mean, inverse) else None, mean, None, inverse
-
-    def gradients(self, g, x, gamma, mean, inverse):
-        """Returns the gradients of input, gamma and beta; the sums of many rows go in parts."""
-        gamma = x.new_ones(self.channels) if gamma is None else gamma
+        gamma = self._ones(x) if gamma is None else gamma
         beta = torch.zeros_like(gamma)
-        parts = (v.split(LONGEST_COLUMN_OF_ROWS) for v in (g, x, mean, inverse))
-        found = [
-            layer_norm_backward(g, x, x.shape[1:], m, i, gamma, beta, [self._are_short, True, True])
-            for g, x, m, i in zip(*parts, strict=True)
-        ]
-        rows, *columns = zip(*found, strict=True)
-        if not self._are_short:
-            rows = (self._gradient_of_long_rows(g * gamma, x, mean, inverse),)
-        dx = rows[0] if len(rows) == 1 else torch.cat(rows)
-        return dx, *(functools.reduce(torch.add, v) for v in columns)
+        size = LONGEST_COLUMN_OF_ROWS if centered else max(1, CHUNK // self._size)
+        rows = len(mean)
+        # Filled part by part: to put parts together later takes another array of this size.
+        dx = torch.empty_like(x) if rows > size else None
+        arrays = *(v.view(self._shape) for v in (g, x)), mean, inverse
+        columns = []
+        for start in range(0, rows, size):
+            part = slice(start, start + size)
+            g, x, m, r = arrays if dx is None else (v[part] for v in arrays)
+            options = self._shape[1:], m, r, gamma, beta, [self._are_short, True, True]
+            found, *sums = layer_norm_backward(g, x, *options)
+            if not self._are_short:
+                found = self._gradient_of_long_rows(g * gamma, x, m, r, centered)
+            elif not centered:
+                found.add_(r * torch.mv(wide(g), gamma)[:, None] / self._size)
+            if dx is not None:
+                dx.view(self._shape)[part] = found
+            columns.append(sums)
+        dx = found if dx is None else dx
+        return dx, *(functools.reduce(torch.add, v) for v in zip(*columns, strict=True))
 
-    def _gradient_of_long_rows(self, g, x, mean, inverse):
-        first = g.mean(1, keepdim=True)
-        second = (g * x).mean(1, keepdim=True) - mean * first
+    def _gradient_of_long_rows(self, u, x, mean, inverse, centered):
+        """The expression above as scale * u + slope * x + offset, with sums of PyTorch's own."""
+        first = u.mean(1, keepdim=True) if centered else torch.zeros_like(mean)
+        second = (u * x).mean(1, keepdim=True) - mean * first
         slope = second * inverse * -inverse * inverse
         offset = first * -inverse - slope * mean
-        return torch.addcmul(offset, x, slope).addcmul_(g, inverse)
+        return torch.addcmul(offset, x, slope).addcmul_(u, inverse)
+
+    def _ones(self, x):
+        # PyTorch takes the moments' dtype from gamma.
+        return x.new_ones(self._size, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 class Channels:
     """Sets that are channels, or groups of channels, of a sample; gamma and beta belong to these.
 
     A batch, whose samples share their moments, counts as one sample.
-
-    Args:
-        samples: How many.
-        before: How many positions of a sample lie before its channels in memory.
-        groups: How many groups of channels, which are sets.
-        group_size: How many channels in a group.
-        after: How many positions lie after the channels, each time.
     """
 
     takes_16_bits = False
 
-    def __init__(self, samples, before, groups, group_size, after):
-        self.channels = groups * group_size
-        self.count = before * group_size * after
-        self.are_channels = samples == group_size == 1
-        self.shape = (samples, before, groups, group_size, after)
-        self.axes, self.parameter_shape = (1, 3, 4), (1, 1, groups, group_size, 1)
-        self._before, self._groups, self._group_size = before, groups, group_size
-        self._are_last = after == 1
-        # What native kernels return of the moments is not enough for moving statistics.
-        self._is_native = before == 1 and after <= LONGEST_ROW and not self.are_channels
+    def __init__(self, form):
+        self._samples, self._before, self._groups, self._group_size, self._after = form
+        self._channels, self._count = form.channels, form.count
+        self._are_last = form.after == 1
+        self._by_batch = form.samples == form.group_size == 1
+        # What PyTorch's group normalization takes.
+        self._is_native = form.before == 1 and form.after <= LONGEST_ROW and not self._by_batch
         # Samples that are whole sets, and rows in memory; it takes a few to be worth a gamma each.
         enough = max(FEWEST_SAMPLES, torch.get_num_threads())
-        self._are_samples = groups == after == 1 and samples >= enough
+        self._are_rows = form.groups == form.after == 1 and form.samples >= enough
         # Sums run over the positions of one part of a sample.
         if self._are_last:
-            # Neighbouring rows of channels are taken for one longer row, which is faster, and a
-            # call adds up as many as native kernels are exact for.
-            width = min(WIDEST_ROW // self.channels, before // SHORT_COLUMN)
-            width = _largest_divisor(before, max(1, width))
-            calls = _divisor(before // width, LONGEST_COLUMN)
-            parts = calls * width
-            positions = before // parts
-            self.view_shape: tuple = (samples, before, self.channels)
-            self._split: tuple = (samples, calls, positions, width, self.channels)
-            self._axis = 2
-            self._columns = (-1, positions, width * self.channels)
-            are_worth_calls = samples == 1 or before * self.channels >= SMALLEST_SAMPLE
-            self._are_columns = positions <= LONGEST_COLUMN and are_worth_calls
-            self._are_rows = False
+            self._split_columns()
         else:
-            parts, positions = before, after
-            self.view_shape = self._split = (samples, parts, self.channels, positions)
+            self._parts, self._positions = form.before, form.after
+            self._split: tuple = (self._samples, self._parts, self._channels, self._positions)
             self._axis = 3
-            self._blocks = _divisor(positions, LONGEST_ROW)
-            self._are_rows = positions // self._blocks <= LONGEST_ROW
-            self._are_columns = False
-        self._samples, self._parts, self._positions = samples, parts, positions
-        self.is_differentiable = self.are_channels and self._are_last and 1 < before <= SHORT_COLUMN
+            self._blocks = _divisor(self._positions, LONGEST_ROW)
+            self._sums = self._sums_of_products
+            if self._positions // self._blocks <= LONGEST_ROW:
+                self._sums = self._sums_of_rows
 
-    def spread(self, moment):
-        """Returns a moment in a shape that broadcasts against the view of the input."""
-        return self._over_positions(self._by_channel(moment))
+    def _split_columns(self):
+        """Finds how many rows of channels to add up at a time."""
+        # Neighbouring rows are taken for one longer row, which is faster, and a call adds up as
+        # many as native kernels are exact for.
+        before = self._before
+        width = min(WIDEST_ROW // self._channels, before // SHORT_COLUMN)
+        width = next(d for d in range(max(1, width), 0, -1) if before % d == 0)
+        calls = _divisor(before // width, LONGEST_COLUMN)
+        self._parts, self._positions = calls * width, before // (calls * width)
+        self._split = (self._samples, calls, self._positions, width, self._channels)
+        self._axis = 2
+        self._columns: tuple = (-1, self._positions, width * self._channels)
+        are_worth_calls = self._samples == 1 or before * self._channels >= SMALLEST_SAMPLE
+        self._has_columns = self._positions <= LONGEST_COLUMN and are_worth_calls
+        self._sums = self._sums_of_columns if self._has_columns else self._sums_of_products
 
-    def normalize(self, x, gamma, beta, epsilon, is_near=False):
-        """Returns output, mean, variance (or None) and 1 / sqrt(variance + epsilon).
+    def normalize(self, x, gamma, beta, epsilon, centered=True):
+        """Returns output, mean, variance and 1 / sqrt(variance + epsilon), for whole sets.
 
-        Without an output where a mean is too far from zero; `is_near` says that none is.
+        The output is None where it does not come by itself, the variance where the inverse does.
         """
-        variance = None
-        if self._is_native:
-            options = *self._native_sizes(), epsilon
-            y, mean, inverse = torch.native_group_norm(x, gamma, beta, *options)
-        elif self._are_samples:
+        if centered and self._is_native:
+            sizes = self._samples, self._channels, self._after, self._groups
+            y, mean, inverse = torch.native_group_norm(x, gamma, beta, *sizes, epsilon)
+        elif centered and self._are_rows:
             gamma, beta = (None if v is None else v.repeat(self._before) for v in (gamma, beta))
-            rows, sizes = x.view(-1, self.count), (self.count,)
-            y, mean, inverse = torch.native_layer_norm(rows, sizes, gamma, beta, epsilon)
-            y = y.view(self.view_shape)
-        elif self.is_differentiable:
-            # A moving average that keeps nothing is the moment itself, of a sample of the whole.
-            averages = x.new_zeros(2, self.channels)
-            options = *averages, True, 1.0, epsilon
-            gamma = x.new_ones(self.channels) if gamma is None else gamma
-            y, mean, inverse = torch.native_batch_norm(x[0], gamma, beta, *options)
-            y, mean, inverse = y[None], mean[None], inverse[None]
-            variance = averages[1:] * ((self.count - 1) / self.count)
+            options = (self._count,), gamma, beta, epsilon
+            y, mean, inverse = torch.native_layer_norm(x.view(self._samples, -1), *options)
+            y = y.view(x.shape)
         else:
-            mean, variance = self._moments(x)
-            inverse = torch.rsqrt(variance + epsilon)
-            y = None
-        if not (is_near or is_exact(mean, inverse)):
-            return None, mean, variance, inverse
-        y = self.standardize(x, gamma, beta, mean, inverse) if y is None else y
-        return y, mean, variance, inverse
+            mean, variance = self.moments(x, centered)
+            return None, mean, variance, torch.rsqrt(variance + epsilon)
+        return y, mean, None, inverse
 
-    def standardize(self, x, gamma, beta, mean, inverse):
+    def moments(self, x, centered=True):
+        """Returns the means and variances of the sets, or 0 and the mean squares."""
+        mean, variance = self._moments(x)
+        return (mean, variance) if centered else (torch.zeros_like(mean), variance + mean * mean)
+
+    def _moments(self, x):
+        shape = (self._samples, self._parts, self._channels)
+        if self._are_last and self._has_columns:
+            rows = x.view(self._columns)
+            found = [torch.batch_norm_update_stats(v, None, None, 0.0) for v in rows]
+            means, variances = (torch.stack(v).view(shape) for v in zip(*found, strict=True))
+        else:
+            # Shifted: squares of numbers with few bits would all be rounded the same way.
+            means = x.view(self._split).mean(self._axis).view(shape)
+            sums, products = (s / self._positions for s in self.sums(x, x, means))
+            variances = products - means * (sums - means)
+        if self._parts == self._group_size == 1:
+            return means[:, 0], variances[:, 0].clamp_(min=0)
+        mean = self._merge(means)
+        distances = means - self.by_channel(mean)[:, None]
+        return mean, self._merge(variances + distances * distances).clamp_(min=0)
+
+    def affine(self, x, scale, offset, out=None):
+        """Returns scale * x + offset, of numbers by channel."""
+        if self._are_last:
+            scale, offset = (
+                v[:, None, :, None].unflatten(2, x.shape[2:4]) for v in (scale, offset)
+            )
+            return torch.addcmul(offset, x, scale, out=out)
+        rows = x.view(1, -1, self._after)
+        shape = self._samples, self._parts, self._channels
+        scale, offset = (v[:, None].expand(shape).reshape(-1) for v in (scale, offset))
+        zero, one = scale.new_zeros(scale.shape), scale.new_ones(scale.shape)
+        return torch.native_batch_norm(rows, scale, offset, zero, one, False, 0.0, 0.0)[0].view(
+            x.shape
+        )
+
+    def standardize(self, x, gamma, beta, mean, inverse, out=None):
         """Returns the output for given moments."""
-        if self.are_channels and not self._are_last:
-            # Faster than what broadcasts along the last axis.
-            options = mean[0], inverse[0] ** -2, False, 0.0, 0.0
-            return torch.native_batch_norm(x[0], gamma, beta, *options)[0][None]
-        scale = self._by_channel(inverse)
+        scale = self.by_channel(inverse)
         scale = scale if gamma is None else scale * gamma
         beta = scale.new_zeros(()) if beta is None else beta
-        offset = torch.addcmul(beta, self._by_channel(mean), scale, value=-1)
-        return torch.addcmul(self._over_positions(offset), x, self._over_positions(scale))
+        offset = torch.addcmul(beta, self.by_channel(mean), scale, value=-1)
+        return self.affine(x, scale, offset, out)
 
-    def gradients(self, g, x, gamma, mean, inverse):
-        """Returns the gradients of input, gamma and beta."""
-        if self._is_native:
-            gamma = x.new_ones(self.channels) if gamma is None else gamma
-            options = gamma, *self._native_sizes(), [True] * 3
-            return group_norm_backward(g, x, mean, inverse, *options)
-        mean, inverse = self._by_channel(mean), self._by_channel(inverse)
-        sums, products = self.sums(g, x, mean)
-        products = products * inverse[:, None]
-        # The gradient is scale * g + slope * x + offset, and with inverse * (x - mean) for x:
-        slope, offset = (
-            self._by_channel(self._merge(v if gamma is None else v * gamma)) / -self._positions
-            for v in (products, sums)
-        )
-        slope = slope * inverse * inverse
-        offset = offset * inverse - slope * mean
-        scale = inverse if gamma is None else inverse * gamma
-        slope, offset, scale = map(self._over_positions, (slope, offset, scale))
-        dx = torch.addcmul(offset, x, slope).addcmul_(g, scale)
+    def gradients(self, g, x, gamma, mean, inverse, centered, weights, count):
+        """Returns the gradients of input, gamma and beta.
+
+        With u = gamma * g and h = inverse * (x - mean), where the sums run over a set, weighted
+        elements w have part in the moments, and those of all count elements get their gradients,
+
+            inverse * (u - w * (sum(u) + h * sum(u * h)) / count)
+          = scale * g + w * (slope * x + offset)
+            scale = inverse * gamma, slope = -inverse * inverse * sum(u * h) / count
+            offset = -inverse * sum(u) / count - slope * mean
+
+        without sum(u) if no mean is subtracted.
+        """
+        if self._is_native and centered and weights is None:
+            gamma = x.new_ones(self._channels) if gamma is None else gamma
+            sizes = self._samples, self._channels, self._after, self._groups
+            return group_norm_backward(g, x, mean, inverse, gamma, *sizes, [True] * 3)
+        sums, products = self.sums(g, x, self.by_channel(mean)[:, None])
+        products = products * self.by_channel(inverse)[:, None]
+        first, second = (self.by_set(v, gamma) / count for v in (sums, products))
+        slope = second * -inverse * inverse
+        offset = first * -inverse - slope * mean if centered else torch.zeros_like(mean)
+        dx = self.affine(x, self.by_channel(slope), self.by_channel(offset))
+        dx = dx if weights is None else dx.mul_(weights)
+        dx = self._add_scaled(dx, g, gamma, inverse)
         return dx, products.sum((0, 1)), sums.sum((0, 1))
 
-    def sums(self, u, v, mean):
-        """Returns the sums of u and of u * (v - mean), by sample, part and channel.
+    def _add_scaled(self, dx, g, gamma, inverse):
+        scale = self.by_channel(inverse)
+        scale = scale if gamma is None else scale * gamma
+        if self._are_last:
+            return dx.addcmul_(g, scale[:, None, :, None].unflatten(2, g.shape[2:4]))
+        return dx.add_(self.affine(g, scale, torch.zeros_like(scale)))
 
-        The mean is by sample and channel, or by sample, part and channel.
-        """
-        mean = mean if mean.dim() == 3 else mean[:, None]
-        mean = mean.expand(self._samples, self._parts, self.channels)
-        if self._are_columns:
-            found = self._sums_of_columns(u, v, mean)
-        elif self._are_rows:
-            found = self._sums_of_rows(u, v, mean)
-        else:
-            found = self._sums_of_products(u, v, mean)
-        return [s.view(mean.shape) for s in found]
+    def sums(self, u, v, mean):
+        """Returns the sums of u and of u * (v - mean), by sample, part and channel."""
+        mean = mean.expand(self._samples, self._parts, self._channels)
+        return [s.view(mean.shape) for s in self._sums(u, v, mean)]
 
     def _sums_of_columns(self, u, v, mean):
         u, v = u.view(self._columns), v.view(self._columns)
@@ -255,50 +326,20 @@ class Channels:
         sums, products = (torch.cat(s).view(mean.shape) for s in zip(*found, strict=True))
         return sums, products - mean * sums
 
-    def _moments(self, x):
-        """Returns the means and variances of the sets."""
-        if self._are_columns:
-            found = [
-                torch.batch_norm_update_stats(rows, None, None, 0.0)
-                for rows in x.view(self._columns)
-            ]
-            means, variances = (
-                torch.stack(v).view(self._samples, self._parts, self.channels)
-                for v in zip(*found, strict=True)
-            )
-        else:
-            # Shifted: squares of numbers with few bits would all be rounded the same way.
-            shape = (self._samples, self._parts, self.channels)
-            means = x.view(self._split).mean(self._axis).view(shape)
-            sums, products = (s / self._positions for s in self.sums(x, x, means))
-            variances = products - means * (sums - means)
-        if self._parts == self._group_size == 1:
-            return means[:, 0], variances[:, 0].clamp_(min=0)
-        mean = self._merge(means)
-        distances = means - self._by_channel(mean)[:, None]
-        return mean, self._merge(variances + distances * distances).clamp_(min=0)
+    def by_set(self, values, gamma):
+        """Returns the sums by set of gamma times numbers by sample, part and channel."""
+        values = values if gamma is None else values * gamma
+        return values.view(self._samples, self._parts, self._groups, -1).sum((1, 3))
 
     def _merge(self, values):
-        """Returns the means by sample and group of values by sample, part and channel."""
+        """Returns the means by set of values by sample, part and channel."""
         return values.view(self._samples, self._parts, self._groups, -1).mean((1, 3))
 
-    def _by_channel(self, values):
-        """Returns values by sample and group by sample and channel."""
-        if self._groups == self.channels:
+    def by_channel(self, values):
+        """Returns numbers by set as numbers by channel."""
+        if self._groups == self._channels:
             return values
         return values[:, :, None].expand(-1, -1, self._group_size).flatten(1)
-
-    def _over_positions(self, values):
-        """Returns values by sample and channel in a shape that broadcasts against the view."""
-        return values[:, None] if self._are_last else values[:, None, :, None]
-
-    def _native_sizes(self):
-        return self._samples, self.channels, self._positions, self._groups
-
-
-def _largest_divisor(number, most):
-    """Returns the largest divisor of a number that is at most `most`."""
-    return next(d for d in range(most, 0, -1) if number % d == 0)
 
 
 def _divisor(number, longest):
@@ -314,8 +355,3 @@ def _native_sums(u, v, mean):
     options = one, None, None, mean, one, True, 0.0, [False, True, True]
     _, products, sums = batch_norm_backward(u, v, *options)
     return sums, products
-
-
-def is_exact(mean, inverse):
-    """Returns whether all means are so near zero that their rounding does not show."""
-    return (mean * inverse).abs_().max().item() <= LARGEST_MEAN

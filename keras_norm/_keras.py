@@ -1,0 +1,68 @@
+"""Every private name of Keras that the package touches, and what each is for.
+
+Keras may rename or drop any of them in any version. `tests/test_keras.py` checks that the
+installed Keras has them all and that the package touches no other;
+`keras_norm.optimizers.hooks` checks those that would fail in silence each time an optimizer
+is built.
+"""
+
+import keras
+
+# What `keras_norm.optimizers` overrides in an optimizer: these are called by Keras.
+HOOKS = {
+    "_backend_apply_gradients": "adds the L2 term, before clipping and accumulation",
+    "_apply_weight_decay": "decoupled weight decay, at each variable's rate and factor",
+    "_get_current_learning_rate": "the rate that weight decay and Muon read",
+    "_update_model_variables_moving_average": "the average of a variable that stays as it is",
+    "update_step": "updates one variable (public)",
+}
+# PyTorch's optimizers have it in place of `update_step`.
+PARALLEL_HOOK = {"_parallel_update_step": "updates many variables at once on PyTorch"}
+
+OPTIMIZER = HOOKS | {
+    "_check_variables_are_known": "refuses the variables of another model",
+    "_get_variable_index": "a variable's position among those the optimizer was built on",
+    "_iterations": "the step count that the inner optimizer's own schedules get",
+    "_model_variables_moving_average": "averages of the variables (`use_ema`)",
+    "_trainable_variables": "the variables that the optimizer was built on",
+    "_trainable_variables_indices": "kept right when a model is copied",
+    "_use_weight_decay": "whether the inner optimizer excludes a variable from decay",
+    "_var_key": "what an optimizer knows a variable by, kept right when a model is copied",
+}
+# On some backends only.
+OPTIMIZER_OF_BACKEND = PARALLEL_HOOK | {
+    "_distribution_strategy": "how many replicas share a penalty on TensorFlow",
+}
+MODEL = {
+    "_compile_config": "whether and how a model was compiled",
+    "_compile_loss": "left out of copies",
+    "_compile_metrics": "left out of copies",
+    "_compiled_trainable_state": "left out of copies",
+    "_eval_epoch_iterator": "left out of copies",
+    "_flatten_layers": "all layers of a model, also within layers that are no models",
+    "_jax_state": "left out of copies",
+    "_layers": "layers that an object holds as its attributes",
+    "_loss_tracker": "left out of copies",
+    "_nodes": "the calls of a functional model",
+    "_nodes_by_depth": "the calls of a functional model, ordered",
+    "_torch_params": "parameters of a model's PyTorch module, replaced in copies",
+    "_track_variables": "makes the parameters of a copy's PyTorch module",
+}
+LAYER = {
+    "_inbound_nodes": "the calls of a layer",
+    "_outbound_nodes": "the calls that read a layer's outputs",
+    "_trainable_variables": "a layer's own parameters, frozen or not",
+}
+TENSOR = {
+    "_keras_history": "the call that a symbolic tensor comes from",
+    "_keras_mask": "the mask that a tensor carries",
+    "_value": "a variable's array, replaced in copies",
+}
+
+
+def outdated(what):
+    """Returns the error for a Keras that is not as the package needs it."""
+    return RuntimeError(
+        f"Keras {keras.__version__} is not as this version of keras_norm needs it: {what}. "
+        "Install a newer keras_norm, or a Keras from 3.13 to 3.15."
+    )

@@ -1,0 +1,46 @@
+"""NumPy and OpenVINO: one replica and no gradients, so that only inference works."""
+
+import keras
+
+
+def replicas():
+    """Returns None: there is one process."""
+    return None
+
+
+def recomputing():
+    """Returns False: nothing is recomputed."""
+    return False
+
+
+def default_training(layer):
+    """Returns None, for Keras's default."""
+    return None
+
+
+def scope(model):
+    """Raises an error: a pass over data needs a backend that trains."""
+    _refuse("Population statistics")
+
+
+def compiled(function, model):
+    """Raises an error: there are no compiled steps."""
+    _refuse("Population statistics")
+
+
+def batch_function(function, model):
+    """Raises an error: there are no compiled steps."""
+    _refuse("Population statistics")
+
+
+def add_multiples(tensors, others, factor):
+    """Raises an error: there are no gradients to add to."""
+    _refuse("An optimizer")
+
+
+def _refuse(what):
+    raise NotImplementedError(
+        f"{what} cannot be used with the Keras backend '{keras.backend.backend()}', which supports "
+        "inference only. Set the environment variable KERAS_BACKEND to 'tensorflow', 'jax' or "
+        "'torch' before importing keras."
+    )

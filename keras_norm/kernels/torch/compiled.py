@@ -1,0 +1,142 @@
+"""The executor as one operation of a graph that `torch.compile` makes.
+
+A compiler sees two operations, one for each direction, and the sizes of what they return. Inside
+them the problem is solved as it is eagerly.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from keras_norm import ops
+from keras_norm.kernels.torch.functions import plain_gradients
+from keras_norm.kernels.torch.sets import HALF, are_near
+from keras_norm.kernels.torch.task import task_of
+
+# Versions that cannot tell leave exported and compiled graphs to the plain functions.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)
+
+
+def normalize(problem, x, gamma, beta, weights):
+    """Solves a problem of `keras_norm.ops.normalize` while a graph is traced."""
+    spans = [axes for axes in (problem.gamma_axes, problem.beta_axes) if axes is not None]
+    spanned = spans[0] if spans else None
+    if _is_exporting() or problem.replicas or spans[1:] not in ([], [spanned]):
+        return None
+    dtype = torch.float32 if x.dtype in HALF else x.dtype
+    if any(v is not None and v.dtype != dtype for v in (gamma, beta)):
+        return None
+    # Channels of a set are masked alike, or the plan has no form.
+    inner = spanned if spanned is not None else ()
+    if problem.mask is not None and any(problem.mask[axis] != 1 for axis in inner):
+        return None
+    y, *moments, _ = _normalize(
+        x, gamma, beta, weights, problem.axes, spanned, problem.epsilon, problem.centered
+    )
+    return y, ops.Moments(*(v.detach() for v in moments)) if problem.moments else None
+
+
+def _task(x, weights, axes, spanned, epsilon, centered):
+    spanned = None if spanned is None else tuple(spanned)
+    mask = None if weights is None else tuple(weights.shape)
+    dtype = str(x.dtype).removeprefix("torch.")
+    problem = ops.Problem(
+        tuple(x.shape), tuple(axes), spanned, spanned, epsilon, dtype, "cpu", centered, mask
+    )
+    return task_of(problem, x)
+
+
+@torch.library.custom_op("keras_norm::normalize", mutates_args=())
+def _normalize(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    weights: Tensor | None,
+    axes: Sequence[int],
+    spanned: Sequence[int] | None,
+    epsilon: float,
+    centered: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Returns output, count, shift, mean, variance and inverse."""
+    task = _task(x, weights, axes, spanned, epsilon, centered)
+    y, *moments = task.solve(x, gamma, beta, weights)
+    fields = *task.moments(moments, weights), task.unview(moments[-1], task.plan.moments)
+    count, *others = (v.contiguous() for v in fields)
+    return _as(x, y), count.expand(others[0].shape).clone(), *others
+
+
+@_normalize.register_fake
+def _(x, gamma, beta, weights, axes, spanned, epsilon, centered):
+    sizes = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.empty_like(x), *(x.new_empty(sizes, dtype=dtype) for _ in range(5))
+
+
+@torch.library.custom_op("keras_norm::normalize_backward", mutates_args=())
+def _normalize_backward(
+    gradient: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    weights: Tensor | None,
+    shift: Tensor,
+    mean: Tensor,
+    inverse: Tensor,
+    axes: Sequence[int],
+    spanned: Sequence[int] | None,
+    epsilon: float,
+    centered: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of input, gamma and beta."""
+    task = _task(x, weights, axes, spanned, epsilon, centered)
+    shift, mean, inverse = (task.by_set(v) for v in (shift, mean, inverse))
+    if are_near(shift + mean, inverse):
+        shift, mean = None, shift + mean
+    dx, *columns = task.gradients(gradient, x, gamma, weights, shift, mean, inverse)
+    columns = (x.new_empty(0) if spanned is None else v.contiguous() for v in columns)
+    return _as(x, dx), *columns
+
+
+@_normalize_backward.register_fake
+def _(gradient, x, gamma, weights, shift, mean, inverse, axes, spanned, epsilon, centered):
+    sizes = _parameter_sizes(x, spanned)
+    return torch.empty_like(x), *(shift.new_empty(sizes) for _ in range(2))
+
+
+def _keep(ctx, inputs, output):
+    x, gamma, beta, weights, *ctx.options = inputs
+    _, _, shift, mean, _, inverse = output
+    ctx.save_for_backward(x, gamma, beta, weights, shift, mean, inverse)
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _backward(ctx, gradient, *_):
+    x, gamma, beta, weights, *moments = ctx.saved_tensors
+    axes, _, epsilon, centered = ctx.options
+    if torch.is_grad_enabled():
+
+        def plain(x, gamma, beta):
+            problem = ops.Problem.of(x, axes, epsilon, gamma, beta, weights, centered=centered)
+            return ops.normalize_plain(problem, x, gamma, beta, weights)[:1]
+
+        found = plain_gradients(plain, (x, gamma, beta), ctx.needs_input_grad, [gradient])
+    else:
+        found = _normalize_backward(gradient, x, gamma, weights, *moments, *ctx.options)
+    parameters = (None if v is None else g for v, g in zip((gamma, beta), found[1:], strict=True))
+    return found[0], *parameters, *[None] * 5
+
+
+_normalize.register_autograd(_backward, setup_context=_keep)
+
+
+def _parameter_sizes(x, spanned):
+    """Returns the sizes of gamma and beta; none without them."""
+    if spanned is None:
+        return [0]
+    return [size if axis in spanned else 1 for axis, size in enumerate(x.shape)]
+
+
+def _as(x, y):
+    """Returns `y` laid out in memory as the compiler was told."""
+    told = torch.empty_like(x)
+    return y if y.stride() == told.stride() else told.copy_(y)

@@ -1,0 +1,219 @@
+"""A problem on tensors as they lie in memory: how they are viewed, and the solution.
+
+Kept for the backward pass are the input and the moments of its sets. Where a mean is too far from
+zero for the fast operations (`sets.are_near`), they get what is left of the input after a *shift*,
+the rounded mean, is subtracted: at the cost of a pass.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+
+from keras_norm import ops
+from keras_norm.kernels.plan import Plan, plan
+from keras_norm.kernels.torch.sets import are_near, sets_of, wide
+
+
+class Solution(NamedTuple):
+    """Output, and moments by sample and group.
+
+    The mean is `shift + mean`, where a shift of None stands for 0; a variance of None says that it
+    follows from `inverse`, which is 1 / sqrt(variance + epsilon), or 0 of empty sets.
+    """
+
+    y: Any
+    shift: Any
+    mean: Any
+    variance: Any
+    inverse: Any
+
+
+class Task(NamedTuple):
+    """A problem, its plan, and the sets that have the operations for it."""
+
+    problem: ops.Problem
+    plan: Plan
+    sets: Any
+
+    def view(self, x):
+        """Returns the input, or what has its shape, in the sizes of the form."""
+        return self._ordered(x).contiguous().view(self.plan.form)
+
+    def flat(self, parameter):
+        """Returns gamma or beta by channel."""
+        return None if parameter is None else self._ordered(parameter).reshape(-1)
+
+    def weights(self, weights, dtype):
+        """Returns weights that broadcast against the view of the input."""
+        if weights is None:
+            return None
+        mask = self.plan.mask
+        weights = self._ordered(weights).expand(mask.expanded).reshape(mask.form)
+        return weights.to(torch.promote_types(dtype, torch.float32))
+
+    def by_set(self, moment):
+        """Returns a moment of the input as numbers by set."""
+        return self._ordered(moment).reshape(self.plan.form.samples, self.plan.form.groups)
+
+    def unview(self, view, sizes=None):
+        """Returns what is in the form, or in sizes in the order of the plan, as the input is."""
+        view = view.reshape(self.plan.sizes if sizes is None else sizes)
+        return view if self.plan.is_ordered else view.permute(self.plan.inverse)
+
+    def moments(self, found, weights):
+        """Returns shift, mean, variance and inverse that were found as moments of the input."""
+        shift, mean, variance, inverse = found
+        if variance is None:
+            variance = (inverse**-2 - self.problem.epsilon).clamp_(min=0)
+            variance = variance.masked_fill_(inverse == 0, 0)
+        shift, mean = (mean, torch.zeros_like(mean)) if shift is None else (shift, mean)
+        fields = [self.unview(v, self.plan.moments) for v in (shift, mean, variance)]
+        count = self.count(self.weights(weights, mean.dtype))
+        if torch.is_tensor(count):
+            count = self.unview(count.expand(len(mean), 1), self.plan.counts)
+        else:
+            count = mean.new_tensor(count)
+        return ops.Moments(count, *fields)
+
+    def spread(self, values):
+        """Returns numbers by set in a shape that broadcasts against the view of the input."""
+        return values[:, None, :, None, None]
+
+    def count(self, weights, least=0):
+        """Returns how many elements a set has: a number, or an array by set."""
+        form = self.plan.form
+        if weights is None:
+            return form.count
+        samples, before, *_, after = weights.shape
+        repeats = form.count // (before * after)
+        count = weights.view(samples, before, after).sum((1, 2))[:, None] * repeats
+        return count.clamp_(min=least)
+
+    def partial(self, weights):
+        """Returns weights if they weigh the elements of a set; None if they weigh whole sets."""
+        return None if weights is None or self.plan.mask.is_by_set else weights
+
+    def cleaned(self, x, weights):
+        """Returns the view of the input with 0 for what is NaN or infinite in padding."""
+        if weights is None:
+            return x
+        # A sum is the fastest way to find one; samples that are padding are fast to take alone.
+        padding = x if self.partial(weights) is not None else x[self._empty(weights)]
+        if padding.sum(dtype=torch.promote_types(x.dtype, torch.float32)).isfinite():
+            return x
+        return torch.where((weights > 0) | x.isfinite(), x, 0)
+
+    def solve(self, x, gamma, beta, weights, output=True):
+        """Returns the `Solution` for the tensors; for replicas without output, and inverse."""
+        given, x, weights = x, self.view(x), self.weights(weights, x.dtype)
+        gamma, beta = self.flat(gamma), self.flat(beta)
+        x = self.cleaned(x, weights)
+        values = x if self.sets.takes_16_bits else wide(x)
+        y, held, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
+        shift = None
+        if self.problem.centered and not are_near(mean, inverse):
+            shift = mean
+            room = y if y is not None and y.dtype == shift.dtype else None
+            values = torch.sub(values, self.spread(shift), out=room)
+            y, held, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
+        if not output:
+            return Solution(None, shift, mean, variance, None)
+        if y is None:
+            y = self.sets.standardize(values, gamma, beta, mean, inverse, out=held)
+        elif weights is not None:
+            channels = *y.shape[2:4], 1
+            y[self._empty(weights)] = y.new_zeros(()) if beta is None else beta.view(channels).to(y)
+        return Solution(self.unview(y.to(given.dtype)), shift, mean, variance, inverse)
+
+    def _attempt(self, x, gamma, beta, weights, output):
+        """Returns output and room for one, each None or not; mean, variance and inverse."""
+        y = held = None
+        if output and self.partial(weights) is None:
+            y, mean, variance, inverse = self.sets.normalize(
+                x, gamma, beta, self.problem.epsilon, self.problem.centered
+            )
+        else:
+            mean, variance, held = self._moments(x, self.partial(weights))
+            inverse = torch.rsqrt(variance + self.problem.epsilon)
+        if weights is not None:
+            is_empty = self.count(weights) == 0
+            mean, inverse = (v.masked_fill(is_empty, 0) for v in (mean, inverse))
+            variance = None if variance is None else variance.masked_fill(is_empty, 0)
+        return y, held, mean, variance, inverse
+
+    def _moments(self, x, weights):
+        """Returns the means and variances of elements that weights say; and room for an output.
+
+        Where 0 stands for the others, the moments of the whole, mean' and variance', are a merge,
+        which is run backwards: with s for the share of a set's elements that have part,
+
+            mean' = s mean,  variance' = s variance + s (1 - s) mean^2
+        """
+        if weights is None:
+            return *self.sets.moments(x, self.problem.centered), None
+        held = x * weights
+        mean, variance = self.sets.moments(held, self.problem.centered)
+        share = self.count(weights) / self.plan.form.count
+        divisor = torch.where(share > 0, share, 1)
+        mean = mean / divisor
+        variance = (variance / divisor - (1 - share) * mean * mean).clamp_(min=0)
+        return mean, variance, held
+
+    def shifted(self, x, weights, shift):
+        """Returns the input, cleaned and less its shift, in float32 at least."""
+        x = wide(self.cleaned(self.view(x), weights))
+        return x if shift is None else x - self.spread(shift)
+
+    def gradients(self, gradient, x, gamma, weights, shift, mean, inverse):
+        """Returns the gradients of input, gamma and beta from what was kept of a solution."""
+        weights = self.weights(weights, x.dtype)
+        dx, *parameters = self.sets.gradients(
+            wide(self.view(gradient)),
+            self.shifted(x, weights, shift),
+            self.flat(gamma),
+            mean,
+            inverse,
+            self.problem.centered,
+            self.partial(weights),
+            self.count(weights, least=1),
+        )
+        return self.unview(dx.to(x.dtype)), *map(self.parameter, parameters)
+
+    def parameter(self, values):
+        """Returns numbers by channel in the shape of gamma and beta."""
+        spans = self.problem.gamma_axes, self.problem.beta_axes
+        if spans == (None, None):
+            return values  # which nobody asks for
+        spanned = spans[0] or spans[1] or ()
+        sizes = [
+            n if a in spanned else 1 for a, n in zip(self.plan.order, self.plan.sizes, strict=True)
+        ]
+        return self.unview(values, sizes)
+
+    def _empty(self, weights):
+        """Returns which samples are empty, of weights by set."""
+        return (weights == 0).view(-1).expand(self.plan.form.samples)
+
+    def _ordered(self, x):
+        return x if self.plan.is_ordered else x.permute(self.plan.order)
+
+
+def task_of(problem, x):
+    """Returns the `Task` of a problem whose input is `x`, or None if it does not have the form."""
+    return _task(problem, x.stride())
+
+
+@functools.lru_cache(maxsize=4096)
+def _task(problem, strides):
+    axes = range(len(problem.shape))
+    spanned = problem.gamma_axes or problem.beta_axes or ()
+    # As the input lies in memory; else copied into the form's own order.
+    for order in (
+        sorted(axes, key=lambda axis: -strides[axis]),
+        sorted(axes, key=lambda axis: (axis in spanned, axis in problem.axes)),
+    ):
+        found = plan(problem, tuple(order))
+        if found is not None:
+            return Task(problem, found, sets_of(found))
+    return None

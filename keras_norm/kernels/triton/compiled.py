@@ -1,0 +1,137 @@
+"""The launches as operations that `torch.compile` takes as they are.
+
+In eager PyTorch a call of such an operation takes longer than an `autograd.Function`; and only the
+latter can have gradients of gradients by the plain functions.
+"""
+
+import torch
+from torch import Tensor
+
+from keras_norm.kernels.plan import Form
+from keras_norm.kernels.triton import launches
+
+custom_op = torch.library.custom_op
+
+
+@custom_op("keras_norm::triton_normalize", mutates_args=())
+def normalize(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    weights: Tensor | None,
+    order: list[int],
+    form: list[int],
+    epsilon: float,
+    centered: bool,
+) -> tuple[Tensor, Tensor]:
+    """See `launches.normalize`."""
+    return launches.normalize(x, gamma, beta, weights, order, Form(*form), epsilon, centered)
+
+
+@custom_op("keras_norm::triton_normalize_backward", mutates_args=())
+def normalize_backward(
+    g: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    weights: Tensor | None,
+    found: Tensor,
+    order: list[int],
+    form: list[int],
+    epsilon: float,
+    centered: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `launches.backward`."""
+    spec = order, Form(*form), epsilon, centered
+    return _own(*launches.backward(g, x, gamma, weights, found, *spec, needs_parameters=True))
+
+
+@custom_op("keras_norm::triton_standardize", mutates_args=())
+def standardize(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    order: list[int],
+    form: list[int],
+    epsilon: float,
+) -> Tensor:
+    """See `launches.standardize`."""
+    return launches.standardize(
+        x, gamma, beta, None, None, mean, None, variance, order, Form(*form), epsilon
+    )
+
+
+@custom_op("keras_norm::triton_standardize_backward", mutates_args=())
+def standardize_backward(
+    g: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    order: list[int],
+    form: list[int],
+    epsilon: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `launches.constant_backward`."""
+    spec = order, Form(*form), epsilon
+    found = launches.constant_backward(g, x, gamma, mean, variance, *spec, needs_parameters=True)
+    return _own(*found)
+
+
+def _own(dx, dgamma, dbeta):
+    """Returns tensors that share no memory, as operations must."""
+    return dx, dgamma.clone(), dbeta.clone()
+
+
+@normalize.register_fake
+def _(x, gamma, beta, weights, order, form, epsilon, centered):
+    found = x.new_empty((4, form[0], form[2]), dtype=launches.wide(x.dtype))
+    return launches.empty(x, order), found
+
+
+@standardize.register_fake
+def _(x, gamma, beta, mean, variance, order, form, epsilon):
+    return launches.empty(x, order)
+
+
+@normalize_backward.register_fake
+def _(g, x, gamma, weights, found, order, form, epsilon, centered):
+    return _fake_gradients(x, order, form)
+
+
+@standardize_backward.register_fake
+def _(g, x, gamma, mean, variance, order, form, epsilon):
+    return _fake_gradients(x, order, form)
+
+
+def _fake_gradients(x, order, form):
+    by_channel = x.new_empty((form[2] * form[3],), dtype=launches.wide(x.dtype))
+    return launches.empty(x, order), by_channel, by_channel.clone()
+
+
+def _save_normalize(ctx, inputs, output):
+    x, gamma, beta, weights, *ctx.spec = inputs
+    ctx.save_for_backward(x, gamma, weights, output[1])
+    ctx.parameters = launches.Parameters.of(gamma, beta)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _save_standardize(ctx, inputs, output):
+    x, gamma, beta, mean, variance, *ctx.spec = inputs
+    ctx.save_for_backward(x, gamma, mean, variance)
+    ctx.parameters = launches.Parameters.of(gamma, beta)
+
+
+def _normalize_gradients(ctx, g, _):
+    dx, *rest = normalize_backward(g, *ctx.saved_tensors, *ctx.spec)
+    return dx, *ctx.parameters.gradients(rest, ctx.spec[0]), *[None] * 5
+
+
+def _standardize_gradients(ctx, g):
+    dx, *rest = standardize_backward(g, *ctx.saved_tensors, *ctx.spec)
+    return dx, *ctx.parameters.gradients(rest, ctx.spec[0]), *[None] * 5
+
+
+normalize.register_autograd(_normalize_gradients, setup_context=_save_normalize)
+standardize.register_autograd(_standardize_gradients, setup_context=_save_standardize)

@@ -1,0 +1,514 @@
+"""The kernels in Triton's language.
+
+Each works on an input in the plan's form, (samples, before, groups, group size, after), and a tile
+is a block of this form: a sample block, a block of positions before the channels, and so on. So
+one addressing serves all problems; what an input has no use for has size 1.
+
+Arguments that recur:
+    sizes: The five sizes of the form.
+    *_strides: The five strides of a tensor, in elements; 0 along what a mask is broadcast over.
+    weights: Mask of 0s and 1s, or None.
+    count, shift, residual, variance: Moments by sample and group, contiguous. A count of None says
+        that no set is empty, a residual of None that it is 0.
+    gamma, beta: By channel (group and member), contiguous, or None.
+    WIDE: The type that is computed in, whatever the input's.
+    TILE: The five sizes of a tile, powers of 2.
+
+Offsets have 64 bits. Sums over a set have a fixed order, without atomics.
+"""
+
+# Triton compiles these functions; their types are its own.
+# mypy: ignore-errors
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def block(index, SIZE: tl.constexpr):
+    """Returns the 64-bit indices of a block."""
+    return index.to(tl.int64) * SIZE + tl.arange(0, SIZE)
+
+
+@triton.jit
+def set_places(at, sizes):
+    """Returns where moments are in a buffer by sample and group, and how many a field has."""
+    # A size of 1 is a constant to the compiler, which has no methods: the sum with 0 is a number.
+    return at[0] * sizes[2] + at[2], (at[0] * 0 + sizes[0]) * sizes[2]
+
+
+@triton.jit
+def tile_indices(i, j, k, m, a, TILE: tl.constexpr):
+    """Returns the indices of the elements of a tile, by the numbers of its blocks."""
+    return (
+        block(i, TILE[0])[:, None, None, None, None],
+        block(j, TILE[1])[None, :, None, None, None],
+        block(k, TILE[2])[None, None, :, None, None],
+        block(m, TILE[3])[None, None, None, :, None],
+        block(a, TILE[4])[None, None, None, None, :],
+    )
+
+
+@triton.jit
+def offsets(at, strides):
+    """Returns where elements are in a tensor."""
+    positions = at[1] * strides[1] + at[4] * strides[4]
+    return at[0] * strides[0] + positions + at[2] * strides[2] + at[3] * strides[3]
+
+
+@triton.jit
+def is_inside(at, sizes):
+    """Returns which elements of a tile the input has."""
+    positions = (at[1] < sizes[1]) & (at[4] < sizes[4])
+    return (at[0] < sizes[0]) & positions & (at[2] < sizes[2]) & (at[3] < sizes[3])
+
+
+@triton.jit
+def is_set(at, sizes):
+    """Returns which samples and groups of a tile there are."""
+    return (at[0] < sizes[0]) & (at[2] < sizes[2])
+
+
+@triton.jit
+def is_channel(at, sizes):
+    """Returns which channels of a tile there are."""
+    return (at[2] < sizes[2]) & (at[3] < sizes[3])
+
+
+@triton.jit
+def sum_of_sets(v):
+    """Sums over positions and members: one number by sample and group."""
+    v = tl.sum(v, axis=4, keep_dims=True)
+    v = tl.sum(v, axis=3, keep_dims=True)
+    return tl.sum(v, axis=1, keep_dims=True)
+
+
+@triton.jit
+def sum_of_channels(v):
+    """Sums over samples and positions: one number by channel."""
+    v = tl.sum(v, axis=4, keep_dims=True)
+    v = tl.sum(v, axis=1, keep_dims=True)
+    return tl.sum(v, axis=0, keep_dims=True)
+
+
+@triton.jit
+def load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE: tl.constexpr):
+    """Returns a tile of the input, and whether an element counts: 1 or 0."""
+    inside = is_inside(at, sizes)
+    v = tl.load(x + offsets(at, x_strides), mask=inside, other=0).to(WIDE)
+    held = inside
+    if weights is not None:
+        # The mask is the same for the channels of a position, and is loaded once for them.
+        here = (at[0] < sizes[0]) & (at[1] < sizes[1]) & (at[4] < sizes[4])
+        at_weights = at[0] * weight_strides[0] + at[1] * weight_strides[1]
+        at_weights = at_weights + at[4] * weight_strides[4]
+        is_held = tl.load(weights + at_weights, mask=here, other=0) > 0
+        held = inside & is_held
+        # NaN and infinity in padding count as 0.
+        v = tl.where(is_held | (tl.abs(v) < float("inf")), v, 0)
+    return v, held.to(WIDE)
+
+
+@triton.jit
+def load_moments(count, shift, residual, variance, at, sizes, EPSILON: tl.constexpr):
+    """Returns shift, residual and 1 / sqrt(variance + epsilon), 0 for an empty set; and the count.
+
+    The count is at least 1, as it is divided by.
+    """
+    valid = is_set(at, sizes)
+    place, _ = set_places(at, sizes)
+    s = tl.load(shift + place, mask=valid, other=0)
+    inverse = 1 / tl.sqrt(tl.load(variance + place, mask=valid, other=1) + EPSILON)
+    r = tl.zeros_like(s)
+    if residual is not None:
+        r = tl.load(residual + place, mask=valid, other=0)
+    n = r + 1
+    if count is not None:
+        n = tl.load(count + place, mask=valid, other=1)
+        inverse = tl.where(n > 0, inverse, 0)
+        n = tl.where(n > 0, n, 1)
+    return s, r, inverse, n
+
+
+@triton.jit
+def store_moments(moments, number, place, valid, n, shift, residual, variance):
+    """Stores moments in a buffer that has the four fields one after the other."""
+    tl.store(moments + place, n, mask=valid)
+    tl.store(moments + number + place, shift, mask=valid)
+    tl.store(moments + 2 * number + place, residual, mask=valid)
+    tl.store(moments + 3 * number + place, variance, mask=valid)
+
+
+@triton.jit
+def moments_of_tile(v, held, CENTERED: tl.constexpr):
+    """Returns count, shift, residual and variance of what a tile has of its sets.
+
+    The shift is the mean, rounded; the residual the mean of what is left. Elements are near their
+    shift, so that the subtraction is exact.
+    """
+    n = sum_of_sets(held)
+    least = tl.where(n > 0, n, 1)
+    v = tl.where(held > 0, v, 0)
+    if CENTERED:
+        shift = sum_of_sets(v) / least
+        shift = tl.where(tl.abs(shift) < float("inf"), shift, 0)
+        distance = tl.where(held > 0, v - shift, 0)
+        residual = sum_of_sets(distance) / least
+        variance = sum_of_sets(distance * distance) / least - residual * residual
+        variance = tl.where(variance < 0, 0, variance)
+    else:
+        shift = tl.zeros_like(n)
+        residual = tl.zeros_like(n)
+        variance = sum_of_sets(v * v) / least
+    return n, shift, residual, variance
+
+
+@triton.jit
+def union(n, shift, residual, variance, n1, shift1, residual1, variance1):
+    """Returns the moments of the union of two parts (Chan, Golub and LeVeque)."""
+    total = n + n1
+    share = n1 / tl.where(total > 0, total, 1)
+    # What is empty has no place: the union's shift is the first part's that is not.
+    distance = tl.where(n > 0, (shift1 - shift) + (residual1 - residual), 0)
+    distance = tl.where(n1 > 0, distance, 0)
+    shift, residual = tl.where(n > 0, shift, shift1), tl.where(n > 0, residual, residual1)
+    residual = residual + distance * share
+    variance = variance + (variance1 - variance) * share
+    # Times the distance once, and again: its square may overflow where this does not.
+    variance = variance + distance * share * (distance * (1 - share))
+    return total, shift, residual, variance
+
+
+@triton.jit
+def load_channels(parameter, at, sizes, DEFAULT: tl.constexpr, WIDE: tl.constexpr):
+    """Returns gamma or beta of the channels of a tile."""
+    if parameter is None:
+        return (at[2] * 0 + at[3] * 0 + DEFAULT).to(WIDE)
+    place = at[2] * sizes[3] + at[3]
+    return tl.load(parameter + place, mask=is_channel(at, sizes), other=0).to(WIDE)
+
+
+@triton.jit
+def scaled(v, shift, residual, inverse, gamma, beta, at, sizes, WIDE: tl.constexpr):
+    """Returns the output for a tile of the input."""
+    y = (v - shift) * inverse - residual * inverse
+    y = y * load_channels(gamma, at, sizes, 1, WIDE)
+    return y + load_channels(beta, at, sizes, 0, WIDE)
+
+
+@triton.jit
+def normalize_sets(
+    x,
+    x_strides,
+    weights,
+    weight_strides,
+    gamma,
+    beta,
+    y,
+    y_strides,
+    moments,
+    sizes,
+    EPSILON: tl.constexpr,
+    CENTERED: tl.constexpr,
+    WIDE: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Normalizes sets that a tile holds whole: the input is read once."""
+    group_blocks = tl.cdiv(sizes[2], TILE[2])
+    program = tl.program_id(0)
+    zero = program * 0
+    at = tile_indices(program // group_blocks, zero, program % group_blocks, zero, zero, TILE)
+    v, held = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
+    n, shift, residual, variance = moments_of_tile(v, held, CENTERED)
+    inverse = tl.where(n > 0, 1 / tl.sqrt(variance + EPSILON), 0)
+    out = scaled(v, shift, residual, inverse, gamma, beta, at, sizes, WIDE)
+    out = out.to(y.dtype.element_ty)
+    tl.store(y + offsets(at, y_strides), out, mask=is_inside(at, sizes))
+    place, number = set_places(at, sizes)
+    store_moments(moments, number, place, is_set(at, sizes), n, shift, residual, variance)
+
+
+@triton.jit
+def moments_of_parts(
+    x,
+    x_strides,
+    weights,
+    weight_strides,
+    moments,
+    sizes,
+    parts,
+    steps,
+    CENTERED: tl.constexpr,
+    WIDE: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Finds the moments of parts of sets, by sample, part and group.
+
+    A part is `steps` tiles, which are merged one after the other.
+    """
+    group_blocks = tl.cdiv(sizes[2], TILE[2])
+    member_blocks, after_blocks = tl.cdiv(sizes[3], TILE[3]), tl.cdiv(sizes[4], TILE[4])
+    program = tl.program_id(0)
+    part, sets = program % parts, program // parts
+    zero = program * 0
+    at = tile_indices(sets // group_blocks, zero, sets % group_blocks, zero, zero, TILE)
+    n = (at[0] * 0 + at[2] * 0).to(WIDE)
+    shift, residual, variance = n, n, n
+    for each in range(steps):
+        # Past the last tile no element is inside: the part is empty there.
+        step = part * steps + each
+        rest = step // after_blocks
+        at = tile_indices(
+            sets // group_blocks,
+            rest // member_blocks,
+            sets % group_blocks,
+            rest % member_blocks,
+            step % after_blocks,
+            TILE,
+        )
+        v, held = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
+        n1, shift1, residual1, variance1 = moments_of_tile(v, held, CENTERED)
+        n, shift, residual, variance = union(
+            n, shift, residual, variance, n1, shift1, residual1, variance1
+        )
+    place = (at[0] * parts + part) * sizes[2] + at[2]
+    _, number = set_places(at, sizes)
+    number *= parts
+    store_moments(moments, number, place, is_set(at, sizes), n, shift, residual, variance)
+
+
+@triton.jit
+def merge_parts(
+    partial,
+    moments,
+    samples,
+    groups,
+    parts,
+    CENTERED: tl.constexpr,
+    SETS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """Merges the moments of parts, (samples, parts, groups), to those of sets, as `ops.merge`."""
+    sets = block(tl.program_id(0), SETS)[:, None]
+    each = block(tl.program_id(0) * 0, PARTS)[None, :]
+    sample, group = sets // groups, sets % groups
+    valid = sample < samples
+    place = (sample * parts + each) * groups + group
+    number = (sets * 0 + samples) * groups * parts
+    inside = valid & (each < parts)
+    n = tl.load(partial + place, mask=inside, other=0)
+    shift1 = tl.load(partial + number + place, mask=inside, other=0)
+    residual1 = tl.load(partial + 2 * number + place, mask=inside, other=0)
+    variance1 = tl.load(partial + 3 * number + place, mask=inside, other=0)
+    count = tl.sum(n, axis=1, keep_dims=True)
+    share = n / tl.where(count > 0, count, 1)
+    if CENTERED:
+        shift = tl.sum(share * (shift1 + residual1), axis=1, keep_dims=True)
+        shift = tl.where(tl.abs(shift) < float("inf"), shift, 0)
+        distance = tl.where(n > 0, (shift1 - shift) + residual1, 0)
+        residual = tl.sum(share * distance, axis=1, keep_dims=True)
+        variance1 = variance1 + distance * distance
+        variance = tl.sum(share * variance1, axis=1, keep_dims=True) - residual * residual
+        variance = tl.where(variance < 0, 0, variance)
+    else:
+        shift = tl.zeros_like(count)
+        residual = tl.zeros_like(count)
+        variance = tl.sum(share * variance1, axis=1, keep_dims=True)
+    number = (sets * 0 + samples) * groups
+    store_moments(moments, number, sets, valid, count, shift, residual, variance)
+
+
+@triton.jit
+def standardize(
+    x,
+    x_strides,
+    weights,
+    weight_strides,
+    count,
+    shift,
+    residual,
+    variance,
+    gamma,
+    beta,
+    y,
+    y_strides,
+    sizes,
+    EPSILON: tl.constexpr,
+    WIDE: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Standardizes a tile with given moments, scales and shifts it."""
+    at = tile_of_program(sizes, TILE)
+    v, _ = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
+    shift, residual, inverse, _ = load_moments(count, shift, residual, variance, at, sizes, EPSILON)
+    out = scaled(v, shift, residual, inverse, gamma, beta, at, sizes, WIDE)
+    out = out.to(y.dtype.element_ty)
+    tl.store(y + offsets(at, y_strides), out, mask=is_inside(at, sizes))
+
+
+@triton.jit
+def tile_of_program(sizes, TILE: tl.constexpr):
+    """Returns the indices of a program's tile, where each has one."""
+    rest = tl.program_id(0)
+    a, rest = rest % tl.cdiv(sizes[4], TILE[4]), rest // tl.cdiv(sizes[4], TILE[4])
+    m, rest = rest % tl.cdiv(sizes[3], TILE[3]), rest // tl.cdiv(sizes[3], TILE[3])
+    k, rest = rest % tl.cdiv(sizes[2], TILE[2]), rest // tl.cdiv(sizes[2], TILE[2])
+    j, i = rest % tl.cdiv(sizes[1], TILE[1]), rest // tl.cdiv(sizes[1], TILE[1])
+    return tile_indices(i, j, k, m, a, TILE)
+
+
+@triton.jit
+def load_gradient(g, g_strides, at, sizes, WIDE: tl.constexpr):
+    """Returns a tile of the output's gradient."""
+    return tl.load(g + offsets(at, g_strides), mask=is_inside(at, sizes), other=0).to(WIDE)
+
+
+# The derivatives. With r = 1 / sqrt(variance + epsilon), h = r (x - mean), y = gamma h + beta and
+# u = gamma g for an output's gradient g:
+#
+#     gamma: sum of g h over samples and positions      beta: sum of g
+#
+# and to x, as the mean and the variance depend on it, for each element of a set of weight w (1, or
+# 0 where a mask keeps it out) and n = sum of w:
+#
+#     d mean / dx = w / n         d variance / dx = 2 w (x - mean) / n
+#     dy / d mean = -gamma r      dy / d variance = -gamma r^2 h / 2
+#
+# so that with sums over all of a set
+#
+#     dx = r u - (w / n) r sum(u) - (w / n) r h sum(u h)
+#        = r (u - w (sum(u) + h sum(u h)) / n)
+#
+# Without a mean (root mean square) sum(u) is left out: with the mean square for the variance,
+# d variance / dx = 2 w x / n and h = r x. With moments that are constants dx = r u.
+
+
+@triton.jit
+def sum_gradients(
+    x,
+    x_strides,
+    g,
+    g_strides,
+    weights,
+    weight_strides,
+    count,
+    shift,
+    residual,
+    variance,
+    gamma,
+    dx,
+    dx_strides,
+    set_sums,
+    channel_sums,
+    sizes,
+    parts,
+    steps,
+    sample_blocks,
+    EPSILON: tl.constexpr,
+    CENTERED: tl.constexpr,
+    CONSTANT: tl.constexpr,
+    WIDE: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Sums gradients, and finds those of the input where a tile has all that it needs for that.
+
+    A program goes over `sample_blocks` blocks of samples, and in each over `steps` tiles of
+    positions, always for the same channels. It adds up g and g h of its channels in
+    `channel_sums`, (2, samples and parts, channels), and u and u h of its sets in `set_sums`,
+    (2, samples, parts and member blocks, groups), where there are these.
+
+    With `dx` a tile holds whole sets, or (`CONSTANT`) the moments do not depend on the input.
+    """
+    group_blocks, member_blocks = tl.cdiv(sizes[2], TILE[2]), tl.cdiv(sizes[3], TILE[3])
+    after_blocks = tl.cdiv(sizes[4], TILE[4])
+    program = tl.program_id(0)
+    k, rest = program % group_blocks, program // group_blocks
+    m, rest = rest % member_blocks, rest // member_blocks
+    part, slice_ = rest % parts, rest // parts
+    zero = program * 0
+    at = tile_indices(zero, zero, k, m, zero, TILE)
+    scale = load_channels(gamma, at, sizes, 1, WIDE)
+    dgamma = (at[2] * 0 + at[3] * 0).to(WIDE)
+    dbeta = dgamma
+    for each_block in range(sample_blocks):
+        i = slice_ * sample_blocks + each_block
+        at = tile_indices(i, zero, k, m, zero, TILE)
+        s, r, inverse, n = load_moments(count, shift, residual, variance, at, sizes, EPSILON)
+        sum_u = (at[0] * 0 + at[2] * 0).to(WIDE)
+        sum_uh = sum_u
+        for each in range(steps):
+            step = part * steps + each
+            at = tile_indices(i, step // after_blocks, k, m, step % after_blocks, TILE)
+            v, held = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
+            upstream = load_gradient(g, g_strides, at, sizes, WIDE)
+            u = upstream * scale
+            h = (v - s) * inverse - r * inverse
+            # Where no element is, 0 is not what h is.
+            h = tl.where(is_inside(at, sizes), h, 0)
+            if channel_sums is not None:
+                dgamma += sum_of_channels(upstream * h)
+                dbeta += sum_of_channels(upstream)
+            if not CONSTANT:
+                sum_u += sum_of_sets(u)
+                sum_uh += sum_of_sets(u * h)
+            if dx is not None:
+                if CONSTANT:
+                    out = u * inverse
+                elif CENTERED:
+                    out = inverse * (u - held * (sum_u + h * sum_uh) / n)
+                else:
+                    out = inverse * (u - held * h * sum_uh / n)
+                place = dx + offsets(at, dx_strides)
+                tl.store(place, out.to(dx.dtype.element_ty), mask=is_inside(at, sizes))
+        if set_sums is not None:
+            all_parts = parts * member_blocks
+            place = (at[0] * all_parts + part * member_blocks + m) * sizes[2] + at[2]
+            _, number = set_places(at, sizes)
+            number *= all_parts
+            tl.store(set_sums + place, sum_u, mask=is_set(at, sizes))
+            tl.store(set_sums + number + place, sum_uh, mask=is_set(at, sizes))
+    if channel_sums is not None:
+        at = tile_indices(zero, zero, k, m, zero, TILE)
+        channels = (at[2] * 0 + sizes[2]) * sizes[3]
+        place = rest * channels + at[2] * sizes[3] + at[3]
+        number = channels * (tl.num_programs(0) // (group_blocks * member_blocks))
+        tl.store(channel_sums + place, dgamma, mask=is_channel(at, sizes))
+        tl.store(channel_sums + number + place, dbeta, mask=is_channel(at, sizes))
+
+
+@triton.jit
+def gradients(
+    x,
+    x_strides,
+    g,
+    g_strides,
+    weights,
+    weight_strides,
+    count,
+    shift,
+    residual,
+    variance,
+    gamma,
+    dx,
+    dx_strides,
+    set_sums,
+    sizes,
+    EPSILON: tl.constexpr,
+    CENTERED: tl.constexpr,
+    WIDE: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Finds the gradient of a tile of the input from the sums of its sets, (2, samples, groups)."""
+    at = tile_of_program(sizes, TILE)
+    v, held = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
+    u = load_gradient(g, g_strides, at, sizes, WIDE)
+    u = u * load_channels(gamma, at, sizes, 1, WIDE)
+    s, r, inverse, n = load_moments(count, shift, residual, variance, at, sizes, EPSILON)
+    h = (v - s) * inverse - r * inverse
+    valid = is_set(at, sizes)
+    place, number = set_places(at, sizes)
+    total = h * (tl.load(set_sums + number + place, mask=valid, other=0) / n)
+    if CENTERED:
+        total += tl.load(set_sums + place, mask=valid, other=0) / n
+    out = (inverse * (u - held * total)).to(dx.dtype.element_ty)
+    tl.store(dx + offsets(at, dx_strides), out, mask=is_inside(at, sizes))

@@ -1,0 +1,131 @@
+"""Learning rates that shrink from a model's output to its input."""
+
+import itertools
+import re
+
+import keras
+
+from keras_norm import multipliers
+
+
+def layerwise_lr_decay(model, decay, blocks=None, min_multiplier=0.0):
+    r"""Sets learning-rate multipliers that shrink from a model's output to its input.
+
+    With n blocks, the weights of block i, counted from the input and from 1, get the learning-rate
+    multiplier
+
+        max(decay ** (n - i), min_multiplier)
+
+    The last block keeps the full rate, and each one nearer the input gets `decay` times the rate
+    of the one after it. Without `blocks` each layer is a block. Layers count in the order of
+    `model.layers`; those of a model inside the model count one by one, and weights that several
+    layers share belong to the first. Weights that a model has besides those of its layers, such
+    as embeddings of positions, count as a layer before these. Multipliers that were set before are
+    replaced.
+
+    Only what trains counts: blocks without weights, or with frozen ones only, are no step of
+    decay. Frozen weights get the multiplier of the next block towards the output that counts.
+    Where everything is frozen, all count. To train frozen layers later, call this before they are
+    frozen, or keep them with a schedule at 0.
+
+    Args:
+        model: A built Keras model.
+        decay: Ratio of neighbouring blocks' rates, a finite number >= 0. Usual are 0.65 to 0.95.
+        blocks: Which layers share a step: a function from a layer to a name of its block, or
+            None for a block of its own; or a regular expression that is searched in the layer's
+            name, where layers with the same first group, or the same match if there is no group,
+            are a block, and layers without a match are blocks of their own. A block stands where
+            its first layer stands. None makes each layer a block.
+        min_multiplier: Smallest multiplier, a finite number >= 0.
+
+    Raises:
+        TypeError: If `model` is no Keras model, a number is none, or `blocks` is something else.
+        ValueError: If the model has no weights yet, a number is negative or not finite, or
+            `blocks` is no regular expression or matches no layer.
+
+    Example:
+    >>> import keras, keras_norm
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, name="block1_a"),
+    ...     keras.layers.Dense(8, name="block1_b"), keras.layers.Dense(2, name="head")])
+    >>> keras_norm.layerwise_lr_decay(model, 0.5)
+    >>> [weight.lr_multiplier for weight in model.weights]
+    [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
+    >>> keras_norm.layerwise_lr_decay(model, 0.5, blocks=r"block(\d+)_")
+    >>> [weight.lr_multiplier for weight in model.weights]
+    [0.5, 0.5, 0.5, 0.5, 1.0, 1.0]
+
+    Reference:
+        Howard and Ruder, "Universal language model fine-tuning for text classification", 2018,
+        https://arxiv.org/abs/1801.06146, which calls it discriminative fine-tuning
+    """
+    multipliers.weights_of("model", "model", model, keras.Model)
+    decay = _number("decay", decay)
+    min_multiplier = _number("min_multiplier", min_multiplier)
+    seen: set[int] = set()
+    found: dict = {}
+    block_of, matched = _block_function(blocks)
+    for number, (layer, weights) in enumerate(_weights_by_layer(model)):
+        new = [weight for weight in weights if id(weight) not in seen]
+        seen.update(map(id, new))
+        if new:
+            key = None if layer is None else block_of(layer)
+            found.setdefault((number, None) if key is None else key, []).extend(new)
+    if isinstance(blocks, str) and not matched:
+        names = [layer.name for layer, weights in _weights_by_layer(model) if layer and weights]
+        raise ValueError(
+            f"Argument `blocks` must match the name of a layer. Received: blocks={blocks!r}; the "
+            f"layers with weights are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+        )
+    trained = {id(weight) for weight in model.trainable_weights}
+    counts = [any(id(weight) in trained for weight in weights) for weights in found.values()]
+    if not any(counts):
+        counts = [True] * len(counts)
+    # How many blocks that count follow each one.
+    after = [0, *itertools.accumulate(reversed(counts))]
+    for weights, follow in zip(reversed(found.values()), after[:-1], strict=True):
+        for weight in weights:
+            multipliers.set_multipliers(weight, lr=max(decay**follow, min_multiplier))
+
+
+def _number(name, value):
+    if multipliers.is_schedule(value):
+        raise TypeError(f"Argument `{name}` must be a number. Received: a schedule")
+    return multipliers.check(name, value)
+
+
+def _block_function(blocks):
+    """Returns a function from a layer to its block, and a list that fills with matches."""
+    matched: list = []
+    if blocks is None:
+        return (lambda layer: None), matched
+    if callable(blocks):
+        return blocks, matched
+    if not isinstance(blocks, str):
+        raise TypeError(
+            "Argument `blocks` must be a function of a layer, a regular expression or None. "
+            f"Received: {blocks!r} (of type {type(blocks).__name__})"
+        )
+    try:
+        pattern = re.compile(blocks)
+    except re.error as error:
+        raise ValueError(
+            f"Argument `blocks` must be a regular expression. Received: {blocks!r}: {error}"
+        ) from error
+
+    def block(layer):
+        match = pattern.search(layer.name)
+        if match is None:
+            return None
+        matched.append(match)
+        return match.group(1 if pattern.groups else 0)
+
+    return block, matched
+
+
+def _weights_by_layer(layer):
+    """Returns pairs of a layer and its weights; a model's own weights come first, with None."""
+    if not isinstance(layer, keras.Model):
+        return [(layer, layer.weights)]
+    found = [pair for child in layer.layers for pair in _weights_by_layer(child)]
+    known = {id(weight) for _, weights in found for weight in weights}
+    return [(None, [weight for weight in layer.weights if id(weight) not in known]), *found]

@@ -1,0 +1,89 @@
+"""A check that Keras calls what the views of an optimizer override.
+
+A hook that a version of Keras drops, renames or calls no more would be overridden for nothing: no
+L2 term, a frozen variable that moves. So the code of the optimizer's `apply` is followed from
+method to method. Nothing is computed, so that neither random state nor traces nor devices notice.
+"""
+
+import functools
+import inspect
+import types
+
+from keras_norm import _keras
+
+
+def check(optimizer):
+    """Checks that `apply` of an optimizer's class reaches everything that a view overrides.
+
+    Raises:
+        RuntimeError: If it does not; the message names Keras's version.
+    """
+    kind = type(optimizer)
+    reached = _reached(kind, "apply")
+    missing = [name for name in _keras.HOOKS if name not in reached]
+    # PyTorch updates many variables in one call, where the optimizer can.
+    if "update_step" in missing and reached.keys() & _keras.PARALLEL_HOOK.keys():
+        missing.remove("update_step")
+    missing += [name for name in _keras.OPTIMIZER if not _has(optimizer, name)]
+    if missing:
+        raise _keras.outdated(
+            f"`{kind.__name__}.apply` does not call, or its class no longer has, "
+            f"{', '.join(f'`{name}`' for name in dict.fromkeys(missing))}, by which "
+            "MultiplierOptimizer sets the learning rate, L2 and weight decay of a variable"
+        )
+
+
+def _has(optimizer, name):
+    # Averages exist in an optimizer that was built to have them.
+    return name == "_model_variables_moving_average" or hasattr(optimizer, name)
+
+
+def _reached(kind, start):
+    """Returns the names of the methods of a class that one method leads to."""
+    reached: dict[str, None] = {}
+    waiting = [start]
+    while waiting:
+        name = waiting.pop()
+        if name in reached:
+            continue
+        definitions = [vars(base)[name] for base in kind.__mro__ if name in vars(base)]
+        if definitions:
+            reached[name] = None
+        for definition in definitions:
+            names = _names(definition)
+            waiting += names
+            if "super" not in names and name not in names:
+                break  # the definitions of the parents are not called
+    return reached
+
+
+def _names(definition):
+    """Returns the names that a function, a property or what wraps one looks up."""
+    found: set[str] = set()
+    functions, seen = [definition], set()
+    while functions:
+        function = functions.pop()
+        if isinstance(function, property):
+            functions += [f for f in (function.fget, function.fset) if f is not None]
+        elif isinstance(function, (staticmethod, classmethod, types.MethodType)):
+            functions.append(function.__func__)
+        elif isinstance(function, functools.partial):
+            functions.append(function.func)
+        elif isinstance(function, types.FunctionType) and function not in seen:
+            seen.add(function)
+            found |= _names_of_code(function.__code__)
+            functions.append(inspect.unwrap(function))
+            functions += [c.cell_contents for c in function.__closure__ or () if _is_full(c)]
+    return found
+
+
+def _names_of_code(code):
+    nested = [_names_of_code(c) for c in code.co_consts if isinstance(c, types.CodeType)]
+    return set(code.co_names).union(*nested)
+
+
+def _is_full(cell):
+    try:
+        return callable(cell.cell_contents)
+    except ValueError:
+        return False
