@@ -184,8 +184,7 @@ class _Copier:
         if isinstance(x, keras.KerasTensor) and hasattr(new, "_keras_history"):
             layer, call, output = x._keras_history
             number = self.numbers.get((id(layer), call))
-            known = number is not None
-            place = (new._keras_history[0], number, output) if known else (None, 0, 0)
+            place = (None, 0, 0) if number is None else (new._keras_history[0], number, output)
             new._keras_history = type(x._keras_history)(*place)
         if isinstance(x, keras.Function):
             keys = (re.fullmatch(r"(\d+)(\D+)(\d+)", key).groups() for key in x._nodes)
