@@ -14,7 +14,9 @@ import keras_norm
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(keras_norm.__path__, "keras_norm.")
-    if not any(part in module.name.split(".") for part in ("tensorflow", "jax", "torch", "flax"))
+    if not any(
+        part in module.name.split(".") for part in ("tensorflow", "jax", "torch", "triton", "flax")
+    )
 ]
 
 
