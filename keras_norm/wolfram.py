@@ -103,7 +103,7 @@ def BatchNormalizationLayer(*pairs, **options):
         if len(given) > 1:
             raise ValueError(f"{function} takes '{given[0]}' or '{given[1]}', its older name")
         if given and not _is_automatic(values[given[0]]):
-            array = _name_value.vector(given[0], values[given[0]], low)
+            array = _name_value.vector(given[0], values[given[0]], low).ravel()
             arguments[f"{variable}_initializer"] = array
             sizes[given[0]] = array.size
     _name_value.check_sizes(function, sizes)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import numbers
 import reprlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from keras_norm import _name_value, _validation
 
@@ -36,22 +38,18 @@ def _one_of(*choices):
     return lambda name, value: _name_value.choice(name, value, choices)
 
 
-def _positive_integer(name, value):
-    if not _validation.is_integer(value) or value <= 0:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
-    return int(value)
-
-
 def _threshold(name, value):
-    if value == math.inf:
+    if isinstance(value, float) and value == math.inf:
         return math.inf
     return _validation.real(name, value, above=0.0)
 
 
 def _logical(name, value):
-    if value not in (0, 1):
-        raise ValueError(f"`{name}` must be true or false, 1 or 0. Received: {name}={value!r}")
-    return bool(value)
+    if isinstance(value, numbers.Real | np.bool_) and value in (0, 1):
+        return bool(value)
+    raise ValueError(
+        f"`{name}` must be true or false, 1 or 0. Received: {name}={_validation.shown(value)}"
+    )
 
 
 def _data(name, value):
@@ -102,9 +100,9 @@ _THRESHOLD_METHODS = {
 _COMMON_OPTIONS = {
     "LearnRateSchedule": Option("none", _one_of("none", "piecewise")),
     "LearnRateDropFactor": Option(0.1, _FRACTION),
-    "LearnRateDropPeriod": Option(10, _positive_integer),
-    "MaxEpochs": Option(30, _positive_integer),
-    "MiniBatchSize": Option(128, _positive_integer),
+    "LearnRateDropPeriod": Option(10, _name_value.positive_integer),
+    "MaxEpochs": Option(30, _name_value.positive_integer),
+    "MiniBatchSize": Option(128, _name_value.positive_integer),
     "Shuffle": Option("once", _one_of("once", "never", "every-epoch")),
     "L2Regularization": Option(1e-4, _number(low=0.0)),
     "GradientThreshold": Option(math.inf, _threshold),
