@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import itertools
+import sys
 
 import keras
 import numpy as np
@@ -101,7 +102,7 @@ def positive_integer(name, value, otherwise=""):
         ValueError: If it is no positive integer; the message goes on with `otherwise`.
     """
     is_whole = _validation.is_integer(value) or _validation.is_whole_float(value)
-    if is_whole and value > 0:
+    if is_whole and 0 < value <= sys.maxsize:
         return int(value)
     otherwise = otherwise if otherwise.startswith(",") or not otherwise else f" {otherwise}"
     raise ValueError(

@@ -1,12 +1,19 @@
 """The layers that MATLAB's functions return: ours, with MATLAB's properties as attributes."""
 
+import copy
+
 import keras
 
 from keras_norm import _name_value, layers
+from keras_norm.layers.normalization import Normalization
 from keras_norm.matlab import assignment, property_table
 
 
-class Properties:
+def _constant(value):
+    return lambda layer: copy.copy(value)
+
+
+class Properties(Normalization):
     """MATLAB's properties as attributes of a layer, which can be read and set.
 
     Other names that start with an upper-case letter, as MATLAB's properties do, are refused.
@@ -19,7 +26,7 @@ class Properties:
         for name, entry in table.items():
             setattr(cls, name, property(entry.read))
         for name, value in property_table.READ_ONLY.items():
-            setattr(cls, name, property(lambda layer, value=value: value))
+            setattr(cls, name, property(_constant(value)))
 
     def __setattr__(self, name, value):
         """Sets a property or another attribute."""

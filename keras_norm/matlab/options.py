@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_norm import _name_value, _validation
+from keras_norm.matlab.rmsprop import MatlabRMSprop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +22,11 @@ class Option:
         default: The value that MATLAB gives it.
         check: From the option's name and a value to the value, checked.
         argument: The argument of the Keras optimizer that it is, if it is one.
-        convert: From the option's value to the argument's.
     """
 
     default: Any
     check: Callable[[str, Any], Any]
     argument: str | None = None
-    convert: Callable[[Any], Any] = lambda value: value
 
 
 def _number(**limits):
@@ -72,7 +71,6 @@ def _rate(default):
     return {"InitialLearnRate": Option(default, _number(above=0.0), "learning_rate")}
 
 
-# What MATLAB adds to the root, Keras's RMSprop adds under it. (Its Adam does as MATLAB's.)
 _SOLVER_OPTIONS = {
     "sgdm": {**_rate(0.01), "Momentum": Option(0.9, _FRACTION, "momentum")},
     "adam": {
@@ -84,13 +82,13 @@ _SOLVER_OPTIONS = {
     "rmsprop": {
         **_rate(0.001),
         "SquaredGradientDecayFactor": Option(0.9, _DECAY, "rho"),
-        "Epsilon": Option(1e-8, _number(above=0.0), "epsilon", lambda epsilon: epsilon**2),
+        "Epsilon": Option(1e-8, _number(above=0.0), "epsilon"),
     },
 }
 _OPTIMIZERS = {
     "sgdm": keras.optimizers.SGD,
     "adam": keras.optimizers.Adam,
-    "rmsprop": keras.optimizers.RMSprop,
+    "rmsprop": MatlabRMSprop,
 }
 _THRESHOLD_METHODS = {
     "l2norm": "clipnorm",
@@ -146,7 +144,7 @@ class TrainingOptions:
     def optimizer(self):
         """Returns the Keras optimizer that the options describe."""
         arguments = {
-            option.argument: option.convert(getattr(self, name))
+            option.argument: getattr(self, name)
             for name, option in _SOLVER_OPTIONS[self.SolverName].items()
         }
         if self.GradientThreshold < math.inf:
