@@ -269,7 +269,7 @@ def table_of(layer):
     if table is None:
         raise TypeError(
             "Argument `layer` must be a batch, layer, group or instance normalization of "
-            f"keras_norm. Received: {layer!r} (of type {type(layer).__name__})"
+            f"keras_norm. Received: {_validation.shown(layer)} (of type {type(layer).__name__})"
         )
     return table
 
