@@ -213,7 +213,7 @@ def _check_sizes(inputs):
     except ValueError:  # rows of different lengths in one of them
         sizes = set()
     if len(sizes) != 1:
-        described = _validation.shown(sorted(sizes)) if sizes else "none, or lists of no one size"
+        described = ", ".join(sorted(map(str, sizes))) if sizes else "none, or lists of no one size"
         raise ValueError(
             "A list must hold inputs of one size. "
             f"Received: {len(inputs)} inputs, of sizes {described}"
