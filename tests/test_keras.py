@@ -18,7 +18,12 @@ OTHERS = {
     *("_field_defaults", "_fields", "_replace", "_asdict", "_make"),
 }
 LISTED = (
-    _keras.OPTIMIZER | _keras.OPTIMIZER_OF_BACKEND | _keras.MODEL | _keras.LAYER | _keras.TENSOR
+    _keras.OPTIMIZER
+    | _keras.OPTIMIZER_OF_BACKEND
+    | _keras.RMSPROP
+    | _keras.MODEL
+    | _keras.LAYER
+    | _keras.TENSOR
 )
 
 

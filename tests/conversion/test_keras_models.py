@@ -306,7 +306,7 @@ def test_our_spellings_become_keras_ones():
         keras_norm.GroupNormalization("all-channels", beta_initializer=np.ones((1, 1, 6))),
         keras_norm.LayerNormalization(axis=[1, -1], gamma_initializer=lambda n: np.full(n, 2.0)),
         keras_norm.BatchNormalization(axis=1, variance_momentum=0.9),
-        matlab.layerNormalizationLayer(),
+        matlab.layerNormalizationLayer(OperationDimension="auto"),
         wolfram.BatchNormalizationLayer(Interleaving=True),
     ):
         model = models.shake(one(layer))
