@@ -68,6 +68,17 @@ def tests(session, backend, keras):
     session.run("pytest", *arguments, env=environment(session, backend))
 
 
+@nox.session(default=False)
+@nox.parametrize("backend", list(BACKENDS))
+def nightly(session, backend):
+    """Runs the tests on the nightly build of Keras."""
+    install(session, *BACKENDS[backend], *TEST_TOOLS, *EXPORT_TOOLS)
+    # Both are called `keras`: the one goes before the other comes.
+    session.run("python", "-m", "pip", "uninstall", "-q", "-y", "keras", "keras-nightly")
+    session.install("keras-nightly")
+    session.run("pytest", *(session.posargs or ["-n", "2"]), env=environment(session, backend))
+
+
 # What goes with the tested PyTorch, whose builds for the CPU do not need it.
 TRITON = "triton==3.7.1"
 

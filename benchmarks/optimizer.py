@@ -3,7 +3,8 @@
     KERAS_BACKEND=torch python benchmarks/optimizer.py [--steps 200]
 
 Times one step of the same model under the bare inner optimizer and under `MultiplierOptimizer`,
-with 10 variables at multipliers of their own, and with an L2 factor besides. The steps are
+with 10 variables at multipliers of their own, with an L2 factor besides, and with those 10 by a
+schedule. The steps are
 interleaved, in an order that turns around each time, so that what slows the machine down slows
 all alike; the ratio is the median of the ratios of neighbouring steps.
 """
@@ -20,12 +21,12 @@ from keras_norm.optimizers import MultiplierOptimizer
 LAYERS, WIDTH, BATCH = 100, 64, 64
 
 
-def make_model(optimizer):
+def make_model(optimizer, multiplier=None):
     model = keras.Sequential(
         [keras.Input((WIDTH,)), *(keras.layers.Dense(WIDTH, "tanh") for _ in range(LAYERS))]
     )
     for i, variable in enumerate(model.trainable_variables[::20]):
-        keras_norm.set_multipliers(variable, lr=0.1 if i % 2 else 3.0)
+        keras_norm.set_multipliers(variable, lr=multiplier or (0.1 if i % 2 else 3.0))
     model.compile(optimizer, "mse")
     return model
 
@@ -47,6 +48,10 @@ def main(steps):
         "bare": make_model(keras.optimizers.Adam(1e-3)),
         "multipliers": make_model(MultiplierOptimizer(keras.optimizers.Adam(1e-3))),
         "and l2": make_model(MultiplierOptimizer(keras.optimizers.Adam(1e-3), l2=1e-4)),
+        "10 schedules": make_model(
+            MultiplierOptimizer(keras.optimizers.Adam(1e-3)),
+            keras.optimizers.schedules.PiecewiseConstantDecay([10], [0.0, 1.0]),
+        ),
     }
     variables = len(models["bare"].trainable_variables)
     times = {name: [] for name in models}

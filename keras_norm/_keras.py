@@ -33,6 +33,9 @@ OPTIMIZER = HOOKS | {
 OPTIMIZER_OF_BACKEND = PARALLEL_HOOK | {
     "_distribution_strategy": "how many replicas share a penalty on TensorFlow",
 }
+RMSPROP = {
+    "_velocities": "moving averages of the squared gradients, for MATLAB's place of epsilon",
+}
 MODEL = {
     "_compile_config": "whether and how a model was compiled",
     "_compile_loss": "left out of copies",

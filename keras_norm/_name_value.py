@@ -1,13 +1,17 @@
 """What the MATLAB and Wolfram spellings share: properties as names and values, and vectors."""
 
+import contextlib
 import difflib
 import itertools
+import sys
 
 import keras
 import numpy as np
 
+from keras_norm import _validation
 
-def collect(owner, names, pairs, keywords):
+
+def collect(owner, names, pairs, keywords, refused=()):
     """Returns the properties that a call was given, as a dictionary from names to values.
 
     As in MATLAB, upper and lower case are the same in names.
@@ -17,24 +21,27 @@ def collect(owner, names, pairs, keywords):
         names: All names that it takes.
         pairs: Its positional arguments: name, value, name, value, ...
         keywords: Its keyword arguments.
+        refused: Dictionary from the names of properties that it does not take to the reasons.
 
     Raises:
         TypeError: If something else stands where a name should.
-        ValueError: If a name has no value, is unknown or is given twice.
+        ValueError: If a name has no value, is unknown, refused or given twice.
     """
     if len(pairs) % 2:
         raise ValueError(
             f"{owner} takes pairs of a property's name and its value. Received: an odd number of "
-            f"arguments ({len(pairs)}), the last of which is {pairs[-1]!r}"
+            f"arguments ({len(pairs)}), the last of which is {_validation.shown(pairs[-1])}"
         )
     values = {}
     for given, value in [*zip(pairs[::2], pairs[1::2], strict=True), *keywords.items()]:
         if not isinstance(given, str):
             raise TypeError(
                 f"{owner} takes pairs of a property's name and its value. "
-                f"Received: {given!r} where a name should be"
+                f"Received: {_validation.shown(given)} where a name should be"
             )
-        name = next((name for name in names if name.casefold() == given.casefold()), None)
+        name = find([*names, *refused], given)
+        if name in refused:
+            raise ValueError(f"The property '{name}' of {owner} {refused[name]}")
         if name is None:
             raise ValueError(
                 f"{owner} has no property {given!r}.{hint(given, names)} "
@@ -44,6 +51,11 @@ def collect(owner, names, pairs, keywords):
             raise ValueError(f"{owner} takes each property once. Received: {name!r} twice")
         values[name] = value
     return values
+
+
+def find(names, given):
+    """Returns the name that is the given one but for upper and lower case, or None."""
+    return next((name for name in names if name.casefold() == given.casefold()), None)
 
 
 def hint(given, names):
@@ -79,11 +91,47 @@ def choice(name, value, choices):
         return value
     meant = hint(value, choices) if isinstance(value, str) else ""
     accepted = ", ".join(map(repr, choices))
-    raise ValueError(f"`{name}` must be one of {accepted}. Received: {name}={value!r}.{meant}")
+    shown = _validation.shown(value)
+    raise ValueError(f"`{name}` must be one of {accepted}. Received: {name}={shown}.{meant}")
+
+
+def positive_integer(name, value, otherwise=""):
+    """Returns `value` as an int; a float that is whole, as MATLAB's numbers are, counts.
+
+    Raises:
+        ValueError: If it is no positive integer; the message goes on with `otherwise`.
+    """
+    is_whole = _validation.is_integer(value) or _validation.is_whole_float(value)
+    if is_whole and 0 < value <= sys.maxsize:
+        return int(value)
+    otherwise = otherwise if otherwise.startswith(",") or not otherwise else f" {otherwise}"
+    raise ValueError(
+        f"`{name}` must be a positive integer{otherwise}. "
+        f"Received: {name}={_validation.shown(value)}"
+    )
+
+
+@contextlib.contextmanager
+def renamed(names):
+    """Gives an error that is raised inside the names that the user typed.
+
+    Args:
+        names: Dictionary from the names of our arguments to those names.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        for argument, name in names.items():
+            message = message.replace(f"`{argument}`", f"`{name}`")
+            message = message.replace(f" {argument}=", f" {name}=")
+        if message == str(error):
+            raise
+        raise type(error)(message) from error
 
 
 def vector(name, values, low=-np.inf):
-    """Returns values, one for each channel, as a flat array.
+    """Returns values, one for each channel, as an array of floats in the size that they have.
 
     Args:
         name: The property's name, for messages.
@@ -103,12 +151,15 @@ def vector(name, values, low=-np.inf):
     if array.dtype.kind not in "iuf" or sum(size > 1 for size in array.shape) > 1:
         raise ValueError(
             f"`{name}` must hold one number for each channel: a vector, or an array of a size "
-            f"such as 1-by-1-by-C. Received: {name}={values!r}"
+            f"such as 1-by-1-by-C. Received: {name}={_validation.shown(values)}"
         )
     if not np.all(np.isfinite(array)) or np.any(array < low):
         least = f" >= {low:g}" if np.isfinite(low) else ""
-        raise ValueError(f"`{name}` must hold finite numbers{least}. Received: {name}={values!r}")
-    return array.reshape(-1).astype(float)
+        raise ValueError(
+            f"`{name}` must hold finite numbers{least}. "
+            f"Received: {name}={_validation.shown(values)}"
+        )
+    return np.atleast_1d(array).astype(float)
 
 
 def check_sizes(owner, sizes):

@@ -14,14 +14,17 @@ class LogLearningRates(keras.callbacks.Callback):
     """Writes the learning rates of a `MultiplierOptimizer` into the logs, at the end of each epoch.
 
     A group of variables has one entry, `learning_rate/<name>`: the learning rate times the
-    multiplier, as both are then. What a pattern of `lr_multipliers` matches is a group, and the
-    pattern is its name; of the other variables each layer is one, under its name. Layers of the
-    same name go by their paths, and a layer whose weights have several rates has an entry for
-    each weight. Callbacks that read the logs, such as `CSVLogger` and `TensorBoard`, belong behind
-    this one; `History` always is.
+    multiplier at that time. The variables that match a pattern of `lr_multipliers` are a group
+    named by the pattern. Each layer is a group of its other variables, named by the layer. Layers
+    of equal names are named by their paths. A layer whose weights have several rates has an entry
+    for each weight. List callbacks that read the logs, such as `CSVLogger` and `TensorBoard`,
+    after this one.
+
+    Args:
+        None.
 
     Raises:
-        TypeError: When `fit` begins, if the model's optimizer is no `MultiplierOptimizer`, nor a
+        TypeError: When `fit` begins, if the model's optimizer is not a `MultiplierOptimizer` or a
             `LossScaleOptimizer` around one.
 
     Example:
@@ -34,6 +37,10 @@ class LogLearningRates(keras.callbacks.Callback):
     >>> history = model.fit(np.ones((4, 1)), np.ones((4, 1)), callbacks=[callback], verbose=0)
     >>> history.history["learning_rate/head"]
     [0.25]
+
+    Reference:
+        Howard and Ruder, "Universal language model fine-tuning for text classification", 2018,
+        https://arxiv.org/abs/1801.06146, on learning rates by layer
     """
 
     def on_train_begin(self, logs=None):

@@ -16,7 +16,12 @@ _ARRAYS = (
     (("MovingVariance",), "moving_variance", 0.0),
 )
 _VARIABLES = {name: variable for names, variable, _ in _ARRAYS for name in names}
-_PARAMETERS = ("Epsilon", "Momentum", "Interleaving", "Input")
+_PARAMETERS = ("Epsilon", "Momentum", "Interleaving", "Input", "Output")
+_NAMES = (*_VARIABLES, *_PARAMETERS)
+# Wolfram's names of the layer's arguments.
+_ARGUMENTS = {"epsilon": "Epsilon", "momentum": "Momentum"} | {
+    f"{variable}_initializer": names[0] for names, variable, _ in _ARRAYS
+}
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -27,9 +32,21 @@ class AppliedBatchNormalization(layers.BatchNormalization):
     a list of inputs a list of outputs. Arguments are those of `BatchNormalization`.
     """
 
+    def build(self, input_shape):
+        """Creates the variables; errors have Wolfram's names of the arrays."""
+        with _name_value.renamed(_ARGUMENTS):
+            super().build(input_shape)
+
     def __call__(self, inputs, *args, **kwargs):
         """Returns the outputs for a batch, one input or a list of inputs."""
         if isinstance(inputs, (list, tuple)):
+            _check_sizes(inputs)
+            if not self.built and np.ndim(inputs[0]) == 0:
+                raise ValueError(
+                    f"The size of an input of {self._described} is not known yet, so numbers in a "
+                    "list are not known to be one input. Give it: "
+                    f"BatchNormalizationLayer(Input={len(inputs)})"
+                )
             inputs = keras.ops.stack(inputs)
             outputs = self(inputs, *args, **kwargs)
             is_one = self.built and len(inputs.shape) < self.input_spec.ndim
@@ -63,8 +80,9 @@ def BatchNormalizationLayer(*pairs, **options):
             Momentum: Number in [0, 1]. Default: 0.9.
             Interleaving: False, the default, for channels as the first axis of an input; True for
             the last one.
-            Input: Size of an input without the batch, an integer or a list; the layer is then
-            built at once. Default: "Automatic", when it is first called.
+            Input, Output: Size of an input without the batch, an integer or a list, which is the
+            size of an output; the layer is then built at once. Default: "Automatic", when it is
+            first called.
 
     Returns:
         A `keras_norm.BatchNormalization`.
@@ -88,26 +106,25 @@ def BatchNormalizationLayer(*pairs, **options):
         https://reference.wolfram.com/language/ref/BatchNormalizationLayer.html
     """
     function = "BatchNormalizationLayer"
-    names = (*_VARIABLES, *_PARAMETERS)
-    values = _name_value.collect(function, names, pairs, options)
+    values = _name_value.collect(function, _NAMES, pairs, options)
     arguments = {
         "axis": -1 if _interleaving(values.get("Interleaving", False)) else 1,
         "epsilon": _validation.real("Epsilon", values.get("Epsilon", 0.001), above=0.0),
         "momentum": _validation.real("Momentum", values.get("Momentum", 0.9), low=0.0, high=1.0),
     }
-    size = values.get("Input", AUTOMATIC)
-    size = None if _is_automatic(size) else _input_size(size)
-    sizes = {} if size is None else {"Input": size[-1 if arguments["axis"] == -1 else 0]}
+    size, port = _size_of_an_input(values)
+    sizes = {} if size is None else {port: size[-1 if arguments["axis"] == -1 else 0]}
     for aliases, variable, low in _ARRAYS:
         given = [name for name in aliases if name in values]
         if len(given) > 1:
             raise ValueError(f"{function} takes '{given[0]}' or '{given[1]}', its older name")
         if given and not _is_automatic(values[given[0]]):
-            array = _name_value.vector(given[0], values[given[0]], low)
+            array = _name_value.vector(given[0], values[given[0]], low).ravel()
             arguments[f"{variable}_initializer"] = array
             sizes[given[0]] = array.size
     _name_value.check_sizes(function, sizes)
-    layer = AppliedBatchNormalization(**arguments)
+    with _name_value.renamed(_ARGUMENTS):
+        layer = AppliedBatchNormalization(**arguments)
     if size is not None:
         layer.build((None, *size))
     return layer
@@ -117,15 +134,20 @@ def NetExtract(layer, name):
     """Returns an array or option of a batch normalization under Wolfram's name.
 
     Args:
-        layer: A `keras_norm.BatchNormalization`, made by `BatchNormalizationLayer` or otherwise.
-        name: An option of `BatchNormalizationLayer`.
+        layer: A `keras_norm.BatchNormalization`, made by `BatchNormalizationLayer` or otherwise;
+            or a Keras model that has one.
+        name: An option of `BatchNormalizationLayer`, as in Wolfram: upper and lower case differ
+            in nothing. For a model, a list of the layer's position, counted from 1 (from -1 at
+            the end), or name, and the option: `[2, "Gamma"]`. A list without the option is for
+            the layer itself; in nested models it has a position or name for each level.
 
     Returns:
-        A NumPy array, a number, or for "Input" a list; "Automatic" for what is not known yet.
+        A NumPy array, a number, or for "Input" and "Output" a list; "Automatic" for what is not
+        known yet.
 
     Raises:
         TypeError: If the layer is no batch normalization of keras_norm.
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, or the model has no such layer.
 
     Example:
     >>> from keras_norm.wolfram import BatchNormalizationLayer, NetExtract
@@ -136,12 +158,21 @@ def NetExtract(layer, name):
     Reference:
         https://reference.wolfram.com/language/ref/NetExtract.html
     """
+    if isinstance(layer, keras.Model):
+        first, *rest = name if isinstance(name, (list, tuple)) and name else [name]
+        part = _part(layer, first)
+        return NetExtract(part, rest if len(rest) > 1 else rest[0]) if rest else part
     if not isinstance(layer, layers.BatchNormalization):
         raise TypeError(
-            "Argument `layer` must be a keras_norm.BatchNormalization. "
-            f"Received: {layer!r} (of type {type(layer).__name__})"
+            "Argument `layer` must be a keras_norm.BatchNormalization, or a Keras model with "
+            f"NetExtract(model, [2, 'Gamma']). Received: {_validation.shown(layer)} "
+            f"(of type {type(layer).__name__})"
         )
-    _name_value.choice("name", name, (*_VARIABLES, *_PARAMETERS))
+    if isinstance(name, (list, tuple)) and len(name) == 1:
+        (name,) = name
+    if isinstance(name, str):
+        name = _name_value.find(_NAMES, name) or name
+    _name_value.choice("name", name, _NAMES)
     if name in _VARIABLES:
         variable = getattr(layer, _VARIABLES[name])
         if variable is not None:
@@ -149,11 +180,44 @@ def NetExtract(layer, name):
         initializer = getattr(layer, f"{_VARIABLES[name]}_initializer")
         given = isinstance(initializer, keras.initializers.Constant)
         return np.array(initializer.value) if given else AUTOMATIC
-    if name == "Input":
+    if name in ("Input", "Output"):
         return list(layer.get_build_config()["input_shape"][1:]) if layer.built else AUTOMATIC
     if name == "Interleaving":
         return layer.axis == -1
     return {"Epsilon": layer.epsilon, "Momentum": layer.momentum}[name]
+
+
+def _part(net, place):
+    """Returns the layer of a model at a position, counted from 1, or with a name."""
+    parts = [part for part in net.layers if not isinstance(part, keras.layers.InputLayer)]
+    if isinstance(place, str):
+        found = [part for part in parts if part.name == place]
+        if found:
+            return found[0]
+        hint = _name_value.hint(place, [part.name for part in parts])
+    else:
+        hint = ""
+        if _validation.is_integer(place) and 1 <= abs(place) <= len(parts):
+            return parts[place - 1 if place > 0 else place]
+    raise ValueError(
+        f"Model '{net.name}' has layers at positions 1 to {len(parts)}, as in "
+        f"NetExtract(model, [1, 'Gamma']). Received: {_validation.shown(place)}, which is neither "
+        f"a position nor a layer's name.{hint}"
+    )
+
+
+def _check_sizes(inputs):
+    """Checks that a list holds inputs of one size, or numbers."""
+    try:
+        sizes = {tuple(np.shape(one)) for one in inputs}
+    except ValueError:  # rows of different lengths in one of them
+        sizes = set()
+    if len(sizes) != 1:
+        described = ", ".join(sorted(map(str, sizes))) if sizes else "none, or lists of no one size"
+        raise ValueError(
+            "A list must hold inputs of one size. "
+            f"Received: {len(inputs)} inputs, of sizes {described}"
+        )
 
 
 def _is_automatic(value):
@@ -162,15 +226,34 @@ def _is_automatic(value):
 
 def _interleaving(value):
     if not isinstance(value, bool):
-        raise TypeError(f"`Interleaving` must be True or False. Received: Interleaving={value!r}")
+        raise TypeError(
+            "`Interleaving` must be True or False. "
+            f"Received: Interleaving={_validation.shown(value)}"
+        )
     return value
 
 
-def _input_size(value):
+def _size_of_an_input(values):
+    """Returns the size of an input, None if it is left open, and the option that gives it."""
+    given = {
+        port: _checked_size(port, values[port])
+        for port in ("Input", "Output")
+        if port in values and not _is_automatic(values[port])
+    }
+    sizes = list(given.values())
+    if len(sizes) == 2 and sizes[0] != sizes[1]:
+        raise ValueError(
+            "`Output` must be the size of `Input`, or be left out. "
+            f"Received: Input={sizes[0]}, Output={sizes[1]}"
+        )
+    return next(((size, port) for port, size in given.items()), (None, None))
+
+
+def _checked_size(port, value):
     sizes = list(value) if isinstance(value, (list, tuple)) else [value]
     if not sizes or not all(_validation.is_integer(size) and size > 0 for size in sizes):
         raise ValueError(
-            "`Input` must be a positive integer, or a list of them, for the size of one input. "
-            f"Received: Input={value!r}"
+            f"`{port}` must be a positive integer, or a list of them, for the size of one input. "
+            f"Received: {port}={_validation.shown(value)}"
         )
     return sizes

@@ -102,6 +102,46 @@ def test_bad_layerwise_lr_decay():
         keras_norm.layerwise_lr_decay(model.layers[0], 0.5)
 
 
+def test_layerwise_lr_decay_by_blocks():
+    names = ["stem", "block1_a", "block1_b", "block2_a", "head"]
+    model = keras.Sequential([keras.Input((2,)), *(keras.layers.Dense(2, name=n) for n in names)])
+
+    def rates(*args, **kwargs):
+        keras_norm.layerwise_lr_decay(model, 0.5, *args, **kwargs)
+        return [lr_of(layer)[0] for layer in model.layers]
+
+    assert rates(r"block(\d)") == [0.125, 0.25, 0.25, 0.5, 1.0]
+    assert rates("block", min_multiplier=0.3) == [0.3, 0.5, 0.5, 0.5, 1.0]
+    assert rates(lambda layer: layer.name[-1] == "a" or None) == [0.125, 0.25, 0.5, 0.25, 1.0]
+    model.layers[-1].trainable = False
+    assert rates() == [0.125, 0.25, 0.5, 1.0, 1.0]
+    with pytest.raises(
+        ValueError, match=r"`blocks` must match the name of a layer.*stem, block1_a"
+    ):
+        rates("stage")
+    with pytest.raises(TypeError, match="`blocks` must be a function"):
+        rates(3)
+
+
+def test_exclude_norms_and_biases():
+    layers = [
+        keras.layers.SpectralNormalization(keras.layers.Dense(3)),
+        keras.layers.LayerNormalization(),
+        keras_norm.BatchNormalization(),
+    ]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    layers[1].trainable = False
+    excluded = keras_norm.exclude_norms_and_biases(model)
+    assert sorted(v.name for v in excluded) == ["beta", "beta", "bias", "gamma", "gamma"]
+    assert all(v.weight_decay_multiplier == v.l2_multiplier == 0.0 for v in excluded)
+    assert multipliers.of(layers[0].layer.kernel, multipliers.WEIGHT_DECAY) == 1.0
+
+
+def test_a_number_too_large_names_the_argument():
+    with pytest.raises(ValueError, match="`lr` must be a finite number >= 0"):
+        keras_norm.set_multipliers(keras.Variable(1.0), lr=10**400)
+
+
 def test_the_examples_run():
     for module in (multipliers, layerwise):
         result = doctest.testmod(module)

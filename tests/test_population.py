@@ -587,7 +587,8 @@ def test_steps_are_compiled_once_unless_the_model_runs_eagerly(run_eagerly):
             return x
 
     model = sequential(BatchNormalization(), Counting(), shape=(3,))
-    model.compile(run_eagerly=run_eagerly)
+    model.compile()
+    model.run_eagerly = run_eagerly
     for _ in range(2):
         del calls[:]
         update(model, data(40, 3), batch_size=4)

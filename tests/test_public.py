@@ -10,11 +10,12 @@ import pytest
 
 import keras_norm
 
+FRAMEWORKS = {"tensorflow", "jax", "torch", "triton", "flax"}
 # Modules that import a framework belong to that framework's process.
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(keras_norm.__path__, "keras_norm.")
-    if not any(part in module.name.split(".") for part in ("tensorflow", "jax", "torch", "flax"))
+    if not FRAMEWORKS.intersection(module.name.split("."))
 ]
 
 

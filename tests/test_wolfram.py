@@ -110,6 +110,12 @@ def test_in_a_model_and_a_file(tmp_path):
         ((), {"MovingMean": [np.inf]}, "`MovingMean` must hold finite numbers"),
         ((), {"Interleaving": 1}, "`Interleaving` must be True or False"),
         ((), {"Input": 0}, "`Input` must be a positive integer"),
+        ((), {"Output": 0}, "`Output` must be a positive integer"),
+        ((), {"Input": 2, "Output": 3}, r"Received: Input=\[2\], Output=\[3\]"),
+        ((), {"Epsilon": 10**400}, "`Epsilon` must be a finite number > 0"),
+        ((), {"Epsilon": 1e-50}, "`Epsilon` must be at least"),
+        ((), {"Gamma": np.ones((50, 100))}, r"`Gamma` .*array of shape \(50, 100\)"),
+        ((), {"Gamma": [[1], [2, 3]]}, "`Gamma` must hold one number for each channel"),
         ((), {"Input": []}, "`Input` must be a positive integer"),
         ((), {"Input": [2, 3], "Beta": [1, 2, 3]}, "Received: Input for 2, Beta for 3"),
         ((), {"Input": [2, 3], "Beta": [1, 2], "Interleaving": True}, "Input for 3, Beta for 2"),
@@ -126,3 +132,43 @@ def test_bad_names_and_layers():
         NetExtract(BatchNormalizationLayer(), "MovingMeans")
     with pytest.raises(TypeError, match=r"must be a keras_norm\.BatchNormalization"):
         NetExtract(keras.layers.Dense(1), "Beta")
+
+
+def test_parts_of_models():
+    inner = keras.Sequential([keras.Input((2, 4)), BatchNormalizationLayer()], name="inner")
+    net = keras.Sequential([keras.Input((2, 4)), BatchNormalizationLayer(Gamma=[5, 6]), inner])
+    name = net.layers[0].name
+    for place in (1, -2, name):
+        assert NetExtract(net, [place, "Gamma"]).tolist() == [5, 6]
+    assert NetExtract(net, 1) is net.layers[0]
+    assert NetExtract(net, ["inner", 1, "Biases"]).tolist() == [0, 0]
+    assert NetExtract(net, (2, -1, "Output")) == [2, 4]
+    for place in (0, 3, "inne", [], None, np.array([1, 2])):
+        with pytest.raises(ValueError, match="has layers at positions 1 to 2"):
+            NetExtract(net, [place, "Gamma"])
+    with pytest.raises(ValueError, match="Did you mean 'inner'"):
+        NetExtract(net, ["inne", "Gamma"])
+
+
+def test_both_functions_take_the_same_names():
+    layer = BatchNormalizationLayer(epsilon=0.5, GAMMA=[2, 3], output=[2, 3])
+    assert NetExtract(layer, "epsilon") == 0.5
+    assert NetExtract(layer, "gamma").tolist() == [2, 3]
+    assert NetExtract(layer, "output") == NetExtract(layer, "INPUT") == [2, 3]
+
+
+@pytest.mark.parametrize("options", [{}, {"Input": 2}])
+@pytest.mark.parametrize("inputs", [[[1.0, 2.0], [3.0]], [[[1.0], [2.0, 3.0]]], []])
+def test_ragged_lists(options, inputs):
+    with pytest.raises(ValueError, match="A list must hold inputs of one size"):
+        BatchNormalizationLayer(**options)(inputs)
+
+
+def test_one_input_before_its_size_is_known():
+    with pytest.raises(ValueError, match=r"not known yet.*BatchNormalizationLayer\(Input=2\)"):
+        BatchNormalizationLayer()([1.0, 2.0])
+
+
+def test_errors_at_build_have_wolframs_names():
+    with pytest.raises(ValueError, match="`Scaling` of layer"):
+        BatchNormalizationLayer(Scaling=[1, 2]).build((None, 3, 4))

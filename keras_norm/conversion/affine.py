@@ -31,7 +31,7 @@ class Folding:
 
     def rest(self):
         """Returns the layer without its map, and pairs of variables that both have: none."""
-        without = {"center": False, "scale": False}
+        without: dict[str, Any] = {"center": False, "scale": False}
         if "gamma_offset" in (config := self.layer.get_config()):
             without["gamma_offset"] = 0.0
         new = type(self.layer).from_config(config | without)

@@ -184,8 +184,7 @@ class _Copier:
         if isinstance(x, keras.KerasTensor) and hasattr(new, "_keras_history"):
             layer, call, output = x._keras_history
             number = self.numbers.get((id(layer), call))
-            known = number is not None
-            place = (new._keras_history[0], number, output) if known else (None, 0, 0)
+            place = (None, 0, 0) if number is None else (new._keras_history[0], number, output)
             new._keras_history = type(x._keras_history)(*place)
         if isinstance(x, keras.Function):
             keys = (re.fullmatch(r"(\d+)(\D+)(\d+)", key).groups() for key in x._nodes)
@@ -197,8 +196,8 @@ class _Copier:
         if is_tracker(x):
             new.stored_ids = {name: {id(v) for v in held} for name, (_, held) in new.config.items()}
         if isinstance(x, keras.optimizers.Optimizer) and x.built:
-            known = enumerate(new._trainable_variables)
-            new._trainable_variables_indices = {new._var_key(v): i for i, v in known}
+            variables = enumerate(new._trainable_variables)
+            new._trainable_variables_indices = {new._var_key(v): i for i, v in variables}
         if "_torch_params" in attributes(new).get("_modules", ()):
             new._track_variables()
 

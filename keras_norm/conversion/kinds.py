@@ -75,7 +75,10 @@ KINDS = (
         flax={"BatchNorm": flax_modules.from_batch_norm},
         matlab="batchNormalizationLayer",
         folding=affine.of_statistics,
-        variants=("keras_norm.wolfram.AppliedBatchNormalization",),
+        variants=(
+            "keras_norm.wolfram.AppliedBatchNormalization",
+            "keras_norm.matlab.layer_classes.BatchNormalizationLayer",
+        ),
     ),
     Kind(
         layer=layers.LayerNormalization,
@@ -89,7 +92,7 @@ KINDS = (
         folding=affine.of_parameters,
         variants=(
             f"{unmasked.__name__}.UnmaskedLayerNormalization",
-            "keras_norm.matlab.operation_dimension.LayerNormalizationLayer",
+            "keras_norm.matlab.layer_classes.LayerNormalizationLayer",
         ),
     ),
     Kind(
@@ -102,7 +105,10 @@ KINDS = (
         flax={"GroupNorm": flax_modules.from_group_norm},
         matlab="groupNormalizationLayer",
         folding=affine.of_parameters,
-        variants=(f"{unmasked.__name__}.UnmaskedGroupNormalization",),
+        variants=(
+            f"{unmasked.__name__}.UnmaskedGroupNormalization",
+            "keras_norm.matlab.layer_classes.GroupNormalizationLayer",
+        ),
     ),
     Kind(
         layer=layers.InstanceNormalization,
@@ -118,6 +124,7 @@ KINDS = (
         flax={"InstanceNorm": flax_modules.from_instance_norm},
         matlab="instanceNormalizationLayer",
         folding=affine.of_parameters,
+        variants=("keras_norm.matlab.layer_classes.InstanceNormalizationLayer",),
     ),
     Kind(
         layer=layers.RMSNormalization,

@@ -30,4 +30,7 @@ class UnmaskedGroupNormalization(Unmasked, GroupNormalization):  # type: ignore[
 
 @keras.saving.register_keras_serializable("keras_norm")
 class UnmaskedRMSNormalization(Unmasked, RMSNormalization):  # type: ignore[misc]
-    """`RMSNormalization` that passes a mask on and does not use it."""
+    """`RMSNormalization` that ends a mask and does not use it, as Keras's layer."""
+
+    def compute_mask(self, inputs, previous_mask):
+        """Returns None: what follows sees no mask."""

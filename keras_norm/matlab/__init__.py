@@ -9,6 +9,7 @@ from keras_norm.matlab.factors import (
 from keras_norm.matlab.layers import (
     batchNormalizationLayer,
     groupNormalizationLayer,
+    instanceNormalizationLayer,
     layerNormalizationLayer,
 )
 from keras_norm.matlab.options import trainingOptions
@@ -23,6 +24,7 @@ __all__ = [
     "getL2Factor",
     "getLearnRateFactor",
     "groupNormalizationLayer",
+    "instanceNormalizationLayer",
     "layerNormalizationLayer",
     "load_weights",
     "properties",

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_norm import _name_value, multipliers
+from keras_norm import _name_value, _validation, multipliers
 from keras_norm.layers.normalization import Normalization
 from keras_norm.matlab import parameters
 
@@ -201,12 +201,12 @@ def _place(layer, name, multiplier):
     if isinstance(layer, Normalization):
         has = {"Scale": layer.scale, "Offset": layer.center}
         names = [parameter for parameter in _OURS if has[parameter]]
-        if name in names:
+        if isinstance(name, str) and name in names:
             return layer, f"{_OURS[name]}_{multiplier}"
     elif not isinstance(layer, keras.layers.Layer):
         raise TypeError(
             "Argument `layer` must be a Keras layer, or a model followed by a layer's name. "
-            f"Received: {layer!r} (of type {type(layer).__name__})"
+            f"Received: {_validation.shown(layer)} (of type {type(layer).__name__})"
         )
     elif not layer.weights:
         raise ValueError(
@@ -216,9 +216,9 @@ def _place(layer, name, multiplier):
     else:
         found = parameters.variables(layer)
         names = list(found)
-        if name in found:
+        if isinstance(name, str) and name in found:
             return found[name], multiplier
     raise ValueError(
-        f"Layer '{layer.name}' ({type(layer).__name__}) has no parameter {name!r}."
+        f"Layer '{layer.name}' ({type(layer).__name__}) has no parameter {_validation.shown(name)}."
         f"{_name_value.hint(str(name), names)} It has: {', '.join(names) or 'none'}"
     )

@@ -1,9 +1,18 @@
-"""MATLAB's three functions that make a normalization layer."""
+"""MATLAB's four functions that make a normalization layer."""
 
-from keras_norm import _name_value
-from keras_norm.layers import BatchNormalization, GroupNormalization
+from keras_norm import _name_value, layers
 from keras_norm.matlab import property_table
-from keras_norm.matlab.operation_dimension import LayerNormalizationLayer
+from keras_norm.matlab.layer_classes import (
+    BatchNormalizationLayer,
+    GroupNormalizationLayer,
+    InstanceNormalizationLayer,
+    LayerNormalizationLayer,
+)
+
+_REFUSED = {
+    name: f"is read-only: it is always {value!r}. Leave it out."
+    for name, value in property_table.READ_ONLY.items()
+}
 
 
 def batchNormalizationLayer(*pairs, **properties):
@@ -28,8 +37,8 @@ def batchNormalizationLayer(*pairs, **properties):
             NumChannels: "auto", or the number of channels, to be checked.
             ScaleInitializer, OffsetInitializer: "ones", "zeros", "narrow-normal", or a function
             of the size. Defaults: "ones" and "zeros".
-            Scale, Offset: The values to start from, which win over the initializers. Vectors, or
-            1-by-1-by-C and the like.
+            Scale, Offset: The values to start from, which override the initializers. Vectors, or
+            arrays of a size such as 1-by-1-by-C.
             MeanDecay, VarianceDecay: Numbers in [0, 1]. Default: 0.1 each. (Keras's momentum is
             1 minus this.)
             ScaleLearnRateFactor, OffsetLearnRateFactor, ScaleL2Factor, OffsetL2Factor: Numbers
@@ -37,7 +46,8 @@ def batchNormalizationLayer(*pairs, **properties):
             Name: String. Default: a name that Keras chooses.
 
     Returns:
-        A `keras_norm.BatchNormalization`.
+        A `keras_norm.BatchNormalization`, with the properties as attributes as well, to read and
+        to set: `layer.Epsilon = 1e-3`. Compile a model again after that.
 
     Raises:
         TypeError: If a value is of a wrong type.
@@ -55,13 +65,8 @@ def batchNormalizationLayer(*pairs, **properties):
     Reference:
         https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.batchnormalizationlayer.html
     """
-    return BatchNormalization(
-        # Without VarianceDecay, MATLAB's is 0.1, our variance_momentum the other momentum.
-        **{
-            "variance_momentum": 0.9,
-            **_arguments("batchNormalizationLayer", property_table.BATCH, pairs, properties),
-        }
-    )
+    # Without VarianceDecay, MATLAB's is 0.1, our variance_momentum the other momentum.
+    return _made(BatchNormalizationLayer, pairs, properties, variance_momentum=0.9)
 
 
 def layerNormalizationLayer(*pairs, **properties):
@@ -71,21 +76,25 @@ def layerNormalizationLayer(*pairs, **properties):
 
     `OperationDimension` says what mean and variance of a sample are taken over; Scale and Offset
     have an entry for each channel. The channels are the last axis of the input. Keras does not
-    tell time from space, so every axis between the first and the last counts as spatial, but that
-    "auto" takes an input of rank 3 for a sequence or a 1-D image, which MATLAB treats alike.
+    distinguish time from space: "auto" takes an input of rank 3 for a sequence or a 1-D image,
+    which MATLAB treats alike, and an input of rank 4 or more for an image.
 
     | OperationDimension | moments over |
     | --- | --- |
-    | "auto" | the channels, if the input's rank is 2 or 3, or else all but the batch |
+    | "batch-excluded" | space, time and channels: all axes except the batch |
+    | "auto" | the channels, if the input's rank is 2 or 3, or else all axes except the batch |
     | "channel-only" | the channels |
-    | "spatial-channel" | all axes but the batch |
-    | "batch-excluded" | all axes but the batch: time steps mix; MATLAB's default until R2022b |
+    | "spatial-channel" | all axes except the batch |
+
+    "batch-excluded", the default, is MATLAB's rule until R2022b; the time steps of a sequence
+    mix. "auto" is MATLAB's default since R2023a.
 
     Args:
         *pairs: Properties as names and values: `"Epsilon", 1e-4, "Name", "LN1"`.
         **properties: Properties as keywords: `Epsilon=1e-4, Name="LN1"`. `OperationDimension`
-            as above, default "auto"; the others are those of `batchNormalizationLayer`, without
-            TrainedMean, TrainedVariance, MeanDecay and VarianceDecay.
+            as above, default "batch-excluded"; the others are those of
+            `batchNormalizationLayer`, without TrainedMean, TrainedVariance, MeanDecay and
+            VarianceDecay.
 
     Returns:
         A `keras_norm.LayerNormalization`.
@@ -98,7 +107,7 @@ def layerNormalizationLayer(*pairs, **properties):
     Example:
     >>> import keras, numpy as np
     >>> from keras_norm.matlab import layerNormalizationLayer
-    >>> layer = layerNormalizationLayer(Name="LN1", Epsilon=1e-12)
+    >>> layer = layerNormalizationLayer(OperationDimension="auto", Epsilon=1e-12)
     >>> y = layer(np.array([[[1.0, 3.0], [5.0, 7.0]]]))  # one sample, two steps, two channels
     >>> keras.ops.convert_to_numpy(y).tolist()
     [[[-1.0, 1.0], [-1.0, 1.0]]]
@@ -106,9 +115,7 @@ def layerNormalizationLayer(*pairs, **properties):
     Reference:
         https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.layernormalizationlayer.html
     """
-    return LayerNormalizationLayer(
-        **_arguments("layerNormalizationLayer", property_table.LAYER, pairs, properties)
-    )
+    return _made(LayerNormalizationLayer, pairs, properties)
 
 
 def groupNormalizationLayer(numGroups, *pairs, **properties):
@@ -144,19 +151,56 @@ def groupNormalizationLayer(numGroups, *pairs, **properties):
         https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.groupnormalizationlayer.html
     """
     groups = property_table.GROUP["NumGroups"].convert("numGroups", numGroups)
-    table = {name: entry for name, entry in property_table.GROUP.items() if name != "NumGroups"}
-    return GroupNormalization(
-        groups, **_arguments("groupNormalizationLayer", table, pairs, properties)
-    )
+    return _made(GroupNormalizationLayer, pairs, properties, groups=groups)
 
 
-def _arguments(function, table, pairs, keywords):
-    names = [*table, *property_table.READ_ONLY]
-    values = _name_value.collect(function, names, pairs, keywords)
-    for name in property_table.READ_ONLY:
-        if name in values:
-            raise ValueError(
-                f"The property '{name}' of {function} is read-only: it is always "
-                f"{property_table.READ_ONLY[name]!r}. Leave it out."
-            )
-    return property_table.arguments(function, table, values)
+def instanceNormalizationLayer(*pairs, **properties):
+    """Returns a `keras_norm.InstanceNormalization`, made from MATLAB's properties.
+
+        output = Scale * (input - mean) / sqrt(variance + Epsilon) + Offset
+
+    Mean and variance are those of each channel of each sample. The channels are the last axis of
+    the input.
+
+    Args:
+        *pairs: Properties as names and values: `"Epsilon", 1e-4, "Name", "IN1"`.
+        **properties: Properties as keywords: `Epsilon=1e-4, Name="IN1"`. They are those of
+            `batchNormalizationLayer`, without TrainedMean, TrainedVariance, MeanDecay and
+            VarianceDecay.
+
+    Returns:
+        A `keras_norm.InstanceNormalization`.
+
+    Raises:
+        TypeError: If a value is of a wrong type.
+        ValueError: If a property is unknown, twice given or without a value, or a value is out
+            of range.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> from keras_norm.matlab import instanceNormalizationLayer
+    >>> layer = instanceNormalizationLayer(Name="IN1", Epsilon=1e-12)
+    >>> y = layer(np.array([[[1.0, 10.0], [3.0, 30.0]]]))  # one sample, two steps, two channels
+    >>> keras.ops.convert_to_numpy(y).tolist()
+    [[[-1.0, -1.0], [1.0, 1.0]]]
+
+    Reference:
+        https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.instancenormalizationlayer.html
+    """
+    return _made(InstanceNormalizationLayer, pairs, properties)
+
+
+def _made(cls, pairs, keywords, **given):
+    """Returns a layer of a class with MATLAB's properties, for pairs and keywords."""
+    function = f"{cls.__name__[0].lower()}{cls.__name__[1:]}"
+    table = property_table.table_of_class(cls)
+    refused = dict(_REFUSED)
+    if "NumGroups" in table:
+        refused["NumGroups"] = f"is its first argument: {function}(4). Leave the name out."
+    names = [name for name in table if name not in refused]
+    values = _name_value.collect(function, names, pairs, keywords, refused)
+    arguments = given | property_table.arguments(function, table, values)
+    if "name" not in arguments:  # Keras makes names from the class: that of ours, without "Layer"
+        arguments["name"] = getattr(layers, cls.__name__.removesuffix("Layer"))().name
+    with _name_value.renamed({entry.argument: name for name, entry in table.items()}):
+        return cls(**arguments)

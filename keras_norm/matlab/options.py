@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
+import numbers
 import reprlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from keras_norm import _name_value, _validation
+from keras_norm.matlab.rmsprop import MatlabRMSprop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,13 +22,11 @@ class Option:
         default: The value that MATLAB gives it.
         check: From the option's name and a value to the value, checked.
         argument: The argument of the Keras optimizer that it is, if it is one.
-        convert: From the option's value to the argument's.
     """
 
     default: Any
     check: Callable[[str, Any], Any]
     argument: str | None = None
-    convert: Callable[[Any], Any] = lambda value: value
 
 
 def _number(**limits):
@@ -36,22 +37,18 @@ def _one_of(*choices):
     return lambda name, value: _name_value.choice(name, value, choices)
 
 
-def _positive_integer(name, value):
-    if not _validation.is_integer(value) or value <= 0:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
-    return int(value)
-
-
 def _threshold(name, value):
-    if value == math.inf:
+    if isinstance(value, float) and value == math.inf:
         return math.inf
     return _validation.real(name, value, above=0.0)
 
 
 def _logical(name, value):
-    if value not in (0, 1):
-        raise ValueError(f"`{name}` must be true or false, 1 or 0. Received: {name}={value!r}")
-    return bool(value)
+    if isinstance(value, numbers.Real | np.bool_) and value in (0, 1):
+        return bool(value)
+    raise ValueError(
+        f"`{name}` must be true or false, 1 or 0. Received: {name}={_validation.shown(value)}"
+    )
 
 
 def _data(name, value):
@@ -74,7 +71,6 @@ def _rate(default):
     return {"InitialLearnRate": Option(default, _number(above=0.0), "learning_rate")}
 
 
-# What MATLAB adds to the root, Keras's RMSprop adds under it. (Its Adam does as MATLAB's.)
 _SOLVER_OPTIONS = {
     "sgdm": {**_rate(0.01), "Momentum": Option(0.9, _FRACTION, "momentum")},
     "adam": {
@@ -86,13 +82,13 @@ _SOLVER_OPTIONS = {
     "rmsprop": {
         **_rate(0.001),
         "SquaredGradientDecayFactor": Option(0.9, _DECAY, "rho"),
-        "Epsilon": Option(1e-8, _number(above=0.0), "epsilon", lambda epsilon: epsilon**2),
+        "Epsilon": Option(1e-8, _number(above=0.0), "epsilon"),
     },
 }
 _OPTIMIZERS = {
     "sgdm": keras.optimizers.SGD,
     "adam": keras.optimizers.Adam,
-    "rmsprop": keras.optimizers.RMSprop,
+    "rmsprop": MatlabRMSprop,
 }
 _THRESHOLD_METHODS = {
     "l2norm": "clipnorm",
@@ -102,9 +98,9 @@ _THRESHOLD_METHODS = {
 _COMMON_OPTIONS = {
     "LearnRateSchedule": Option("none", _one_of("none", "piecewise")),
     "LearnRateDropFactor": Option(0.1, _FRACTION),
-    "LearnRateDropPeriod": Option(10, _positive_integer),
-    "MaxEpochs": Option(30, _positive_integer),
-    "MiniBatchSize": Option(128, _positive_integer),
+    "LearnRateDropPeriod": Option(10, _name_value.positive_integer),
+    "MaxEpochs": Option(30, _name_value.positive_integer),
+    "MiniBatchSize": Option(128, _name_value.positive_integer),
     "Shuffle": Option("once", _one_of("once", "never", "every-epoch")),
     "L2Regularization": Option(1e-4, _number(low=0.0)),
     "GradientThreshold": Option(math.inf, _threshold),
@@ -148,7 +144,7 @@ class TrainingOptions:
     def optimizer(self):
         """Returns the Keras optimizer that the options describe."""
         arguments = {
-            option.argument: option.convert(getattr(self, name))
+            option.argument: getattr(self, name)
             for name, option in _SOLVER_OPTIONS[self.SolverName].items()
         }
         if self.GradientThreshold < math.inf:

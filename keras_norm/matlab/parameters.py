@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_norm import _name_value
+from keras_norm import _name_value, _validation
 
 NAMES = {
     "gamma": "Scale",
@@ -43,13 +43,13 @@ def find_layer(net, name):
     if not isinstance(net, keras.Model):
         raise TypeError(
             "With a layer's name, the argument before it must be a Keras model. "
-            f"Received: {net!r} (of type {type(net).__name__})"
+            f"Received: {_validation.shown(net)} (of type {type(net).__name__})"
         )
     found = dict(layers(net))
-    if name in found:
+    if isinstance(name, str) and name in found:
         return found[name]
     closest = _name_value.closest(str(name), found)
-    raise ValueError(f"Model '{net.name}' has no layer {name!r}.{closest}")
+    raise ValueError(f"Model '{net.name}' has no layer {_validation.shown(name)}.{closest}")
 
 
 def variables(layer):

@@ -9,10 +9,16 @@ import keras
 import numpy as np
 
 from keras_norm import _name_value, _validation, initializers
-from keras_norm.layers import BatchNormalization, GroupNormalization, LayerNormalization
+from keras_norm.layers import (
+    BatchNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    LayerNormalization,
+)
 from keras_norm.layers.group_normalization import ALL_CHANNELS, CHANNEL_WISE
-from keras_norm.matlab.operation_dimension import DIMENSIONS, operation_dimension
+from keras_norm.matlab.given_values import GivenValues, given, overridden
 
+_DIMENSIONS = ("batch-excluded", "auto", "channel-only", "spatial-channel")
 READ_ONLY = {"NumInputs": 1, "InputNames": ["in"], "NumOutputs": 1, "OutputNames": ["out"]}
 
 
@@ -24,11 +30,15 @@ class Property:
         argument: The layer's argument that it becomes.
         convert: From the property's name and its value in MATLAB to the argument's value.
         read: From a layer to the property's value in MATLAB.
+        variable: The layer's variable that the property is the value of, if it is one.
+        default: The initializer of that variable where no values and no other one are given.
     """
 
     argument: str
     convert: Callable[[str, Any], Any]
     read: Callable[[Any], Any]
+    variable: str | None = None
+    default: str = "ones"
 
 
 def _number(argument, **limits):
@@ -43,27 +53,45 @@ def _decay(argument):
     """MATLAB's decay is how much of a statistic is new, our momentum how much of it stays."""
 
     def convert(name, value):
-        return 1.0 - _validation.real(name, value, low=0.0, high=1.0)
+        decay = _validation.real(name, value, low=0.0, high=1.0)
+        if decay > 0 and 1.0 - decay == 1.0:
+            raise ValueError(
+                f"`{name}` must be 0 or at least 1.2e-16: 1 minus a smaller one is 1. "
+                f"Received: {name}={value!r}"
+            )
+        return 1.0 - decay
 
     def read(layer):
         momentum = getattr(layer, argument)
         momentum = layer.momentum if momentum is None else momentum
-        return round(1.0 - momentum, 12)  # 0.1, and not 0.09999999999999998
+        # The shortest decay with this momentum: 0.1, and not 0.09999999999999998.
+        decays = (float(f"{1.0 - momentum:.{digits}g}") for digits in range(1, 17))
+        return next((decay for decay in decays if 1.0 - decay == momentum), 1.0 - momentum)
 
     return Property(argument, convert, read)
 
 
-def _values(variable, argument, low=-np.inf):
+def _values(variable, argument, default, low=-np.inf):
     def convert(name, value):
         return _name_value.vector(name, value, low)
 
     def read(layer):
         if getattr(layer, variable) is not None:
-            return keras.ops.convert_to_numpy(getattr(layer, variable))
-        values = _given_values(getattr(layer, argument))
-        return [] if values is None else values
+            value = keras.ops.convert_to_numpy(getattr(layer, variable))
+            return value if value.ndim > 1 else value.reshape(_size(layer, len(value)))
+        values = given(getattr(layer, argument))
+        return [] if values is None else np.array(values)
 
-    return Property(argument, convert, read)
+    return Property(argument, convert, read, variable, default)
+
+
+def _size(layer, channels):
+    """Returns the size that MATLAB gives a built layer's values: 1-by-1-by-C for images.
+
+    For features and sequences it is C-by-1, here a vector.
+    """
+    shape = (layer.get_build_config() or {}).get("input_shape") or (None, channels)
+    return (*[1] * (len(shape) - 2 if len(shape) > 3 else 0), channels)
 
 
 def _initializer(argument, default):
@@ -74,14 +102,14 @@ def _initializer(argument, default):
     }
 
     def convert(name, value):
-        if callable(value):
+        if isinstance(value, keras.initializers.Initializer):
             return value
-        return _name_value.choice(name, value, tuple(names.values()))
+        if callable(value):
+            return initializers.get(value, name)
+        return initializers.get(_name_value.choice(name, value, tuple(names.values())), name)
 
     def read(layer):
-        initializer = getattr(layer, argument)
-        if _given_values(initializer) is not None:
-            return default
+        initializer = overridden(getattr(layer, argument), default)
         if isinstance(initializer, initializers.SizeFunction):
             return initializer.function
         return names.get(type(initializer), initializer)
@@ -89,36 +117,31 @@ def _initializer(argument, default):
     return Property(argument, convert, read)
 
 
-def _given_values(initializer):
-    """Returns the values, one for each channel, that an initializer stands for, or None."""
-    if isinstance(initializer, keras.initializers.Constant) and np.ndim(initializer.value):
-        return np.reshape(initializer.value, -1)
-    return None
-
-
 def _name(name, value):
     if not isinstance(value, str):
-        raise TypeError(f"`{name}` must be a string. Received: {name}={value!r}")
+        raise TypeError(f"`{name}` must be a string. Received: {name}={_validation.shown(value)}")
     return value
 
 
 def _num_channels(name, value):
     if isinstance(value, str) and value == "auto":
         return value
-    if _validation.is_integer(value) and value > 0:
-        return value
-    raise ValueError(f"`{name}` must be a positive integer or 'auto'. Received: {name}={value!r}")
+    return _name_value.positive_integer(name, value, "or 'auto'")
 
 
 def _num_groups(name, value):
-    if _validation.is_integer(value) and value > 0:
-        return value
     if isinstance(value, str):
         return _name_value.choice(name, value, (ALL_CHANNELS, CHANNEL_WISE))
-    raise ValueError(
-        f"`{name}` must be a positive integer, '{ALL_CHANNELS}' or '{CHANNEL_WISE}'. "
-        f"Received: {name}={value!r}"
-    )
+    return _name_value.positive_integer(name, value, f", '{ALL_CHANNELS}' or '{CHANNEL_WISE}'")
+
+
+def _operation_dimension(layer):
+    """Returns MATLAB's word for the axes that a `LayerNormalization` takes its moments over."""
+    if hasattr(layer, "operation_dimension"):
+        return layer.operation_dimension
+    if layer.reduction_axes is None:
+        return "batch-excluded"
+    return "channel-only" if layer.reduction_axes == layer.axis else layer.reduction_axes
 
 
 _EPSILON = {"Epsilon": _number("epsilon", above=0.0)}
@@ -131,8 +154,8 @@ _NUM_CHANNELS = {
 _PARAMETERS = {
     "ScaleInitializer": _initializer("gamma_initializer", "ones"),
     "OffsetInitializer": _initializer("beta_initializer", "zeros"),
-    "Scale": _values("gamma", "gamma_initializer"),
-    "Offset": _values("beta", "beta_initializer"),
+    "Scale": _values("gamma", "gamma_initializer", "ones"),
+    "Offset": _values("beta", "beta_initializer", "zeros"),
 }
 _FACTORS = {
     "ScaleLearnRateFactor": _number("gamma_lr_multiplier", low=0.0),
@@ -143,8 +166,8 @@ _FACTORS = {
 }
 
 BATCH = {
-    "TrainedMean": _values("moving_mean", "moving_mean_initializer"),
-    "TrainedVariance": _values("moving_variance", "moving_variance_initializer", low=0.0),
+    "TrainedMean": _values("moving_mean", "moving_mean_initializer", "zeros"),
+    "TrainedVariance": _values("moving_variance", "moving_variance_initializer", "ones", low=0.0),
     **_EPSILON,
     **_NUM_CHANNELS,
     **_PARAMETERS,
@@ -156,23 +179,27 @@ LAYER = {
     **_EPSILON,
     "OperationDimension": Property(
         "operation_dimension",
-        lambda name, value: _name_value.choice(name, value, DIMENSIONS),
-        operation_dimension,
+        lambda name, value: _name_value.choice(name, value, _DIMENSIONS),
+        _operation_dimension,
     ),
     **_NUM_CHANNELS,
     **_PARAMETERS,
     **_FACTORS,
 }
+INSTANCE = {**_EPSILON, **_NUM_CHANNELS, **_PARAMETERS, **_FACTORS}
 GROUP = {
     "NumGroups": Property(
         "groups", _num_groups, lambda layer: CHANNEL_WISE if layer.groups == -1 else layer.groups
     ),
-    **_EPSILON,
-    **_NUM_CHANNELS,
-    **_PARAMETERS,
-    **_FACTORS,
+    **INSTANCE,
 }
-TABLES = {BatchNormalization: BATCH, LayerNormalization: LAYER, GroupNormalization: GROUP}
+# A class comes before the one that it derives from.
+TABLES = {
+    BatchNormalization: BATCH,
+    LayerNormalization: LAYER,
+    InstanceNormalization: INSTANCE,
+    GroupNormalization: GROUP,
+}
 
 
 def arguments(function, table, values):
@@ -191,7 +218,18 @@ def arguments(function, table, values):
     if converted.get("NumChannels", "auto") != "auto":
         sizes = {"NumChannels": converted["NumChannels"], **sizes}
     _name_value.check_sizes(function, sizes)
-    return {table[name].argument: value for name, value in converted.items()}
+    found = {}
+    for name, value in converted.items():  # values come after their initializer
+        argument = table[name].argument
+        found[argument] = overriding(value, found.get(argument))
+    return found
+
+
+def overriding(value, initializer):
+    """Returns what a layer takes for a value: values override an initializer that there is."""
+    if isinstance(value, np.ndarray) and initializer is not None:
+        return GivenValues(value.tolist(), initializer)
+    return value
 
 
 def properties(layer):
@@ -227,10 +265,25 @@ def table_of(layer):
     Raises:
         TypeError: If it is no layer of `keras_norm`.
     """
-    for kind, table in TABLES.items():
-        if isinstance(layer, kind):
-            return table
-    raise TypeError(
-        "Argument `layer` must be a batch, layer or group normalization of keras_norm. "
-        f"Received: {layer!r} (of type {type(layer).__name__})"
-    )
+    table = table_of_class(type(layer))
+    if table is None:
+        raise TypeError(
+            "Argument `layer` must be a batch, layer, group or instance normalization of "
+            f"keras_norm. Received: {_validation.shown(layer)} (of type {type(layer).__name__})"
+        )
+    return table
+
+
+def table_of_class(cls):
+    """Returns the table of a class of layers; None if it is none of `TABLES`."""
+    return next((table for kind, table in TABLES.items() if issubclass(cls, kind)), None)
+
+
+def names_of_arguments(layer):
+    """Returns MATLAB's names of a layer's arguments; values that are given have their own."""
+    names = {}
+    for name, entry in table_of(layer).items():
+        has_values = given(getattr(layer, entry.argument, None)) is not None
+        if has_values or entry.variable is None:
+            names[entry.argument] = name
+    return names

@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from keras_norm.matlab.property_table import BATCH, GROUP, LAYER, properties, table_of
+from keras_norm.matlab.property_table import TABLES, properties, table_of
 
 _GROUPS = {
     "Hyperparameters": (
@@ -17,11 +17,6 @@ _GROUPS = {
     "Learnable Parameters": ("Offset", "Scale"),
     "State Parameters": ("TrainedMean", "TrainedVariance"),
 }
-_TITLES = (
-    (BATCH, "BatchNormalizationLayer"),
-    (LAYER, "LayerNormalizationLayer"),
-    (GROUP, "GroupNormalizationLayer"),
-)
 
 
 def display(layer):
@@ -52,6 +47,8 @@ def display(layer):
        Learnable Parameters
              Offset: []
               Scale: [4×1 double]
+    <BLANKLINE>
+      Show all properties
 
     Reference:
         https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.groupnormalizationlayer.html
@@ -64,12 +61,12 @@ def display(layer):
     def rows(names):
         return [f"{name:>{width}}: {_text(values[name])}" for name in names if name in table]
 
-    title = next(title for other, title in _TITLES if other is table)
-    lines = [f"  {title} with properties:", "", *rows(("Name", "NumChannels"))]
+    kind = next(kind for kind in TABLES if isinstance(layer, kind))
+    lines = [f"  {kind.__name__}Layer with properties:", "", *rows(("Name", "NumChannels"))]
     for heading, names in _GROUPS.items():
         if any(name in table for name in names):
             lines += ["", f"   {heading}", *rows(names)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "  Show all properties"])
 
 
 def _text(value):

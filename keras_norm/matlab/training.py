@@ -1,23 +1,22 @@
 """MATLAB's `trainnet`, on Keras's `fit`."""
 
-import reprlib
-
 import keras
 import numpy as np
 
-from keras_norm import _name_value
+from keras_norm import _name_value, _validation
+from keras_norm._contents import layers_of
 from keras_norm.callbacks import PopulationStatistics
 from keras_norm.layers import BatchNormalization
+from keras_norm.matlab import data_checks
+from keras_norm.matlab.data_checks import CROSSENTROPY, INDEX_CROSSENTROPY
 from keras_norm.matlab.factors import leave_biases_out_of_l2
 from keras_norm.matlab.options import TrainingOptions
 from keras_norm.matlab.progress import TrainingProgress
 from keras_norm.optimizers import MultiplierOptimizer
 
-_CROSSENTROPY = "crossentropy"
-_INDEX_CROSSENTROPY = "index-crossentropy"
 LOSSES = {
-    _CROSSENTROPY: keras.losses.CategoricalCrossentropy,
-    _INDEX_CROSSENTROPY: keras.losses.SparseCategoricalCrossentropy,
+    CROSSENTROPY: keras.losses.CategoricalCrossentropy,
+    INDEX_CROSSENTROPY: keras.losses.SparseCategoricalCrossentropy,
     "binary-crossentropy": keras.losses.BinaryCrossentropy,
     **dict.fromkeys(("mse", "mean-squared-error", "l2loss"), keras.losses.MeanSquaredError),
     **dict.fromkeys(("mae", "mean-absolute-error", "l1loss"), keras.losses.MeanAbsoluteError),
@@ -54,8 +53,12 @@ def trainnet(x, y, net, lossFcn, options):
     Raises:
         TypeError: If `net` is no model, `options` came from elsewhere, or `lossFcn` is neither
             a name nor a loss of Keras.
-        ValueError: If the loss is unknown, `x` and `y` have different numbers of samples, or
-            targets do not fit the loss: not one-hot, or classes that are not counted from 0.
+        ValueError: Before the first step, if the loss is unknown; `x` and `y`, or the validation
+            data, have no samples or different numbers of samples, or do not fit the model;
+            targets do not fit the loss: they have another shape than the outputs, are not
+            one-hot, or are classes that are not counted from 0; or
+            BatchNormalizationStatistics is "population" and the model has trainable layers of
+            Keras's own BatchNormalization, which keep moving statistics.
 
     Example:
     >>> import keras, numpy as np
@@ -78,19 +81,23 @@ def trainnet(x, y, net, lossFcn, options):
     """
     if not isinstance(net, keras.Model):
         raise TypeError(
-            f"Argument `net` must be a Keras model. Received: {net!r} (of type "
+            f"Argument `net` must be a Keras model. Received: {_validation.shown(net)} (of type "
             f"{type(net).__name__}). The order is trainnet(x, y, net, lossFcn, options)"
         )
     if not isinstance(options, TrainingOptions):
         raise TypeError(
             "Argument `options` must come from `keras_norm.matlab.trainingOptions`. "
-            f"Received: {options!r} (of type {type(options).__name__})"
+            f"Received: {_validation.shown(options)} (of type {type(options).__name__})"
         )
-    _check_samples(x, y)
+    loss, loss_name = _loss(lossFcn)
+    data_checks.check(("`x`", "`y`"), x, y, net, loss, loss_name)
+    if options.ValidationData is not None:
+        names = ("The inputs in `ValidationData`", "The targets in `ValidationData`")
+        inputs, targets = options.ValidationData
+        data_checks.check(names, inputs, targets, net, loss, loss_name)
+    callbacks = list(_callbacks(x, net, options))
     if options.Shuffle == "once":
         x, y = _shuffled(x, y)
-    outputs = net(keras.tree.map_structure(lambda array: array[:1], x))
-    loss = _loss(lossFcn, y, outputs)
     leave_biases_out_of_l2(net)
     net.compile(MultiplierOptimizer(options.optimizer(), l2=options.L2Regularization), loss)
     net.fit(
@@ -101,64 +108,44 @@ def trainnet(x, y, net, lossFcn, options):
         shuffle=options.Shuffle == "every-epoch",
         validation_data=options.ValidationData,
         verbose=int(options.Verbose),
-        callbacks=list(_callbacks(x, net, options)),
+        callbacks=callbacks,
     )
     return net
 
 
-def _loss(loss, y, outputs):
+def _loss(loss):
+    """Returns Keras's loss, and MATLAB's name of it if it was given by name."""
     if isinstance(loss, keras.losses.Loss):
-        return loss
+        return loss, None
     if not isinstance(loss, str):
         raise TypeError(
             "Argument `lossFcn` must be a `keras.losses.Loss`, or one of "
-            f"{', '.join(map(repr, LOSSES))}. Received: {loss!r}"
+            f"{', '.join(map(repr, LOSSES))}. Received: {_validation.shown(loss)}"
         )
     name = _name_value.choice("lossFcn", loss, tuple(LOSSES))
-    if not keras.tree.is_nested(outputs):
-        if name == _INDEX_CROSSENTROPY:
-            _check_classes(keras.ops.convert_to_numpy(y), outputs.shape[-1])
-        if name == _CROSSENTROPY:
-            _check_one_hot(np.shape(y), tuple(outputs.shape))
-    return LOSSES[name]()
-
-
-def _check_samples(x, y):
-    sizes = {np.shape(array)[:1] for array in keras.tree.flatten((x, y))}
-    if len(sizes) > 1 or () in sizes:
-        shapes = [reprlib.repr(keras.tree.map_structure(np.shape, data)) for data in (x, y)]
-        raise ValueError(
-            "`x` and `y` must be arrays, or structures of arrays, with the same number of samples "
-            f"on their first axes. Received: x of shape {shapes[0]}, y of shape {shapes[1]}"
-        )
-
-
-def _check_one_hot(targets, outputs):
-    if targets[1:] != outputs[1:]:
-        raise ValueError(
-            f"The targets of '{_CROSSENTROPY}' must be one-hot, of the shape of the outputs: "
-            f"{('samples', *outputs[1:])}. Received: targets of shape {targets}. Use "
-            f"'{_INDEX_CROSSENTROPY}' for classes that are counted from 0, or "
-            "`keras.utils.to_categorical`."
-        )
-
-
-def _check_classes(y, classes):
-    if y.size and not (y.min() >= 0 and y.max() < classes):
-        raise ValueError(
-            f"The targets of '{_INDEX_CROSSENTROPY}' must be classes from 0 to {classes - 1}, as "
-            f"the model has {classes} outputs. Received: classes from {y.min()} to {y.max()}. "
-            "If they are counted from 1, as in MATLAB, subtract 1."
-        )
+    return LOSSES[name](), name
 
 
 def _callbacks(x, net, options):
     yield keras.callbacks.LearningRateScheduler(lambda epoch, _: options.learning_rate(epoch))
     if options.Plots == "training-progress":
         yield TrainingProgress()
-    normalizes = any(isinstance(layer, BatchNormalization) for layer in net._flatten_layers())
-    if options.BatchNormalizationStatistics == "population" and normalizes:
-        yield PopulationStatistics(x, batch_size=options.MiniBatchSize, verbose=0)
+    if options.BatchNormalizationStatistics == "population":
+        layers = layers_of(net)
+        _refuse_kerass(layers)
+        if any(isinstance(layer, BatchNormalization) for layer in layers):
+            yield PopulationStatistics(x, batch_size=options.MiniBatchSize, verbose=0)
+
+
+def _refuse_kerass(layers):
+    kerass = keras.layers.BatchNormalization
+    names = [layer.name for layer in layers if isinstance(layer, kerass) and layer.trainable]
+    if names:
+        raise ValueError(
+            "BatchNormalizationStatistics='population' goes with `keras_norm.BatchNormalization`; "
+            "Keras's own layers would keep moving statistics. Convert the model with "
+            f"`keras_norm.from_keras(net)`, or choose 'moving'. Received: {', '.join(names[:8])}"
+        )
 
 
 def _shuffled(x, y):

@@ -5,7 +5,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_norm import _name_value
+from keras_norm import _name_value, _validation
 from keras_norm.matlab import mat_file, parameters
 
 _CONVOLUTIONS = (
@@ -87,7 +87,7 @@ def load_weights(model, path):
     if not isinstance(model, keras.Model):
         raise TypeError(
             "Argument `model` must be a Keras model. "
-            f"Received: {model!r} (of type {type(model).__name__})"
+            f"Received: {_validation.shown(model)} (of type {type(model).__name__})"
         )
     if not model.built:
         raise ValueError(
@@ -154,10 +154,29 @@ def _to_keras(place, layer, parameter, value, shape):
         )
     if found.shape != tuple(shape):
         raise ValueError(
-            f"{place}: the size is {'-by-'.join(map(str, value.shape))}, and the model's layer "
-            f"takes {tuple(shape)} in Keras's order of axes"
+            f"{place}: the size is {_by(value.shape)}, and must be {_matlab_size(layer, shape)}, "
+            f"as the model's layer takes {tuple(shape)} in Keras's order of axes"
         )
     return found
+
+
+def _by(sizes):
+    return "-by-".join(map(str, sizes))
+
+
+def _matlab_size(layer, shape):
+    """Returns the size that MATLAB gives a parameter of this shape, in words."""
+    groups = getattr(layer, "groups", 1)
+    if max(shape, default=1) == np.prod(shape):
+        return f"a vector of {np.prod(shape, dtype=int)}"
+    if isinstance(layer, _MATRICES):
+        return _by(reversed(shape))
+    if isinstance(layer, _DEPTHWISE):
+        *positions, channels, filters = shape
+        return _by((*positions, 1, filters, channels))
+    if groups > 1:
+        return _by((*shape[:-1], shape[-1] // groups, groups))
+    return _by(shape)
 
 
 def _filters(value, rank):

@@ -23,7 +23,7 @@ def table(optimizer, group):
         )
         key = numbers if group else (index, *numbers)
         rows.setdefault(key, []).append(path(variable))
-    cells = [("variable", "learning rate", "L2", "weight decay")]
+    cells: list[tuple[str, ...]] = [("variable", "learning rate", "L2", "weight decay")]
     for key, paths in rows.items():
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         cells.append((paths[0] + more, *(f"{number:.6g}" for number in key[-3:])))

@@ -188,6 +188,7 @@ class _PerVariable:
             factor = self.lr_multiplier(self._get_variable_index(variable))
             if multipliers.is_schedule(factor):
                 still = keras.ops.equal(multipliers.now(factor, self._iterations), 0.0)
-                average.assign(keras.ops.where(still, variable, average))
+                values = map(keras.ops.convert_to_tensor, (variable, average))
+                average.assign(keras.ops.where(still, *values))
             elif factor == 0.0:
                 average.assign(variable)

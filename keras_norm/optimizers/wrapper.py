@@ -1,7 +1,18 @@
 """An optimizer whose state and settings are those of the optimizer inside it."""
 
+import contextlib
+
 import keras
 import numpy as np
+
+
+def _outside_a_trace():
+    """Returns a context in which TensorFlow assigns at once, and not in each traced step."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.init_scope()
 
 
 def _of_inner(name):
@@ -65,7 +76,8 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
             if self._waiting_weights:
-                self.inner_optimizer.set_weights(self._waiting_weights)
+                with _outside_a_trace():
+                    self.inner_optimizer.set_weights(self._waiting_weights)
                 self._waiting_weights = ()
 
     # A file holds the inner optimizer too, as a part of this one: once is enough.

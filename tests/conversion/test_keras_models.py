@@ -306,7 +306,7 @@ def test_our_spellings_become_keras_ones():
         keras_norm.GroupNormalization("all-channels", beta_initializer=np.ones((1, 1, 6))),
         keras_norm.LayerNormalization(axis=[1, -1], gamma_initializer=lambda n: np.full(n, 2.0)),
         keras_norm.BatchNormalization(axis=1, variance_momentum=0.9),
-        matlab.layerNormalizationLayer(),
+        matlab.layerNormalizationLayer(OperationDimension="auto"),
         wolfram.BatchNormalizationLayer(Interleaving=True),
     ):
         model = models.shake(one(layer))
@@ -359,7 +359,8 @@ def test_activity_regularizers_stay():
 def test_rms_normalization_there_and_back(axis, masked):
     inputs = keras.Input((3, 4))
     x = keras.layers.Masking()(inputs) if masked else inputs
-    model = keras.Model(inputs, keras.layers.RMSNormalization(axis, name="norm")(x))
+    x = keras.layers.RMSNormalization(axis, name="norm")(x)  # Keras's layer ends the mask
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(x))
     model.get_layer("norm").scale.assign(
         np.arange(1.0, 1 + model.count_params()).reshape(model.get_layer("norm").scale.shape)
     )

@@ -19,6 +19,7 @@ EVERY_PROPERTY = {
     },
     "layer": {"OperationDimension": "channel-only"},
     "group": {},
+    "instance": {},
 }
 COMMON = {
     "Epsilon": 0.5,
@@ -41,6 +42,8 @@ def make(kind, *pairs, **properties):
         return matlab.batchNormalizationLayer(*pairs, **properties)
     if kind == "layer":
         return matlab.layerNormalizationLayer(*pairs, **properties)
+    if kind == "instance":
+        return matlab.instanceNormalizationLayer(*pairs, **properties)
     return matlab.groupNormalizationLayer("all-channels", *pairs, **properties)
 
 
@@ -88,7 +91,7 @@ def test_defaults_are_matlabs(kind):
         expected |= {"TrainedMean": [], "TrainedVariance": []}
         expected |= {"MeanDecay": 0.1, "VarianceDecay": 0.1}
     if kind == "layer":
-        expected["OperationDimension"] = "auto"
+        expected["OperationDimension"] = "batch-excluded"
     if kind == "group":
         expected["NumGroups"] = "all-channels"
     assert matlab.properties(make(kind, Name="N1")) == expected
@@ -118,6 +121,8 @@ def test_a_decay_that_is_not_given_stays_at_a_tenth():
 @pytest.mark.parametrize(
     ("dimension", "shape", "axes"),
     [
+        (None, (2, 4, 3), (1, 2)),
+        (None, (2, 4, 5, 3), (1, 2, 3)),
         ("auto", (2, 3), (1,)),
         ("auto", (2, 4, 3), (2,)),
         ("auto", (2, 4, 5, 3), (1, 2, 3)),
@@ -128,12 +133,13 @@ def test_a_decay_that_is_not_given_stays_at_a_tenth():
 )
 def test_operation_dimension(dimension, shape, axes):
     x = np.random.default_rng(0).normal(3, 2, shape).astype("float32")
-    layer = matlab.layerNormalizationLayer(OperationDimension=dimension, Epsilon=0.1)
+    given = {} if dimension is None else {"OperationDimension": dimension}
+    layer = matlab.layerNormalizationLayer(Epsilon=0.1, **given)
     centered = x - x.mean(axes, keepdims=True)
     expected = centered / np.sqrt((centered**2).mean(axes, keepdims=True) + 0.1)
     np.testing.assert_allclose(to_numpy(layer(x)), expected, rtol=1e-5, atol=1e-6)
     again = type(layer).from_config(layer.get_config())
-    assert matlab.properties(again)["OperationDimension"] == dimension
+    assert matlab.properties(again)["OperationDimension"] == (dimension or "batch-excluded")
     np.testing.assert_allclose(to_numpy(again(x)), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -206,6 +212,12 @@ def test_files_keep_everything(kind, tmp_path):
         ("batch", (1, 2), {}, "1 where a name should be"),
         ("batch", (), {"Epsilom": 1}, "no property 'Epsilom'. Did you mean 'Epsilon'"),
         ("layer", (), {"operationdimensions": 1}, "Did you mean 'OperationDimension'"),
+        ("group", (), {"NumGroups": 4}, r"its first argument: groupNormalizationLayer\(4\)"),
+        ("batch", (), {"Epsilon": 10**400}, "`Epsilon` must be a finite number > 0"),
+        ("batch", (), {"Epsilon": 1e-50}, "`Epsilon` must be at least"),
+        ("batch", (), {"Scale": [10**400]}, "`Scale` must hold one number for each channel"),
+        ("batch", (), {"NumChannels": 2.5}, "`NumChannels` must be a positive integer or 'auto'"),
+        ("batch", (), {"MeanDecay": 1e-20}, "`MeanDecay` must be 0 or at least"),
         ("group", (), {"MeanDecay": 0.1}, "groupNormalizationLayer has no property 'MeanDecay'"),
         ("batch", ("Name", "a"), {"Name": "b"}, "'Name' twice"),
         ("batch", (), {"NumInputs": 1}, "'NumInputs' of batchNormalizationLayer is read-only"),
@@ -229,7 +241,7 @@ def test_bad_properties(kind, pairs, properties, message):
         make(kind, *pairs, **properties)
 
 
-@pytest.mark.parametrize("groups", [0, 2.0, True, None, "channelwise"])
+@pytest.mark.parametrize("groups", [0, 2.5, True, None, "channelwise"])
 def test_bad_numbers_of_groups(groups):
     with pytest.raises(ValueError, match="`numGroups` must be"):
         matlab.groupNormalizationLayer(groups)
@@ -248,10 +260,182 @@ def test_sizes_that_do_not_agree(properties, message):
         matlab.batchNormalizationLayer(**properties)
 
 
-def test_values_of_a_wrong_size_fail_at_build():
-    layer = matlab.batchNormalizationLayer(Name="BN1", Scale=[1, 2, 3])
-    with pytest.raises(ValueError, match="layer 'BN1'"):
+@pytest.mark.parametrize(
+    ("properties", "message"),
+    [
+        ({"Scale": [1, 2, 3]}, "`Scale` of layer 'BN1'"),
+        ({"TrainedMean": [1, 2, 3]}, "`TrainedMean` of layer 'BN1'"),
+        ({"NumChannels": 3}, "`NumChannels` of layer 'BN1'"),
+        ({"OffsetInitializer": lambda size: np.ones(7)}, "as `OffsetInitializer`"),
+    ],
+)
+def test_errors_at_build_have_matlabs_names(properties, message):
+    layer = matlab.batchNormalizationLayer(Name="BN1", **properties)
+    with pytest.raises(ValueError, match=message):
         layer.build((None, 2))
+
+
+def test_long_values_are_shortened_in_messages():
+    with pytest.raises(ValueError, match="`Scale`") as caught:
+        matlab.batchNormalizationLayer(Scale=np.ones((50, 100)))
+    assert len(str(caught.value)) < 400
+    with pytest.raises(TypeError, match="`Name`") as caught:
+        matlab.batchNormalizationLayer(Name=[1.0] * 5000)
+    assert len(str(caught.value)) < 400
+
+
+def test_numbers_can_be_floats():
+    layer = matlab.groupNormalizationLayer(2.0, NumChannels=4.0)
+    assert (layer.groups, layer.num_channels) == (2, 4)
+    assert matlab.trainingOptions("sgdm", MaxEpochs=3.0).MaxEpochs == 3
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-14, 1e-5, 0.1, 0.3, 1 / 3, 1.0])
+def test_decays_are_read_as_they_were_given(decay):
+    found = matlab.properties(matlab.batchNormalizationLayer(MeanDecay=decay))["MeanDecay"]
+    assert found == pytest.approx(decay, rel=1e-15, abs=1e-16)  # momentum is 1 minus it, a float
+    assert 1 - found == 1 - decay
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_scale_overrides_its_initializer_which_is_kept(built, tmp_path):
+    def sevens(size):
+        return np.full(size, 7.0)
+
+    layer = matlab.batchNormalizationLayer(
+        Scale=[2, 3], ScaleInitializer="narrow-normal", Offset=[0, 1], OffsetInitializer=sevens
+    )
+    if built:
+        layer.build((None, 2))
+    found = as_lists(matlab.properties(layer))
+    assert (found["Scale"], found["ScaleInitializer"]) == ([2, 3], "narrow-normal")
+    assert (found["Offset"], found["OffsetInitializer"]) == ([0, 1], sevens)
+    model = keras.Sequential([keras.Input((2,)), layer])
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras").layers[0]
+    assert matlab.properties(again)["ScaleInitializer"] == "narrow-normal"
+    assert matlab.properties(again)["Scale"].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((2,), (2,)), ((5, 2), (2,)), ((4, 5, 2), (1, 1, 2)), ((3, 4, 5, 2), (1, 1, 1, 2))],
+)
+def test_values_have_the_size_of_the_input_type(shape, size):
+    layer = matlab.batchNormalizationLayer(TrainedMean=np.ones((1, 1, 2)))
+    assert matlab.properties(layer)["TrainedMean"].shape == (1, 1, 2)
+    layer.build((None, *shape))
+    found = matlab.properties(layer)
+    for name in ("Scale", "Offset", "TrainedMean", "TrainedVariance"):
+        assert found[name].shape == size
+        setattr(layer, name, found[name])
+
+
+CHANGED = {
+    "Epsilon": 0.25,
+    "ScaleInitializer": "narrow-normal",
+    "OffsetInitializer": "ones",
+    "Scale": [5.0, 6.0],
+    "Offset": [7.0, 8.0],
+    "ScaleLearnRateFactor": 0.5,
+    "OffsetLearnRateFactor": 0.0,
+    "ScaleL2Factor": 7.0,
+    "OffsetL2Factor": 8.0,
+}
+CHANGED_OF_KIND = {
+    "batch": {
+        "TrainedMean": [3.0, 4.0],
+        "TrainedVariance": [5.0, 6.0],
+        "MeanDecay": 0.75,
+        "VarianceDecay": 0.125,
+    },
+    "layer": {"OperationDimension": "auto"},
+    "group": {"NumGroups": "channel-wise"},
+    "instance": {},
+}
+
+
+@pytest.mark.parametrize("kind", EVERY_PROPERTY)
+@pytest.mark.parametrize("built", [False, True])
+def test_a_property_that_is_set_is_as_if_it_had_been_given(kind, built):
+    changed = {**CHANGED, **CHANGED_OF_KIND[kind]}
+    layer = make(kind, **{**EVERY_PROPERTY[kind], **COMMON})
+    if built:
+        layer.build((None, 3, 2))
+    for name, value in changed.items():
+        setattr(layer, name, value)
+        assert as_lists(matlab.properties(layer))[name] == value
+        found = getattr(layer, name)
+        assert (found.tolist() if isinstance(found, np.ndarray) else found) == value
+    if kind == "group":
+        other = matlab.groupNormalizationLayer("channel-wise", **{**COMMON, **CHANGED})
+    else:
+        other = make(kind, **{**COMMON, **changed})
+    x = np.random.default_rng(0).normal(size=(4, 3, 2)).astype("float32")
+    np.testing.assert_array_equal(to_numpy(layer(x)), to_numpy(other(x)))
+    if not built:
+        before, after = layer.get_config(), other.get_config()
+        assert {**before, "groups": 0} == {**after, "groups": 0}
+
+
+def test_values_that_are_set_on_a_built_layer_keep_their_variable():
+    layer = matlab.batchNormalizationLayer()
+    layer.build((None, 4, 4, 2))
+    gamma = layer.gamma
+    layer.Scale = np.array([[[5, 6]]])
+    assert layer.gamma is gamma
+    assert to_numpy(gamma).tolist() == [5, 6]
+    layer.ScaleLearnRateFactor = 2
+    assert gamma.lr_multiplier == 2
+
+
+def test_empty_values_that_are_set_bring_the_initializer_back():
+    layer = matlab.batchNormalizationLayer(Scale=[1, 2], ScaleInitializer="zeros")
+    layer.Scale = []
+    layer.TrainedMean = [1, 2]
+    layer.TrainedMean = []
+    layer.build((None, 3))
+    assert to_numpy(layer.gamma).tolist() == [0, 0, 0]
+    assert to_numpy(layer.moving_mean).tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="must keep its values"):
+        layer.Scale = []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("ScaleLearnRateFacto", 1, AttributeError, "Did you mean 'ScaleLearnRateFactor'"),
+        ("epsilon", 0.5, None, ""),
+        ("MeanDecay", 2, ValueError, "`MeanDecay` must be"),
+        ("Epsilon", 1e-50, ValueError, "`Epsilon` must be at least"),
+        ("NumInputs", 2, AttributeError, "'NumInputs' of layer 'BN1' .* is read-only"),
+        ("Name", "BN2", AttributeError, "'Name' of layer 'BN1' .* give it to the function"),
+        ("NumChannels", 3, ValueError, "NumChannels for 3, Scale for 2"),
+        ("TrainedMean", [1, 2, 3], ValueError, "Scale for 2, TrainedMean for 3"),
+        ("NumChannels", 2.0, None, ""),
+    ],
+)
+def test_properties_that_cannot_be_set_raise(name, value, error, message):
+    layer = matlab.batchNormalizationLayer(Name="BN1", Scale=[1, 2])
+    if error is None:
+        setattr(layer, name, value)
+        assert getattr(layer, name) == value
+    else:
+        before = as_lists(matlab.properties(layer))
+        with pytest.raises(error, match=message):
+            setattr(layer, name, value)
+        assert as_lists(matlab.properties(layer)) == before
+
+
+def test_numbers_of_groups_and_channels_that_are_set_must_agree():
+    layer = matlab.groupNormalizationLayer(4)
+    layer.build((None, 8))
+    with pytest.raises(ValueError, match="`NumGroups`"):
+        layer.NumGroups = 3
+    layer.NumGroups = 2
+    assert layer.groups == 2
+    with pytest.raises(ValueError, match="NumChannels for 16, Scale for 8"):
+        layer.NumChannels = 16
 
 
 def test_properties_are_those_of_our_layers_only():

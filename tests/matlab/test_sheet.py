@@ -19,7 +19,9 @@ UNBUILT = """\
 
    State Parameters
         TrainedMean: []
-    TrainedVariance: []"""
+    TrainedVariance: []
+
+  Show all properties"""
 
 
 def test_until_there_are_values():
@@ -28,10 +30,14 @@ def test_until_there_are_values():
 
 def test_with_values():
     layer = matlab.batchNormalizationLayer(Name="BN1", TrainedMean=[[[1, 2, 3]]])
-    expected = UNBUILT.replace("TrainedMean: []", "TrainedMean: [3×1 double]")  # noqa: RUF001
+    expected = UNBUILT.replace("TrainedMean: []", "TrainedMean: [1×1×3 double]")  # noqa: RUF001
     assert matlab.display(layer) == expected
     layer.build((None, 3))
     expected = UNBUILT.replace("[]", "[3×1 single]").replace("'auto'", "3")  # noqa: RUF001
+    assert matlab.display(layer) == expected
+    layer = matlab.batchNormalizationLayer(Name="BN1")
+    layer.build((None, 8, 8, 3))  # images
+    expected = UNBUILT.replace("[]", "[1×1×3 single]").replace("'auto'", "3")  # noqa: RUF001
     assert matlab.display(layer) == expected
 
 
@@ -49,8 +55,16 @@ def test_of_a_group_normalization():
         "\n"
         "   Learnable Parameters\n"
         "         Offset: []\n"
-        "          Scale: []"
+        "          Scale: []\n"
+        "\n"
+        "  Show all properties"
     )
+
+
+def test_of_an_instance_normalization():
+    sheet = matlab.display(matlab.instanceNormalizationLayer(Name="IN1"))
+    assert sheet.startswith("  InstanceNormalizationLayer with properties:\n")
+    assert "NumGroups" not in sheet
 
 
 def test_of_a_layer_that_was_not_made_here():

@@ -79,6 +79,21 @@ def test_rmsprop():
     np.testing.assert_allclose(weights(net), [1 - steps, 0.5 - steps], **TOLERANCE)
 
 
+@pytest.mark.parametrize("epsilon", [1e-3, 0.1, 1.0])
+def test_rmsprop_adds_epsilon_to_the_root(epsilon):
+    net = train(line(), "rmsprop", MaxEpochs=2, InitialLearnRate=0.1, Epsilon=epsilon)
+    # Moving averages of the squared gradient 1: 0.1, then 0.19.
+    steps = 0.1 / (0.1**0.5 + epsilon) + 0.1 / (0.19**0.5 + epsilon)
+    np.testing.assert_allclose(weights(net), [1 - steps, 0.5 - steps], **TOLERANCE)
+
+
+def test_a_model_trained_with_rmsprop_can_be_saved(tmp_path):
+    net = train(line(), "rmsprop")
+    net.save(tmp_path / "net.keras")
+    again = keras.saving.load_model(tmp_path / "net.keras")
+    assert type(again.optimizer.inner_optimizer) is type(net.optimizer.inner_optimizer)
+
+
 def test_rmsprop_with_small_gradients():
     # The gradient is 1e-6, the root of its moving average 3e-7, which MATLAB's Epsilon of 1e-8
     # changes by 3%. (Under the root, 1e-8 would make the step 300 times smaller.)
@@ -184,6 +199,20 @@ def test_batch_normalization_statistics(mode):
     else:  # batches 1, 3 and 11, from 0 and 1
         expected = [0.5 * (0.5 * 2) + 0.5 * 11, 0.5 * (0.5 + 0.5 * 1)]
     np.testing.assert_allclose(found, expected, **TOLERANCE)
+
+
+def test_the_population_pass_has_batches_of_the_options_size():
+    layers = [matlab.batchNormalizationLayer() for _ in range(2)]
+    net = keras.Sequential([keras.Input((1,)), layers[0], keras.layers.ReLU(), layers[1]])
+    x = np.array([[1.0], [3.0], [4.0], [12.0]])
+    train(
+        net, "sgdm", x, x, "mse", MiniBatchSize=2, Shuffle="never", InitialLearnRate=1e-12,
+        BatchNormalizationStatistics="population",
+    )  # fmt: skip
+    # In the pass each pair is -1, 1 behind the first layer and 0, 1 behind ReLU, up to Epsilon. In
+    # one batch of four the numbers, less their mean 5, would be -4, -2, -1, 7 over the deviation.
+    np.testing.assert_allclose(layers[1].moving_mean, [0.5], rtol=1e-4)
+    np.testing.assert_allclose(layers[1].moving_variance, [0.25], rtol=1e-4)
 
 
 def test_population_without_batch_normalization_changes_nothing():
@@ -300,3 +329,75 @@ def test_bad_calls():
         options.Shuffle = shuffle
         with pytest.raises(ValueError, match=r"x of shape \(1, 1\), y of shape \(2, 1\)"):
             matlab.trainnet(ONE, np.ones((2, 1)), line(), "mse", options)
+
+
+def two_outputs():
+    return keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, "softmax")])
+
+
+X = np.ones((4, 1), "float32")
+GOOD = np.eye(2)[[0, 0, 1, 0]]
+BAD_DATA = {
+    "targets that would broadcast": (X, np.ones((4, 4)), line, "mse", r"shape .*\('samples', 1\)"),
+    "too many targets": (X, np.ones((4, 3)), two_outputs, "mae", "must have the shape"),
+    "one target for two outputs": (X, np.ones((4, 1)), two_outputs, "huber", "have the shape"),
+    "a loss of Keras": (
+        X, np.ones((4, 4)), line, keras.losses.MeanSquaredError(), "`y` of MeanSquaredError must",
+    ),
+    "rows of threes": (X, np.full((4, 2), 3.0), two_outputs, "crossentropy", "sum is 1"),
+    "negative": (X, np.array([[2.0, -1.0]] * 4), two_outputs, "crossentropy", ">= 0"),
+    "half a class": (X, np.full(4, 0.5), two_outputs, "index-crossentropy", "Received: 0.5"),
+    "one-hot classes": (X, GOOD, two_outputs, "index-crossentropy", "one class for each sample"),
+    "beyond 1": (X, np.full((4, 2), 2.0), two_outputs, "binary-crossentropy", "from 0 to 1"),
+    "NaN": (X, np.full((4, 1), np.nan), line, "mse", "finite"),
+    "words": (X, np.array([["a"]] * 4), line, "mse", "must be numbers"),
+    "empty": (X[:0], X[:0], line, "mse", "at least one sample"),
+    "inputs": (np.ones((4, 3)), X, line, "mse", "`x` does not fit the model"),
+    "several": (X, [X, X], line, "mse", "2 arrays for 1 outputs"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+@pytest.mark.parametrize("validated", [False, True])
+def test_bad_data_raises_before_the_first_step(case, validated):
+    x, y, make, loss, message = BAD_DATA[case]
+    net = make()
+    before = [weight.copy() for weight in net.get_weights()]
+    data = (x, y)
+    good = (X, GOOD if make is two_outputs else X)
+    if isinstance(loss, str) and loss.startswith("index"):
+        good = (X, np.array([0, 1, 1, 0]))
+    options = {"ValidationData": data} if validated else {}
+    message = message.replace("`x`", "").replace("`y`", "")
+    with pytest.raises(ValueError, match=message):
+        train(net, "sgdm", *(good if validated else data), loss, **options)
+    for old, new in zip(before, net.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    train(net, "sgdm", *good, loss, ValidationData=good)  # and what fits does train
+    assert any(np.any(old != new) for old, new in zip(before, net.get_weights(), strict=True))
+
+
+def test_targets_without_the_last_axis_of_one_are_taken():
+    net = train(line(), "sgdm", ONE, np.zeros(1), InitialLearnRate=0.1)
+    np.testing.assert_allclose(weights(net), [0.9, 0.4], **TOLERANCE)
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_population_refuses_kerass_batch_normalization(ours):
+    layers = [keras.layers.BatchNormalization(name="theirs")]
+    layers += [matlab.batchNormalizationLayer()] if ours else []
+    net = keras.Sequential([keras.Input((1,)), *layers, keras.layers.Dense(1)])
+    before = net.get_weights()
+    with pytest.raises(ValueError, match=r"from_keras\(net\).*Received: theirs"):
+        train(net, "sgdm", X, X, BatchNormalizationStatistics="population")
+    for old, new in zip(before, net.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    net.layers[0].trainable = False
+    train(net, "sgdm", X, X, BatchNormalizationStatistics="population")
+
+
+@pytest.mark.parametrize("value", [np.array([1.0, 2.0]), [1, 2], "x", None, 10**400])
+@pytest.mark.parametrize("name", ["GradientThreshold", "Verbose", "MaxEpochs", "L2Regularization"])
+def test_options_that_are_no_numbers_are_named(name, value):
+    with pytest.raises((TypeError, ValueError), match=f"`{name}`"):
+        matlab.trainingOptions("sgdm", **{name: value})

@@ -175,7 +175,8 @@ def changed(change):
         ({("fc", "Alpha"): np.ones((1, 1))}, "layer 'fc'.* has no parameter 'Alpha'"),
         (
             {("fc", "Weights"): np.ones((15, 2))},
-            r"layer 'fc', parameter 'Weights': the size is 15-by-2, .*takes \(15, 2\)",
+            r"layer 'fc', parameter 'Weights': the size is 15-by-2, and must be 2-by-15, as .*"
+            r"takes \(15, 2\)",
         ),
         ({("bn", "Scale"): np.ones((1, 4))}, "layer 'bn', parameter 'Scale': the size is 1-by-4"),
         ({("conv", "Weights"): np.ones((2, 3))}, "layer 'conv', parameter 'Weights': the size"),

@@ -29,6 +29,8 @@ class StagedView(View):
             it.
     """
 
+    stages: list
+
     @classmethod
     @functools.lru_cache(maxsize=4096)
     def of_plan(cls, plan):

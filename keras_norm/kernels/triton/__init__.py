@@ -12,6 +12,7 @@ device: with `TRITON_INTERPRET=1` that is the CPU, in Triton's interpreter.
 """
 
 import os
+import warnings
 
 from keras_norm.ops import registry
 
@@ -27,10 +28,19 @@ def _executors():
     global _module
     if _module is None:
         try:
-            from keras_norm.kernels.triton import functions as found
-        except (ImportError, AttributeError):
-            from keras_norm.kernels.triton import native as found
-        _module = found
+            from keras_norm.kernels.triton import functions
+
+            _module = functions
+        except (ImportError, AttributeError) as error:
+            if error.name != "triton":
+                warnings.warn(
+                    "keras_norm runs without its Triton kernels, as the installed version of a "
+                    f"framework lacks what they use: {error}",
+                    stacklevel=2,
+                )
+            from keras_norm.kernels.triton import native
+
+            _module = native
     return _module
 
 
@@ -45,12 +55,12 @@ def standardize(problem, *tensors):
 
 
 def _register():
-    devices = DEVICES
+    devices = list(DEVICES)
     if os.environ.get("KERAS_NORM_KERNELS") == "triton":
         # Asked for by name: that it is missing is said at the import.
         import keras_norm.kernels.triton.functions  # noqa: F401
 
-        devices = (*DEVICES, "cpu")
+        devices.append("cpu")
     for device in devices:
         for function, run in (("normalize", normalize), ("standardize", standardize)):
             registry.register(function, "torch", run, OPTIONS[function], device)

@@ -1,5 +1,8 @@
 """The executors: what they take, and their derivatives."""
 
+# To a type checker, the number of a starred tuple's items is unknown.
+# mypy: disable-error-code="call-arg"
+
 from typing import NamedTuple
 
 import torch

@@ -6,6 +6,9 @@ weights are in the form already, of size 1 where they are broadcast. Moments are
 be viewed as is copied; outputs have the axes of the plan one after the other.
 """
 
+# To a type checker, the number of a starred tuple's items is unknown.
+# mypy: disable-error-code="call-arg"
+
 from typing import NamedTuple
 
 import torch
@@ -177,8 +180,8 @@ def _sums(
         shape = 2, form.samples, divided.parts * member_blocks, form.groups
         set_sums = x.new_empty(shape, dtype=dtype)
     if needs_parameters:
-        shape = 2, divided.slices * divided.parts, form.channels
-        channel_sums = x.new_empty(shape, dtype=dtype)
+        rows = divided.slices * divided.parts
+        channel_sums = x.new_empty((2, rows, form.channels), dtype=dtype)
     strided = (None, None) if dx is None else _strided(dx, order, form)
     _launch(
         kernels.sum_gradients,
