@@ -51,12 +51,13 @@ def update_population_statistics(model, x, batch_size=None, steps=None, passes=1
     Layers in loops and branches are seen on TensorFlow and PyTorch, and refused on JAX. For a layer
     in the cell of an RNN, give the RNN `unroll=True`, except on TensorFlow (on PyTorch, Keras calls
     the first step twice otherwise). In a function of its own `tf.function` or `jax.jit` a layer
-    cannot be seen: that raises an error, or warns if the function was traced before. Layers
-    that are used several times get the statistics of all their uses (in loops on TensorFlow, of
-    those in loops). A batch in which a
-    layer's moments are not finite is skipped, and counted in a warning; layers that no data
-    reaches keep what they have, with a warning. If the data or the model fails, or the run is
-    interrupted, the old statistics are back.
+    cannot be seen: that raises an error, or warns if the function was traced before. Layers that
+    are used several times get the statistics of all their uses (of those in loops alone, if there
+    are any, on TensorFlow).
+
+    A batch in which a layer's moments are not finite is skipped, and counted in a warning; layers
+    that no data reaches keep what they have, with a warning. If the data or the model fails, or
+    the run is interrupted, the old statistics are back.
 
     Under `tf.distribute` and `keras.distribution` the moments are those of all replicas. Under
     `torch.distributed` each process calls this with its own data: layers with
