@@ -142,6 +142,9 @@ def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
     >>> x = np.random.default_rng(0).normal(100, 1, (64, 1)).astype("float32")
     >>> [finding.kind for finding in keras_norm.diagnose(model, x, verbose=0).findings]
     ['statistics']
+
+    Reference:
+        Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, https://arxiv.org/abs/2105.07576
     """
     population.check(x, batch_size, steps, passes=1)
     if not isinstance(model, keras.Model):
