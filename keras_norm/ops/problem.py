@@ -27,6 +27,8 @@ class Problem(NamedTuple):
         exported: Whether the graph may be exported: it then has plain operations only, no
             branches, and sums over axes of unknown size in one stage.
         moments: Whether the moments are returned.
+        mismatched: Whether gamma, beta or the mask do not broadcast against the input. No executor
+            declares this option, so that the plain function raises its error.
     """
 
     shape: tuple
@@ -41,12 +43,14 @@ class Problem(NamedTuple):
     replicas: bool = False
     exported: bool = False
     moments: bool = True
+    mismatched: bool = False
 
     @classmethod
     def of(cls, x, axes, epsilon, gamma, beta, weights=None, **options):
         """Returns the problem of normalizing `x`; the arguments are those of `normalize`."""
+        shape = _sizes(x)
         return cls(
-            _sizes(x),
+            shape,
             tuple(axes),
             _spanned_axes(gamma),
             _spanned_axes(beta),
@@ -54,6 +58,7 @@ class Problem(NamedTuple):
             keras.backend.standardize_dtype(x.dtype),
             _device(x),
             mask=None if weights is None else _sizes(weights),
+            mismatched=not all(_broadcasts(v, shape) for v in (gamma, beta, weights)),
             **options,
         )
 
@@ -68,6 +73,16 @@ class Problem(NamedTuple):
 def _sizes(x):
     # Unknown sizes are None on TensorFlow, and objects that stand for numbers on JAX and PyTorch.
     return tuple([size if isinstance(size, int) else None for size in x.shape])
+
+
+def _broadcasts(values, shape):
+    """Returns whether an array of the rank of `shape` broadcasts to it, as far as is known."""
+    if values is None:
+        return True
+    if len(values.shape) != len(shape):
+        return False
+    pairs = zip(_sizes(values), shape, strict=True)
+    return all(a == 1 or a == b or a is None or b is None for a, b in pairs)
 
 
 def _spanned_axes(parameter):

@@ -82,3 +82,12 @@ def test_another_device_or_backend_is_not_asked(register):
     register(lambda problem, *tensors: "elsewhere", device="another")
     registry.register("normalize", "another", lambda problem, *tensors: "elsewhere")
     assert is_plain(normalize())
+
+
+@pytest.mark.parametrize("name", ["gamma", "beta", "weights"])
+def test_what_does_not_broadcast_is_the_plain_functions(register, name):
+    asked = []
+    register(lambda problem, *tensors: asked.append(problem), options=["mask"])
+    with pytest.raises(Exception, match=r"(?i)shape|size|broadcast|dimension"):
+        normalize(**{name: keras.ops.ones((1, 3))})
+    assert not asked
