@@ -4,7 +4,6 @@ import contextlib
 
 import jax
 import keras
-from jax.extend.core import get_opaque_trace_state
 
 from keras_norm.ops import Replicas
 
@@ -63,6 +62,11 @@ def batch_function(function, model):
 
 def trace():
     """Returns JAX's token of the current trace."""
+    # Here, as importing the package imports nothing that Keras does not. JAX 0.8 has it elsewhere.
+    try:
+        from jax.extend.core import get_opaque_trace_state
+    except ImportError:
+        from jax.core import get_opaque_trace_state
     return get_opaque_trace_state(convention="flax")
 
 
