@@ -61,7 +61,7 @@ def main():
     backend = importlib.import_module(f"benchmarks.on_{keras.backend.backend()}")
     for mode in backend.MODES:
         print(f"{keras.backend.backend()}, {mode}; {backend.VERSION}, keras {keras.__version__}")
-        for row in rows.ROWS:
+        for row in (*rows.ROWS, *rows.LONG_ROWS):
             for mean in MEANS:
                 found = errors(backend, mode, row, mean)
                 shown = "  ".join(f"{name} {error:.1e}" for name, error in found.items())

@@ -23,17 +23,13 @@ from jax.lax import optimization_barrier, platform_dependent
 
 from keras_norm import ops
 from keras_norm.kernels.plan import AFTER, BEFORE, plan, stages
-from keras_norm.kernels.view import Masked, View
+from keras_norm.kernels.view import LARGEST_MEAN, LONGEST_STAGE, Masked, View
 from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
 
-# Means of up to so many deviations are exact without a shift: their squares cost one bit.
-# benchmarks/accuracy.py measures it.
-LARGEST_MEAN = 1.0
 # Elements along an axis that a sum runs over in one go with an error below 1e-6; longer axes are
-# viewed as several (benchmarks/accuracy.py, rows of long axes).
+# viewed as several. benchmarks/accuracy.py measures it on rows of long axes.
 LONGEST_AXIS = 16384
-LONGEST_STAGE = 512
 
 
 # One view for a plan, as what is compiled is found by it.
@@ -287,13 +283,8 @@ def _moments(view, centered, x, masked, dtype):
 
     # Elsewhere a branch costs more than a pass.
     is_near = jnp.square(mean) <= LARGEST_MEAN**2 * variance
-    is_near = jnp.all((is_near | _is_zero(mean, variance)) & jnp.isfinite(variance))
+    is_near = jnp.all(is_near & jnp.isfinite(variance))
     return platform_dependent(cpu=lambda: jax.lax.cond(is_near, near, far), default=far)
-
-
-def _is_zero(mean, variance):
-    """Returns where a set is empty, or 0 throughout."""
-    return (mean == 0) & (variance == 0)
 
 
 registry.register(

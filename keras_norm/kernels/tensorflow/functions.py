@@ -26,13 +26,9 @@ from keras_norm import ops
 from keras_norm.kernels.plan import plan
 from keras_norm.kernels.tensorflow.multiplied import Fused, Plain
 from keras_norm.kernels.tensorflow.sums import StagedView, mean, mean_square, sum_like, sum_over
-from keras_norm.kernels.view import Masked
+from keras_norm.kernels.view import LARGEST_MEAN, Masked
 from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
-
-# Means of up to so many deviations are exact without a shift: their squares cost one bit.
-# benchmarks/accuracy.py measures it.
-LARGEST_MEAN = 1.0
 
 # What a call is traced for: XLA, which fuses operations; TensorFlow, which runs one after the
 # other; or perhaps an exporter, which knows the plain ones only, and no branches.

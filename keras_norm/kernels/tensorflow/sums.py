@@ -7,7 +7,7 @@ import math
 import tensorflow as tf
 
 from keras_norm.kernels.plan import AFTER, BEFORE, stages
-from keras_norm.kernels.view import View
+from keras_norm.kernels.view import LONGEST_STAGE, View
 
 # XLA sums up to so many in a loop that also makes what it sums; more in windows, from memory.
 WINDOW = 32
@@ -18,7 +18,6 @@ MOST_POSITIONS = 2048
 # Elements along an axis that one sum may run over with an error below 1e-6; longer axes are viewed
 # as several (benchmarks/accuracy.py, rows of long axes).
 LONGEST_AXIS = 4096
-LONGEST_STAGE = 512
 
 
 class StagedView(View):
