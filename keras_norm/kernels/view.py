@@ -9,7 +9,7 @@ from keras_norm.kernels.plan import AFTER, BEFORE, GROUPS, SAMPLES
 # Means of up to so many deviations are exact without a shift: their squares cost one bit.
 # benchmarks/accuracy.py measures it.
 LARGEST_MEAN = 1.0
-# Elements of each axis that a long axis is viewed as: a sum over so many is off by less than 2e-7.
+# Elements of each axis that a long axis is viewed as. benchmarks/accuracy.py measures long rows.
 LONGEST_STAGE = 512
 
 
