@@ -27,6 +27,11 @@ class Finding:
     value: float
     remedy: str
 
+    @property
+    def key(self):
+        """Equal for findings of the same kind and layer."""
+        return id(self.layer), self.kind
+
 
 def finding(layer, kind, where, badness, remedy):
     """Returns a list of one finding, or of none.

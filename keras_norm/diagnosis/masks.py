@@ -11,9 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_norm.conversion.unmasked import Unmasked
 from keras_norm.diagnosis.findings import finding_of_all
-from keras_norm.diagnosis.sets import BATCH, channel_axis, reduced_axes
+from keras_norm.diagnosis.sets import BATCH, channel_axis, family, reduced_axes
 
 
 class Held(NamedTuple):
@@ -142,15 +141,10 @@ class Padding:
                 f"the mask is lost {self._place}; use layers that pass masks on, or call the layer "
                 "with `mask=`."
             )
-        elif isinstance(layer, Unmasked):
-            remedy = (
-                f"{type(layer).__name__} takes no mask; put `keras_norm."
-                f"{type(layer).__name__.removeprefix('Unmasked')}` in its place."
-            )
         else:
             remedy = (
-                f"Keras's {type(layer).__name__} takes no mask; put `keras_norm."
-                f"{type(layer).__name__}` in its place, with the mask."
+                f"{type(layer).__name__} takes no mask; put `keras_norm.{family(layer).__name__}` "
+                "in its place."
             )
         share = float(self._padding / self._positions)
         return finding_of_all(layer, self._channels, "mask", share, counted + remedy)

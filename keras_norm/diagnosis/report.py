@@ -62,6 +62,13 @@ class Report:
 
         picture.draw(self._examined, self.remedies, path)
 
+    def without(self, keys):
+        """Returns a report of the findings whose keys are not in a set."""
+        return Report([
+            one._replace(findings=[f for f in one.findings if f.key not in keys])
+            for one in self._examined
+        ])  # fmt: skip
+
     @property
     def remedies(self):
         """Pairs of a kind and a remedy, each pair once."""

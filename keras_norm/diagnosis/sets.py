@@ -16,6 +16,11 @@ OF_STEPS = (
 NORMALIZATIONS = (*BATCH, *_GROUP, *OF_STEPS)
 
 
+def family(layer):
+    """Returns the class of normalization that a layer's class is or derives from."""
+    return next(cls for cls in type(layer).__mro__ if cls in NORMALIZATIONS)
+
+
 def channel_axis(layer, rank):
     """Returns the channel axis of a layer, from the front: the last one that gamma spans."""
     axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]

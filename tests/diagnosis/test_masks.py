@@ -76,9 +76,12 @@ def test_where_a_mask_is_lost(norm, lose, place):
 @pytest.mark.parametrize(
     ("norm", "remedy"),
     [
-        (layers.GroupNormalization(2), "Keras's GroupNormalization takes no mask; put `keras_norm"),
-        (layers.LayerNormalization(axis=[1, 2]), "Keras's LayerNormalization takes no mask"),
-        (layers.RMSNormalization(axis=[1, 2]), "Keras's RMSNormalization takes no mask"),
+        (layers.GroupNormalization(2), "GroupNormalization takes no mask; put `keras_norm"),
+        (layers.LayerNormalization(axis=[1, 2]), "put `keras_norm.LayerNormalization` in"),
+        (
+            layers.RMSNormalization(axis=[1, 2]),
+            "RMSNormalization takes no mask; put `keras_norm.RMSN",
+        ),
         (unmasked.UnmaskedGroupNormalization(2), "put `keras_norm.GroupNormalization` in"),
         (layers.LayerNormalization(), None),  # over the channels of a step
         (layers.RMSNormalization(), None),

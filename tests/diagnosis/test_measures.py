@@ -1,6 +1,5 @@
 """Each kind of finding: a model that has it, and one that has not."""
 
-import keras
 import numpy as np
 import pytest
 from keras import layers
@@ -45,6 +44,23 @@ def test_statistics(cls):
     layer.moving_mean.assign([0.0, 0.2, 0.0])
     layer.moving_variance.assign([1.0, 1.0, 1.3])
     assert kinds(model, x) == []
+
+
+def test_sorted_classes_are_no_noise_of_batches():
+    """`fit` shuffles arrays."""
+    x = data(64, 3) + np.repeat([0, 4], 32)[:, None].astype("float32")
+    model = make_model(BatchNormalization(moving_mean_initializer=[2.0] * 3))
+    model.layers[0].moving_variance.assign([5.0] * 3)
+    assert kinds(model, x, batch_size=16) == []
+    assert kinds(model, ((x[i : i + 16],) for i in range(0, 64, 16))) == ["batch"]
+
+
+def test_gamma_of_gemma():
+    layer = keras_norm.RMSNormalization(gamma_offset=1.0, gamma_initializer="zeros")
+    model = make_model(layer)
+    assert kinds(model, data(8, 3)) == []
+    layer.gamma.assign([-1.0, 0.0, 0.0])
+    assert kinds(model, data(8, 3)) == ["gamma"]
 
 
 def test_the_remedy_of_statistics_heals():
@@ -150,31 +166,3 @@ def test_masks_keep_padding_out():
     x[:, 3:] = 0
     layer = BatchNormalization(moving_mean_initializer=[9.0] * 3)
     assert kinds(make_model(layers.Masking(), layer, shape=(5, 3)), x) == []
-
-
-def test_nested_subclassed_models_that_are_not_built():
-    class Model(keras.Model):
-        def build(self, shape):
-            self.inner = keras.Sequential([BatchNormalization(name="inner", axis=1)])
-
-        def call(self, x):
-            return self.inner(x)
-
-    (found,) = findings(Model(), data(32, 3, 4, mean=5.0))
-    assert (found.name, found.kind, found.channels) == ("inner", "statistics", [0, 1, 2])
-
-
-def test_errors_leave_the_model_as_it_is():
-    layer = BatchNormalization()
-    model = make_model(layer)
-    x = data(64, 3)
-    x[40] = np.nan
-    with pytest.raises(ValueError, match="Batch 2 of the data holds NaN"):
-        diagnose(model, x, verbose=0)
-    assert "call" not in layer.__dict__
-    with pytest.raises(ValueError, match="at least one normalization layer"):
-        diagnose(make_model(layers.Dense(1)), data(4, 3), verbose=0)
-    with pytest.raises(ValueError, match="steps=0"):
-        diagnose(model, data(4, 3), steps=0)
-    with pytest.raises(TypeError, match="must be a Keras model"):
-        diagnose(layer, data(4, 3))
