@@ -87,7 +87,7 @@ def test_values_and_gradients(case, mode, declined):
 )
 def test_replicas(case, mode, declined):
     """Half of a batch whose other half is elsewhere, with another mean, stands for a replica."""
-    if mode == "compiled" and not old_keras.RECENT:
+    if mode == "compiled" and not old_keras.COMPILES_WHOLE_LAYERS:
         pytest.skip("the plain functions answer, and this Keras cannot be traced in one graph")
     given = problems.arrays(case)
     other = problems.arrays(case)
