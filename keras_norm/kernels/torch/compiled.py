@@ -47,7 +47,7 @@ def _moments(problem, x, weights, *found):
     else:
         repeats = [x.shape[axis] for axis in problem.axes if problem.mask[axis] == 1]
         count = weights.to(mean.dtype).sum(problem.axes, keepdim=True) * math.prod(repeats)
-        variance = torch.where(inverse > 0, variance, 0)
+        variance = torch.where(count > 0, variance, 0)
     return ops.Moments(count, shift, mean, variance)
 
 

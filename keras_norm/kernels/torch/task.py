@@ -65,16 +65,16 @@ class Task(NamedTuple):
     def moments(self, found, weights):
         """Returns shift, mean, variance and inverse that were found as moments of the input."""
         shift, mean, variance, inverse = found
+        count = self.count(self.weights(weights, mean.dtype))
         if variance is None:
             variance = (inverse**-2 - self.problem.epsilon).clamp_(min=0)
-            variance = variance.masked_fill_(inverse == 0, 0)
-        shift, mean = (mean, torch.zeros_like(mean)) if shift is None else (shift, mean)
-        fields = [self.unview(v, self.plan.moments) for v in (shift, mean, variance)]
-        count = self.count(self.weights(weights, mean.dtype))
         if torch.is_tensor(count):
+            variance = variance.masked_fill(count == 0, 0)
             count = self.unview(count.expand(len(mean), 1), self.plan.counts)
         else:
             count = mean.new_tensor(count)
+        shift, mean = (mean, torch.zeros_like(mean)) if shift is None else (shift, mean)
+        fields = [self.unview(v, self.plan.moments) for v in (shift, mean, variance)]
         return ops.Moments(count, *fields)
 
     def spread(self, values):
@@ -134,7 +134,6 @@ class Task(NamedTuple):
             # A product, as what is NaN shall stay so.
             has_part = (self.count(weights) > 0).to(mean.dtype)
             mean, inverse = mean * has_part, inverse * has_part
-            variance = None if variance is None else variance * has_part
         return y, held, mean, variance, inverse
 
     def _moments(self, x, weights):
