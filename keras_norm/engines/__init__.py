@@ -17,6 +17,8 @@ One module per backend, all with the same names. The backend is chosen here and 
   Assignments to variables in `function` are discarded.
 - `inlined()`: a context in which Python runs, one operation after the other, what is compiled by
   itself; on JAX also loops and branches.
+- `on_replicas(function, model)`: `function` of a batch of inputs, run on each replica with its part
+  of the batch, not compiled.
 - `trace()`: the trace that runs this code, equal to itself only. Loops, branches, and functions
   that are compiled by themselves have their own.
 - `nesting(outer)`: how this code is nested in the trace `outer`: "none" if that trace runs it,
@@ -46,6 +48,7 @@ scope = _engine.scope
 compiled = _engine.compiled
 batch_function = _engine.batch_function
 inlined = _engine.inlined
+on_replicas = _engine.on_replicas
 trace = _engine.trace
 nesting = _engine.nesting
 accumulator = _engine.accumulator

@@ -48,6 +48,11 @@ def inlined():
     _refuse("Population statistics")
 
 
+def on_replicas(function, model):
+    """Raises an error: there is one process."""
+    _refuse("A diagnosis")
+
+
 def trace():
     """Raises an error: there is no pass."""
     _refuse("Population statistics")

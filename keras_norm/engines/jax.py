@@ -93,6 +93,11 @@ def inlined():
     return jax.disable_jit()
 
 
+def on_replicas(function, model):
+    """Returns `function`."""
+    return function
+
+
 def trace():
     """Returns JAX's token of the current trace."""
     # Here, as importing the package imports nothing that Keras does not. JAX 0.8 has it elsewhere.
