@@ -5,9 +5,10 @@ import warnings
 import keras
 
 from keras_norm import population
+from keras_norm.diagnosis import diagnose
 from keras_norm.optimizers import MultiplierOptimizer, report
 
-__all__ = ["LogLearningRates", "PopulationStatistics"]
+__all__ = ["Diagnosis", "LogLearningRates", "PopulationStatistics"]
 
 
 class LogLearningRates(keras.callbacks.Callback):
@@ -167,3 +168,70 @@ class PopulationStatistics(keras.callbacks.Callback):
                 f"error was {type(error).__name__}: {error}",
                 stacklevel=2,
             )
+
+
+class Diagnosis(keras.callbacks.Callback):
+    """Prints what goes wrong with the normalization layers of a model while it trains.
+
+    Every n epochs, the callback calls `keras_norm.diagnose`, and prints a table of the findings
+    that it has not printed in this `fit` yet: a kind of fault of a layer is printed once.
+
+    If a diagnosis fails, the callback warns and the training goes on.
+
+    Args:
+        x: The data, as `fit` takes it: a part of the training data as a rule.
+        batch_size: Positive integer, samples per batch of arrays, as in training; None for 32.
+        steps: Positive integer, number of batches; None for all.
+        every: Positive integer, how many epochs to train between two diagnoses.
+
+    Raises:
+        ValueError: If a number is not a positive integer or `x` is None.
+
+    Example:
+    >>> import keras, keras_norm
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras_norm.BatchNormalization(name="norm")])
+    >>> model.compile("sgd", "mse")
+    >>> x = np.random.default_rng(0).normal(100, 1, (64, 1)).astype("float32")
+    >>> callback = keras_norm.callbacks.Diagnosis(x)
+    >>> _ = model.fit(x, x, callbacks=[callback], verbose=0)
+    Diagnosis after epoch 1:
+    layer  kind        channels  value
+    norm   statistics  1         ...
+
+    Reference:
+        Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, https://arxiv.org/abs/2105.07576
+    """
+
+    def __init__(self, x, batch_size=None, steps=None, every=1):
+        super().__init__()
+        population.check(x, batch_size, steps, passes=1)
+        population.check_positive("every", every)
+        self.x = x
+        self.batch_size = batch_size
+        self.steps = steps
+        self.every = every
+        self._printed = set()
+
+    def on_train_begin(self, logs=None):
+        """Forgets what was printed in an earlier `fit`."""
+        self._printed = set()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Prints new findings, after every n epochs."""
+        if (epoch + 1) % self.every:
+            return
+        try:
+            report = diagnose(self.model, self.x, self.batch_size, self.steps, verbose=0)
+        except Exception as error:
+            # Hours of training must not end with an error of what looks on.
+            warnings.warn(
+                f"Diagnosis failed after epoch {epoch + 1}, and the training goes on. "
+                f"The error was {type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+            return
+        new = report.without(self._printed)
+        self._printed |= {finding.key for finding in new.findings}
+        if new.findings:
+            print(f"Diagnosis after epoch {epoch + 1}:\n{new}")

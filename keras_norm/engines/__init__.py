@@ -11,6 +11,8 @@ One module per backend, all with the same names. The backend is chosen here and 
 - `batch_function(function, model)`: `function` of a batch of inputs that calls the model and
   returns an array, as a compiled function that returns a list of arrays, one for each replica.
   Assignments to variables in `function` are discarded.
+- `on_replicas(function, model)`: `function` of a batch of inputs, run on each replica with its part
+  of the batch, not compiled.
 - `trace()`: the trace that runs this code, equal to itself only. Loops, branches, and functions
   that are compiled by themselves have their own.
 - `nesting(outer)`: how this code is nested in the trace `outer`: "none" if that trace runs it,
@@ -37,6 +39,7 @@ default_training = _engine.default_training
 scope = _engine.scope
 compiled = _engine.compiled
 batch_function = _engine.batch_function
+on_replicas = _engine.on_replicas
 trace = _engine.trace
 nesting = _engine.nesting
 accumulator = _engine.accumulator

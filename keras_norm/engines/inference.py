@@ -33,6 +33,11 @@ def batch_function(function, model):
     _refuse("Population statistics")
 
 
+def on_replicas(function, model):
+    """Raises an error: there is one process."""
+    _refuse("A diagnosis")
+
+
 def trace():
     """Raises an error: there is no pass."""
     _refuse("Population statistics")

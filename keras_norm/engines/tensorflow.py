@@ -63,6 +63,12 @@ def batch_function(function, model):
     return lambda x: parts(keras.tree.map_structure(_without_optional, x))
 
 
+def on_replicas(function, model):
+    """Returns `function` run on every replica of the model's strategy, not compiled."""
+    strategy = model.distribute_strategy
+    return lambda x: strategy.run(function, args=(keras.tree.map_structure(_without_optional, x),))
+
+
 def trace():
     """Returns the graph that is being built; None outside of graphs."""
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()

@@ -41,6 +41,27 @@ def test_mask_of_keras_masking_on_channels_first_input():
     np.testing.assert_array_equal(numpy(weights), MASK[:, :, None])
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 3), (None, None, 3), (2, 5, 5, 3)])
+@pytest.mark.parametrize("lengths", [[5, 2], [[5], [2]], [5.0, 2.0], [1, 0]])
+def test_lengths_are_no_mask(shape, lengths):
+    with pytest.raises(ValueError, match=r"lengths.*mask\.shape=\(2,.*mask\.dtype=(int|float)"):
+        mask_weights(lengths, shape, len(shape) - 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask"),
+    [
+        ((2, 5, 3), [True, False]),
+        ((2, 5, 3), [[True], [False]]),
+        ((2, 3), [1, 0]),  # of samples without positions
+        ((2, 1, 3), [[1], [0]]),  # of all positions that there are
+    ],
+)
+def test_masks_of_whole_samples(shape, mask):
+    weights = numpy(mask_weights(mask, shape, len(shape) - 1))
+    np.testing.assert_array_equal(weights.ravel(), [1, 0])
+
+
 @pytest.mark.parametrize("shape", [(2, 4, 5), (3, 3, 4), (2,), (2, 3)])
 def test_other_shapes_are_refused_with_both(shape):
     with pytest.raises(ValueError, match=r"mask\.shape=\(2, 3\), inputs\.shape="):
