@@ -116,8 +116,9 @@ class Watch:
             given.apply_defaults()
             arguments = given.arguments
             trail = self._local.trail
-            named = {name: value for name, value in arguments.items() if "mask" not in name}
-            inputs = [x for x in keras.tree.flatten(named) if ops.is_tensor(x)]
+            # A list, as `flatten` would sort a dictionary by its names.
+            values = [value for name, value in arguments.items() if "mask" not in name]
+            inputs = [x for x in keras.tree.flatten(values) if ops.is_tensor(x)]
             origins = [trail.origin(x) for x in inputs]
             if inputs and len(inputs[0].shape) > 1:
                 self.causality.see(operation, inputs[0], arguments)

@@ -97,11 +97,13 @@ def test_convolutions_with_channels_first():
 def test_images_beside_a_causal_decoder():
     """The encoder's maps have no time; one of its sizes is the decoder's number of steps."""
     image, words = keras.Input((6, 6, 4)), keras.Input((6, 4))
-    x = keras_norm.LayerNormalization()(image)
-    x = layers.GlobalAveragePooling2D()(x)
-    y = layers.GRU(4, return_sequences=True)(words, initial_state=x)
-    net = keras.Model([image, words], y)
-    assert findings(net, [data(8, 6, 6, 4), data(8, 6, 4)]) == []
+    for over_words, expected in ((-1, []), (None, ["of words"])):
+        x = keras_norm.LayerNormalization(name="of the image")(image)
+        x = layers.GlobalAveragePooling2D()(x)
+        y = keras_norm.LayerNormalization(reduction_axes=over_words, name="of words")(words)
+        y = layers.GRU(4, return_sequences=True)(y, initial_state=x)
+        found = findings(keras.Model([image, words], y), [data(8, 6, 6, 4), data(8, 6, 4)])
+        assert [finding.name for finding in found] == expected
 
 
 def test_images_in_time():

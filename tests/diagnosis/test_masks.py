@@ -168,6 +168,23 @@ def test_layers_that_use_a_mask_up(pool):
     assert masks(model, padded()) == []
 
 
+class Halves(layers.Layer):
+    """The mean of the valid steps of each half."""
+
+    def call(self, x, mask=None):
+        weights = ops.cast(mask, "float32")[:, :, None]
+        x, weights = (ops.reshape(v, (-1, 2, 3, v.shape[-1])) for v in (x * weights, weights))
+        return ops.sum(x, 2) / ops.maximum(ops.sum(weights, 2), 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+def test_layers_that_use_a_mask_to_change_the_steps():
+    model = keras.Sequential(
+        [keras.Input((6, 4)), layers.Masking(), Halves(), keras_norm.LayerNormalization()]
+    )
+    assert masks(model, padded()) == []
+
+
 def test_masks_that_are_given():
     inputs = keras.Input((6, 4))
     mask = ops.any(inputs != 0, axis=-1)
