@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import random
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The tests run in parallel processes. With more threads than cores, OpenMP's wait for each other:
@@ -22,8 +23,35 @@ if keras.backend.backend() == "tensorflow":
     )
 
 
+VERSION = f"keras {keras.__version__}, backend {keras.backend.backend()}"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cases",
+        type=int,
+        metavar="N",
+        help="of the cases of each test function, run N: always the same ones of one version of "
+        "Keras and backend, others of another",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    most = config.getoption("cases")
+    if most is None:
+        return
+    functions = {}
+    for item in items:
+        functions.setdefault(item.nodeid.split("[")[0], []).append(item)
+    chosen = set()
+    for name, cases in functions.items():
+        chosen.update(random.Random(f"{VERSION} {name}").sample(cases, min(most, len(cases))))
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]
+
+
 def pytest_report_header():
-    return f"keras {keras.__version__}, backend {keras.backend.backend()}"
+    return VERSION
 
 
 def pytest_terminal_summary(terminalreporter):
