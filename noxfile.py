@@ -81,6 +81,7 @@ def nightly(session, backend):
 
 # What goes with the tested PyTorch, whose builds for the CPU do not need it.
 TRITON = "triton==3.7.1"
+INTERPRETED = {"KERAS_NORM_KERNELS": "triton", "TRITON_INTERPRET": "1"}
 
 
 @nox.session
@@ -88,11 +89,7 @@ def triton(session):
     """Tests the executors for accelerators in an interpreter, counts and compiles them: no card."""
     install(session, "torch", "matplotlib", *TEST_TOOLS[:2])
     session.install("--no-deps", TRITON)
-    variables = {
-        **environment(session, "torch"),
-        "KERAS_NORM_KERNELS": "triton",
-        "TRITON_INTERPRET": "1",
-    }
+    variables = environment(session, "torch") | INTERPRETED
     tests = ["tests/kernels/test_triton.py", "tests/kernels/test_problems.py"]
     # How the functions are compiled into larger programs, `test_triton` has an example of.
     chosen = ["-k", "not compiled", "-n", "2", "-W", "ignore::RuntimeWarning"]
@@ -101,6 +98,19 @@ def triton(session):
         *("python", "-m", "benchmarks.accelerator", "--output", "benchmarks/results"),
         env=environment(session, "torch"),
     )
+
+
+@nox.session(default=False)
+@nox.parametrize("backend", [*BACKENDS, "triton"])
+def mutants(session, backend):
+    """Makes small mistakes in the package, and fails if the tests notice less than 95% of them."""
+    framework = "torch" if backend == "triton" else backend
+    install(session, *BACKENDS[framework], *TEST_TOOLS, *EXPORT_TOOLS)
+    variables = environment(session, framework)
+    if backend == "triton":
+        session.install("--no-deps", TRITON)
+        variables |= INTERPRETED | {"PYTEST_ADDOPTS": "-k 'not compiled'"}
+    session.run("python", "tests/mutants", *(session.posargs or ["-n", "2"]), env=variables)
 
 
 @nox.session(python=PYTHONS, default=False)

@@ -4,7 +4,8 @@ import statistics
 
 COLUMNS = (
     *("ours", "keras", "native", "empty", "floor"),
-    *("ours/best", "keras/ours", "ours/floor", "masked/unmasked", "kept", "temporaries"),
+    *("ours/best", "keras/ours", "ours/floor", "ours/affine", "masked/unmasked"),
+    *("kept", "temporaries"),
 )
 
 # Slower by more than this, relative to the floor, is more than noise.

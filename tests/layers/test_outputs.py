@@ -120,6 +120,13 @@ def test_mask_as_a_list(kind):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
+def test_one_mask_for_all_samples(kind):
+    x, mask = data((3, 5, 6)), np.array([[True, True, False, True, False]])
+    y, same = (LAYERS[kind]()(x, mask=m, training=True) for m in (mask, np.tile(mask, (3, 1))))
+    np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (y, same)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
 def test_wrong_mask(kind):
     with pytest.raises(ValueError, match=r"mask\.shape=\(3, 4\), inputs\.shape=\(3, 5, 6\)"):
         LAYERS[kind]()(data((3, 5, 6)), mask=np.ones((3, 4)), training=True)

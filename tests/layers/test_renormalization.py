@@ -147,6 +147,16 @@ def test_population_statistics_set_what_inference_uses():
     np.testing.assert_allclose(numpy(layer.moving_variance), stddev**2 - EPSILON, rtol=1e-5)
 
 
+def test_population_statistics_are_found_without_corrections():
+    x = data((40, 4), 5)
+    first, second = make(), make()
+    first(data((8, 4), 100), training=True)  # what corrections would go by
+    model = keras.Sequential([keras.Input((4,)), first, second])
+    update_population_statistics(model, x, batch_size=8, verbose=0)
+    seen = [oracle.normalize(batch, [0], EPSILON)[0] for batch in np.split(x, 5)]
+    np.testing.assert_allclose(numpy(second.moving_mean), np.mean(seen, (0, 1)), atol=1e-5)
+
+
 def test_file_and_fit(tmp_path):
     x = data((32, 4))
     model = keras.Sequential(

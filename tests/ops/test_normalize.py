@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_norm.ops import moments, normalize, standardize
-from tests import gradients, oracle
+from tests import gradients, oracle, plain
 
 BACKEND = keras.backend.backend()
 COMPILED = [False] if BACKEND == "torch" else [False, True]
@@ -198,6 +198,17 @@ def test_second_derivatives_match_finite_differences_of_the_oracle(masked):
     for found, slope in zip(actual, expected, strict=True):
         # Central differences are good to 1e-9, float32 second derivatives to some 1e-6.
         assert oracle.error(found, slope) < 1e-5
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e5])
+@pytest.mark.parametrize("axes", [(0, 1), (2,), (1, 2)])
+def test_the_plain_function_is_accurate(axes, mean):
+    x = (np.random.default_rng(0).standard_normal((9, 50, 4)) + mean).astype("float32")
+    expected = oracle.normalize(x, axes, 1e-5)[0]
+    assert (
+        oracle.error(plain.normalize(keras.ops.convert_to_tensor(x), axes, 1e-5)[0], expected)
+        < 2e-6
+    )
 
 
 def test_standardize_with_given_moments_is_exact_at_large_means():
