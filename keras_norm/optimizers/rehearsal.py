@@ -5,12 +5,10 @@ learning rate past the hook. So a view of an optimizer of the same class and con
 two small variables, and an optimizer at other settings does the same without a view.
 
 It costs two steps on eight numbers, once for a class and configuration: ten milliseconds, and in a
-process the first time up to 0.1 s on TensorFlow and 0.7 s on JAX, which compiles. It runs in a
-thread of its own, which has no scope, trace, strategy or device of the caller, and shares no names
-and no random state with it.
+process the first time up to 0.1 s on TensorFlow and 0.7 s on JAX, which compiles. It runs
+apart from the caller, with whom it shares no scope, strategy, device, name or random state.
 """
 
-import concurrent.futures
 import json
 
 import keras
@@ -47,8 +45,7 @@ def check(optimizer):
         config["weight_decay"] = DECAY
     key = (kind, json.dumps(config, sort_keys=True, default=repr))
     if key not in _passed:
-        with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            thread.submit(_compare, kind, config).result()
+        _keras.apart(_compare, kind, config)
         _passed.add(key)
 
 
