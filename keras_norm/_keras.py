@@ -26,6 +26,7 @@ OPTIMIZER = HOOKS | {
     "_model_variables_moving_average": "averages of the variables (`use_ema`)",
     "_trainable_variables": "the variables that the optimizer was built on",
     "_trainable_variables_indices": "kept right when a model is copied",
+    "_untrack_variable": "drops the state of variables that are trained no longer",
     "_use_weight_decay": "whether the inner optimizer excludes a variable from decay",
     "_var_key": "what an optimizer knows a variable by, kept right when a model is copied",
 }

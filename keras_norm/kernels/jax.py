@@ -144,7 +144,9 @@ def _normalize_jvp(view, epsilon, centered, primals, tangents):
         scale = gamma * inverse
         if not centered:
             product = _mean(view, masked.counted(x * dx), masked)
-            slope = _times(-product * inverse**3, gamma) + _times(inverse, dgamma)
+            # Factor by factor: the third power of the inverse may overflow.
+            third = -product * inverse * inverse * inverse
+            slope = _times(third, gamma) + _times(inverse, dgamma)
             dy = scale * dx + x * slope + dbeta
             return dy.astype(y.dtype), jnp.zeros_like(residual), 2 * product
         first = _mean(view, masked.counted(dx), masked)
@@ -208,7 +210,8 @@ def _standardized(view, epsilon, x, gamma, beta, weights, moments):
     _, shift, residual, variance = moments
     shift, residual, variance = map(view.of_moment, (shift, residual, variance))
     count = moments.count.reshape(())
-    inverse = jnp.where(count > 0, jax.lax.rsqrt(variance + epsilon), 0)
+    # Not `rsqrt`: its derivative holds the third power of the result, which may overflow.
+    inverse = jnp.where(count > 0, 1 / jnp.sqrt(variance + epsilon), 0)
     scale = gamma * inverse
 
     # Without it, what a mask makes of the input would be kept for a backward pass.

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_norm import _validation, multipliers
-from keras_norm.optimizers import hooks, maps, report
+from keras_norm.optimizers import hooks, maps, report, state
 from keras_norm.optimizers.views import per_variable
 from keras_norm.optimizers.wrapper import OptimizerWrapper
 
@@ -127,15 +127,21 @@ class MultiplierOptimizer(OptimizerWrapper):
         self._by_map: Any = {}
 
     def build(self, variables):
-        """Builds the inner optimizer on `variables` and finds out which patterns match which."""
+        """Builds the inner optimizer on `variables` and finds out which patterns match which.
+
+        A built optimizer is built again where the variables are others than before, as after a
+        change of `trainable`: those that stay keep their state, and the step count goes on.
+
+        Raises:
+            ValueError: If no variable stays: another model needs a new optimizer.
+        """
         # Keras builds the optimizer of an `.h5` file before the model has variables.
         if not variables:
             return
-        self.build_inner(variables)
-        self.inner_optimizer._check_variables_are_known(variables)
         if self.built:
+            self._build_again(variables)
             return
-        variables = self._trainable_variables
+        self.build_inner(variables)
         hooks.check(self.inner_optimizer)
         if self._saved is not None and len(self._saved) != len(variables):
             warnings.warn(
@@ -146,10 +152,7 @@ class MultiplierOptimizer(OptimizerWrapper):
             )
             self._saved = None
         if self._saved is None:
-            paths = [report.path(variable) for variable in variables]
-            self._by_map = {
-                kind: maps.match(f"{kind}s", self._map(kind), paths) for kind in multipliers.KINDS
-            }
+            self._by_map = self._match(variables)
         else:
             self._restore(variables)
         self._check_weight_decay()
@@ -164,6 +167,19 @@ class MultiplierOptimizer(OptimizerWrapper):
         self._apply = stepper.apply
         self._stateless_apply = stepper.stateless_apply
         self.built = True
+
+    def _build_again(self, variables):
+        key = self.inner_optimizer._var_key
+        before = {key(variable): i for i, variable in enumerate(self._trainable_variables)}
+        # Each pattern matched a variable once, which may be frozen now.
+        by_map = self._match(variables, every=False)
+        for index, variable in enumerate(variables):
+            if key(variable) in before:
+                for kind in multipliers.KINDS:
+                    by_map[kind][index] = self._by_map[kind][before[key(variable)]]
+        self.build_inner(variables)
+        self._by_map = by_map
+        self._check_weight_decay()
 
     def apply(self, grads, trainable_variables=None):
         """Updates the variables, as `keras.optimizers.Optimizer.apply` does."""
@@ -186,12 +202,17 @@ class MultiplierOptimizer(OptimizerWrapper):
                 "To call `stateless_apply`, the optimizer must be built. "
                 "Call `optimizer.build(trainable_variables)` first."
             )
-        for value, variable in zip(trainable_variables, self._trainable_variables, strict=False):
+        if len(trainable_variables) != len(self._trainable_variables):
+            raise ValueError(
+                f"Optimizer '{self.name}' was built with {len(self._trainable_variables)} "
+                f"variables. Received: {len(trainable_variables)} values. {state.CHANGED}"
+            )
+        for value, variable in zip(trainable_variables, self._trainable_variables, strict=True):
             if tuple(value.shape) != tuple(variable.shape):
                 raise ValueError(
                     f"Optimizer '{self.name}' was built on other variables: it received a value "
                     f"of shape {tuple(value.shape)} for '{report.path(variable)}', whose shape is "
-                    f"{tuple(variable.shape)}. Make a new optimizer for a new model."
+                    f"{tuple(variable.shape)}. {state.CHANGED}"
                 )
         return self._stateless_apply(optimizer_variables, grads, trainable_variables)
 
@@ -243,6 +264,13 @@ class MultiplierOptimizer(OptimizerWrapper):
 
     def _map(self, kind):
         return getattr(self, f"{kind}s")
+
+    def _match(self, variables, every=True):
+        paths = [report.path(variable) for variable in variables]
+        return {
+            kind: maps.match(f"{kind}s", self._map(kind), paths, every)
+            for kind in multipliers.KINDS
+        }
 
     def _check_weight_decay(self):
         if self.weight_decay is not None:
