@@ -77,7 +77,7 @@ def measure(backend, row, mode, step, rounds):
         options = {"compiled": True} if row.compiled else {}
         masked = mask if is_masked else None
         functions[name] = backend.layer_step(layer, x, gradient, step, mode, masked, **options)
-    if row.native is not None and row.dtype == "float32" and step != "frozen" and not row.mask:
+    if row.native is not None and step != "frozen" and not row.mask:
         native = backend.native_step(*row.native, x, gradient, step == "training", mode)
         if native is not None:
             functions["native"] = native

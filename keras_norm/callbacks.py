@@ -74,9 +74,6 @@ class MergeMovingStatistics(keras.callbacks.Callback):
     `synchronized=True` costs three a layer and step, and needs no pass over data, as
     `PopulationStatistics` does. List callbacks that save the model after this one.
 
-    Args:
-        None.
-
     Raises:
         ValueError: When `fit` begins, if the model has no `keras_norm.BatchNormalization` layer.
 

@@ -13,14 +13,9 @@ from keras_norm import (
 )
 from keras_norm.ops import registry
 from tests.gradients import vjp
+from tests.kinds import LAYERS
 
-ALL = [
-    BatchNormalization,
-    LayerNormalization,
-    GroupNormalization,
-    InstanceNormalization,
-    RMSNormalization,
-]
+ALL = list(LAYERS.values())
 NAN = float("nan")
 HUGE = 10**400  # beyond float64
 
