@@ -198,7 +198,7 @@ def test_a_diagnosis_that_fails_warns_and_training_goes_on():
     model, _ = make_model()
     with pytest.warns(UserWarning, match="Diagnosis failed after epoch .*training goes") as caught:
         history = model.fit(x, y, epochs=2, callbacks=[Diagnosis(data(20, 7))], verbose=0)
-    assert "after epoch 1," in str(caught[0].message)
+    assert any("after epoch 1," in str(one.message) for one in caught)
     assert len(history.history["loss"]) == 2
     with pytest.raises(ValueError, match="every=0"):
         Diagnosis(x, every=0)
