@@ -143,7 +143,7 @@ def mutants(session, backend):
     if backend == "triton":
         session.install("--no-deps", TRITON)
         variables |= INTERPRETED | {"PYTEST_ADDOPTS": "-k 'not compiled'"}
-    session.run("python", "tests/mutants", *(session.posargs or PARALLEL), env=variables)
+    session.run("python", "tests/mutants", *(session.posargs or ["-n", "2"]), env=variables)
 
 
 @nox.session(python=PYTHONS, default=False)
@@ -209,6 +209,7 @@ EXAMPLES = {
         "population_passes.py --epochs 1",
         "finetune_multipliers.py --small --out {output}/finetune_multipliers.png",
         "padded_series.py --small --out {output}/padded_series.png",
+        "diagnosis.py --small --out {output}/diagnosis.png",
         "distributed/jax_data_parallel.py --epochs 1",
     ],
     "torch": ["distributed/torch_ddp.py --epochs 1"],

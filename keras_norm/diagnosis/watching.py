@@ -150,10 +150,14 @@ def check_finite(x, number):
     Raises:
         ValueError: If it holds NaN or infinity.
     """
-    for array in keras.tree.flatten(x):
-        values = np.asarray(ops.convert_to_numpy(array))
-        if values.dtype.kind not in "OSU" and not np.isfinite(values.astype("float64")).all():
-            raise ValueError(f"Batch {number} of the data holds NaN or infinity.")
+    if not all(map(is_finite, keras.tree.flatten(x))):
+        raise ValueError(f"Batch {number} of the data holds NaN or infinity.")
+
+
+def is_finite(array):
+    """Says whether an array holds neither NaN nor infinity; texts and objects hold none."""
+    values = np.asarray(ops.convert_to_numpy(array))
+    return values.dtype.kind in "OSU" or bool(np.isfinite(values.astype("float64")).all())
 
 
 def _moments(layer, inputs, mask):
