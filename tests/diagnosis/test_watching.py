@@ -291,6 +291,6 @@ if BACKEND == "torch":
             assert kinds(model, x[rank::2], batch_size=4) == expected
 
     def test_processes(tmp_path):
-        from tests.replicas.on_torch import spawn
+        from tests.replicas.processes import spawn
 
         spawn(_scatter, data(200, 16), tmp_path)
