@@ -246,7 +246,6 @@ def test_recipe_has_the_requirements_of_the_project():
 
 
 def test_readme_of_the_distributions_has_absolute_links():
-    pytest.importorskip("hatchling")
     text = script("hatch_build.py").absolute(
         (ROOT / "README.md").read_text(), "https://example.org/r", "v1"
     )
