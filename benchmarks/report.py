@@ -4,7 +4,8 @@ import statistics
 
 COLUMNS = (
     *("ours", "keras", "native", "empty", "floor"),
-    *("ours/best", "keras/ours", "ours/floor", "masked/unmasked", "kept", "temporaries"),
+    *("ours/best", "keras/ours", "ours/floor", "ours/affine", "masked/unmasked"),
+    *("kept", "temporaries"),
 )
 
 # The means that the summary gives, by section.

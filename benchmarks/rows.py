@@ -33,6 +33,30 @@ class Empty(keras.layers.Layer):
         return inputs
 
 
+class ScaleAndShift(keras.layers.Layer):
+    """Multiplies by a number for each channel and adds one: the least that frozen statistics cost.
+
+    Args:
+        axis: Integer, the channel axis.
+    """
+
+    def __init__(self, axis, dtype=None):
+        super().__init__(dtype=dtype)
+        self._axis = axis
+
+    def build(self, input_shape):
+        """Creates the numbers."""
+        shape = [1] * len(input_shape)
+        shape[self._axis] = input_shape[self._axis]
+        # Of the input's rank, so that the step holds the two operations and no others.
+        self.scale = self.add_weight(shape=shape, initializer="ones")
+        self.shift = self.add_weight(shape=shape, initializer="zeros")
+
+    def call(self, inputs, training=None):
+        """Returns the inputs, scaled and shifted."""
+        return inputs * self.scale + self.shift
+
+
 class Row(NamedTuple):
     """One line of the table.
 
@@ -150,7 +174,11 @@ LONG_ROWS = [
     Row("GN channel-wise (8, 48000, 32)", AUDIO, *_group(-1)),
 ]
 
-FROZEN_ROWS = [Row("BN image", IMAGE, *_batch(-1), steps=("frozen",))]
+FROZEN_ROWS = [
+    Row("BN image", IMAGE, *_batch(-1), steps=("frozen",)),
+    Row("BN image, channels first", IMAGE_CF, *_batch(1), steps=("frozen",)),
+    Row("BN feature", FEATURE, *_batch(-1), steps=("frozen",)),
+]
 
 WITHOUT_PARAMETERS = {"center": False, "scale": False}
 BARE_ROWS = [

@@ -5,7 +5,7 @@
 A network of three convolutional blocks learns the handwritten digits 0 to 4, then, with a new head,
 the digits 5 to 9 from 100 samples. Two ways of fine-tuning with AdamW are compared, over ten seeds:
 one learning rate and weight decay for all variables, and gradual unfreezing. There the head trains
-alone for two epochs. Then a block joins every two epochs, the last one first, at a third of the rate.
+alone for two epochs. Then a block joins every two epochs, the last first, at a third of the rate.
 Normalization layers have no weight decay. Schedules as multipliers do this in one compiled step.
 """
 

@@ -4,11 +4,11 @@ import warnings
 
 import keras
 
-from keras_norm import population
+from keras_norm import _validation, population
 from keras_norm.diagnosis import diagnose
 from keras_norm.optimizers import MultiplierOptimizer, report
 
-__all__ = ["Diagnosis", "LogLearningRates", "PopulationStatistics"]
+__all__ = ["Diagnosis", "LogLearningRates", "MergeMovingStatistics", "PopulationStatistics"]
 
 
 class LogLearningRates(keras.callbacks.Callback):
@@ -67,6 +67,42 @@ class LogLearningRates(keras.callbacks.Callback):
         return optimizer
 
 
+class MergeMovingStatistics(keras.callbacks.Callback):
+    """Gives all replicas the same moving statistics at the end of each epoch.
+
+    The callback calls `keras_norm.merge_moving_statistics`. It costs one message an epoch, where
+    `synchronized=True` costs three a layer and step, and needs no pass over data, as
+    `PopulationStatistics` does. List callbacks that save the model after this one.
+
+    Args:
+        None.
+
+    Raises:
+        ValueError: When `fit` begins, if the model has no `keras_norm.BatchNormalization` layer.
+
+    Example:
+    >>> import keras, keras_norm
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras_norm.BatchNormalization()])
+    >>> model.compile(loss="mse")
+    >>> callback = keras_norm.callbacks.MergeMovingStatistics()  # in every process
+    >>> _ = model.fit(np.ones((4, 1)), np.ones((4, 1)), callbacks=[callback], verbose=0)
+
+    Reference:
+        Chan, Golub, LeVeque, "Algorithms for computing the sample variance: analysis and
+        recommendations", The American Statistician 37 (1983), 242-247
+    """
+
+    def on_train_begin(self, logs=None):
+        """Checks the model before the time for its training is spent."""
+        if self.model.built:
+            population.normalizations(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Merges the statistics."""
+        population.merge_moving_statistics(self.model)
+
+
 class PopulationStatistics(keras.callbacks.Callback):
     """Gives batch normalization the statistics of all of the data when `fit` ends.
 
@@ -87,6 +123,8 @@ class PopulationStatistics(keras.callbacks.Callback):
         before_validation: Boolean, whether to do it before each validation too. Training goes on
             with moving statistics that start from there.
         every: Positive integer, updates after every n epochs too; None for only at the end.
+        merge_replicas: Boolean, whether all processes get the statistics of the data of all of
+            them; see `update_population_statistics`.
 
     Raises:
         ValueError: If a number is not a positive integer or `x` is None; and when `fit` begins,
@@ -116,6 +154,7 @@ class PopulationStatistics(keras.callbacks.Callback):
         verbose="auto",
         before_validation=False,
         every=None,
+        merge_replicas=False,
     ):
         super().__init__()
         population.check(x, batch_size, steps, passes)
@@ -128,6 +167,7 @@ class PopulationStatistics(keras.callbacks.Callback):
         self.verbose = verbose
         self.before_validation = before_validation
         self.every = every
+        self.merge_replicas = _validation.boolean("merge_replicas", merge_replicas)
         self._in_fit = False
 
     def set_model(self, model):
@@ -158,7 +198,13 @@ class PopulationStatistics(keras.callbacks.Callback):
     def _update(self):
         try:
             population.update_population_statistics(
-                self.model, self.x, self.batch_size, self.steps, self.passes, self.verbose
+                self.model,
+                self.x,
+                self.batch_size,
+                self.steps,
+                self.passes,
+                self.verbose,
+                self.merge_replicas,
             )
         except Exception as error:
             # Hours of training must not end with an error of what comes after them.

@@ -6,7 +6,7 @@ import numpy as np
 from keras_norm import engines, population
 from keras_norm.diagnosis import measures
 from keras_norm.diagnosis.report import Examined, Report
-from keras_norm.diagnosis.watching import Watch, check_finite
+from keras_norm.diagnosis.watching import Watch, check_finite, is_finite
 
 
 def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
@@ -22,22 +22,28 @@ def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
     - `gamma`: gamma is below 0.001, or a weight is NaN or infinite.
     - `constant`: The variance is below epsilon.
     - `mean`: The mean is so many deviations from zero that a single float32 loses digits.
+    - `mask`: Padding is counted in, because a mask was lost on the way or the layer takes none.
+    - `time`: Layer normalization mixes time steps, and the model has causal layers.
     - `epsilon`: epsilon is 0 in the dtype that the layer keeps its variance in.
     - `float16`: float16 cannot hold the variance, or the inputs overflow.
 
-    `gamma` is looked for in batch, group, layer and RMS normalization, the others in batch
-    normalization. The pass runs without compilation, so a part of the data is enough.
+    `gamma` and `mask` are looked for in batch, group, layer and RMS normalization, `time` in layer
+    and RMS normalization, the others in batch normalization. The pass runs without compilation, so
+    a part of the data is enough.
+
+    Under `tf.distribute`, each replica normalizes its part of a batch. Under `torch.distributed`
+    each process reports about its own data.
 
     Args:
         model: Keras model.
-        x: The data, as `update_population_statistics` takes it.
+        x: The data, as `update_population_statistics` takes it. Arrays are shuffled, as in `fit`.
         batch_size: Positive integer, samples per batch of arrays, as in training; None for 32.
         steps: Positive integer, number of batches; None for all.
         verbose: "auto", 0, 1 or 2, as in `evaluate`.
 
     Returns:
         A report. `findings` lists the findings, each with `layer`, `name`, `kind`, `channels`,
-        `value` and `remedy`; `str` and notebooks show a table.
+        `value` and `remedy`; `str` and notebooks show a table; `plot(path)` draws all layers.
 
     Raises:
         TypeError: If `model` is not a Keras model.
@@ -62,13 +68,15 @@ def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
     with engines.scope(model):
         watch = Watch(model)
         watch.run(_shuffled(x, batch_size), batch_size, steps, verbose)
-    return Report([_examined(layer, watch) for layer in watch.layers])
+        broken = next((v.path for v in model.variables if not is_finite(v)), None)
+    return Report([_examined(layer, watch, broken) for layer in watch.layers])
 
 
-def _examined(layer, watch):
+def _examined(layer, watch, broken):
     found, findings = measures.of_weights(layer)
-    if watch.batches.get(id(layer)):
-        of_data, more = measures.of_batches(layer, watch.batches[id(layer)])
+    batches = watch.batches.get(id(layer))
+    if batches and not (findings and broken):
+        of_data, more = measures.of_batches(layer, batches, broken)
         found, findings = found | of_data, findings + more
     findings = findings + watch.padding[id(layer)].findings(layer)
     return Examined(layer, found, findings + watch.causality.findings(layer))

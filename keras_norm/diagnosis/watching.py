@@ -137,9 +137,9 @@ class Watch:
 
     def _see_batch(self, layer, inputs, mask):
         found = _moments(layer, inputs, mask)
-        replicas = engines.replicas() if getattr(layer, "synchronized", False) else None
-        if replicas is not None:
-            found = _global(found, replicas)
+        total = engines.total() if getattr(layer, "synchronized", False) else None
+        if total is not None:
+            found = _global(found, total)
         if found.count[0]:
             self.batches[id(layer)].append(found)
 
@@ -150,10 +150,14 @@ def check_finite(x, number):
     Raises:
         ValueError: If it holds NaN or infinity.
     """
-    for array in keras.tree.flatten(x):
-        values = np.asarray(ops.convert_to_numpy(array))
-        if values.dtype.kind not in "OSU" and not np.isfinite(values.astype("float64")).all():
-            raise ValueError(f"Batch {number} of the data holds NaN or infinity.")
+    if not all(map(is_finite, keras.tree.flatten(x))):
+        raise ValueError(f"Batch {number} of the data holds NaN or infinity.")
+
+
+def is_finite(array):
+    """Says whether an array holds neither NaN nor infinity; texts and objects hold none."""
+    values = np.asarray(ops.convert_to_numpy(array))
+    return values.dtype.kind in "OSU" or bool(np.isfinite(values.astype("float64")).all())
 
 
 def _moments(layer, inputs, mask):
@@ -173,12 +177,12 @@ def _moments(layer, inputs, mask):
         return BatchMoments(count, x.mean(0), x.var(0))
 
 
-def _global(local, replicas):
+def _global(local, total):
     """Returns the moments of the batches of all replicas."""
     shift = local.mean.astype("float32")
     fields = (local.count[:1], shift, local.mean - shift, local.variance)
     tensors = [ops.convert_to_tensor(field.astype("float32")) for field in fields]
-    found = merge_replicas(Moments(*tensors), replicas)
+    found = merge_replicas(Moments(*tensors), total)
     count, shift, residual, variance = (
         np.asarray(ops.convert_to_numpy(field), "float64") for field in found
     )

@@ -3,9 +3,19 @@
 import keras
 
 
-def replicas():
+def total():
     """Returns None: there is one process."""
     return None
+
+
+def checked_group(group):
+    """Raises an error: there are no replicas."""
+    _refuse("A group of replicas")
+
+
+def gathered(function, model):
+    """Raises an error: there are no replicas."""
+    _refuse("Statistics of several replicas")
 
 
 def recomputing():
@@ -29,6 +39,11 @@ def compiled(function, model):
 
 
 def batch_function(function, model):
+    """Raises an error: there are no compiled steps."""
+    _refuse("Population statistics")
+
+
+def inlined():
     """Raises an error: there are no compiled steps."""
     _refuse("Population statistics")
 

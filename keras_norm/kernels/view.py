@@ -91,8 +91,10 @@ class View:
         return ops.reshape(self._ordered(values), self._sizes(SAMPLES, GROUPS))
 
     def count(self, values):
-        """Returns counts by sample, of the rank of the input."""
-        return self._as_given(ops.reshape(values, _open(self.plan.counts)))
+        """Returns counts by sample, or one for all samples, of the rank of the input."""
+        is_one = self.plan.mask.form.samples == 1
+        sizes = [1] * len(self.plan.counts) if is_one else _open(self.plan.counts)
+        return self._as_given(ops.reshape(values, sizes))
 
     def across(self, values):
         """Returns means by channel as means over all channels of a group."""

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_norm import _validation, multipliers
-from keras_norm.optimizers import hooks, maps, report, state
+from keras_norm.optimizers import hooks, maps, rehearsal, report, state
 from keras_norm.optimizers.views import per_variable
 from keras_norm.optimizers.wrapper import OptimizerWrapper
 
@@ -50,7 +50,8 @@ class MultiplierOptimizer(OptimizerWrapper):
     does not stop weight decay: a weight-decay multiplier of 0 does, as does
     `exclude_from_weight_decay`. A learning-rate multiplier of 0 stops both.
 
-    When it is built it checks that the installed Keras still calls what it overrides.
+    When it is built it checks that the installed Keras still calls what it overrides, by a step of
+    a throw-away optimizer with two small variables.
 
     Args:
         inner_optimizer: The Keras optimizer that does the work.
@@ -143,6 +144,7 @@ class MultiplierOptimizer(OptimizerWrapper):
             return
         self.build_inner(variables)
         hooks.check(self.inner_optimizer)
+        rehearsal.check(self.inner_optimizer)
         if self._saved is not None and len(self._saved) != len(variables):
             warnings.warn(
                 f"The multipliers saved with optimizer '{self.name}' are left out: they belong to "

@@ -71,6 +71,16 @@ def test_into_the_layer_after(name):
     check(model, shape, ["ReLU", type(linear).__name__])
 
 
+def test_epsilon_counts():
+    check(stack((4,), layers.Dense(4), keras_norm.BatchNormalization(epsilon=0.5)), (4,), ["Dense"])
+
+
+def test_a_layer_that_is_called_in_training_stays(capsys):
+    inputs = keras.Input((4,))
+    outputs = keras_norm.BatchNormalization(name="norm")(layers.Dense(4)(inputs), training=True)
+    assert "called with training=True" in left(capsys, keras.Model(inputs, outputs))
+
+
 def test_channels_first():
     if keras.backend.backend() == "tensorflow":
         return  # its CPU has no such convolutions

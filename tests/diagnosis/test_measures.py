@@ -85,6 +85,13 @@ def test_batch(cls):
     assert kinds(model, x, batch_size=2) == []
 
 
+def test_a_small_last_batch_is_no_noise():
+    model = make_model(BatchNormalization())
+    assert kinds(model, data(65, 3), batch_size=16) == []
+    (found,) = findings(model, data(1001, 3), batch_size=4)
+    assert found.value == pytest.approx(1 / np.sqrt(4), rel=0.15)
+
+
 def test_renorm_needs_no_larger_batches():
     assert kinds(make_model(BatchNormalization(renorm=True)), data(64, 3), batch_size=2) == []
 
@@ -153,12 +160,22 @@ def test_epsilon_and_float16_of_stored_variances():
     assert kinds(make_model(layer), 300 * x) == []
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # of 1e5, in Keras's layer
 def test_inputs_that_overflow():
     x = data(64, 3)
     grow = layers.Rescaling(1e5, dtype="float16")
     found = findings(make_model(grow, BatchNormalization(dtype="mixed_float16")), x)
     assert [f.kind for f in found] == ["float16"]
     assert "overflow" in found[0].remedy
+
+
+def test_the_weight_that_is_nan_is_named():
+    dense = layers.Dense(3, name="broken")
+    model = make_model(dense, BatchNormalization(name="norm"))
+    dense.kernel.assign(np.full((3, 3), np.nan))
+    (found,) = findings(model, data(8, 3))
+    assert (found.name, found.kind) == ("norm", "gamma")
+    assert f"the weight '{dense.kernel.path}' is not finite" in found.remedy
 
 
 def test_masks_keep_padding_out():

@@ -14,7 +14,7 @@ import keras_norm
 from keras_norm import kernels, ops
 from keras_norm.ops import registry
 from tests import plain
-from tests.kernels.derivatives import all_orders
+from tests.kernels.derivatives import all_orders, third_order
 
 BACKEND = keras.backend.backend()
 COMPILED = {"jax": ["jit"], "torch": [None], "tensorflow": [None, "graph", "xla"]}[BACKEND]
@@ -241,6 +241,38 @@ def test_masks_are_the_plain_functions():
         lambda *a: f(a[0], (0, 1), 1e-2, *a[1:], keras.ops.convert_to_tensor(weights))[0],
         (x, gamma, beta), g)  # fmt: skip
     assert_close(call(ops.normalize), call(plain.normalize))
+
+
+def formula(x, axes, weights):
+    """Returns the standardized input, as the formulas have it."""
+    count = keras.ops.sum(weights + 0 * x, axes, keepdims=True)
+    mean = keras.ops.sum(weights * x, axes, keepdims=True) / count
+    variance = keras.ops.sum(weights * (x - mean) ** 2, axes, keepdims=True) / count
+    return (x - mean) / keras.ops.sqrt(variance + 1e-2)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("shape", "axes"), [
+    ((5, 3, 4), (0, 1)),  # batch
+    ((5, 4, 3), (0, 2)),
+    ((5, 3, 4), (2,)),  # layer over channels
+    ((3, 4, 2), (1, 2)),  # layer over all
+    ((2, 5, 2, 3), (1, 3)),  # groups
+])  # fmt: skip
+def test_third_derivatives(shape, axes, masked):
+    x = problem(shape, ())[0]
+    weights = np.ones([n if axis == 1 and axis in axes else 1 for axis, n in enumerate(shape)])
+    if masked:
+        weights.ravel()[0] = weights.size == 1
+    weights = keras.ops.convert_to_tensor(weights.astype("float32"))
+    expected, actual = (
+        keras.ops.convert_to_numpy(third_order(function, x))
+        for function in (
+            lambda x: formula(x, axes, weights),
+            lambda x: ops.normalize(x, axes, 1e-2, weights=weights if masked else None)[0],
+        )
+    )
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(

@@ -198,23 +198,6 @@ def test_long_axes_keep_the_promised_accuracy(rows, mean, compiled):
     test_kernels.assert_promised_accuracy((rows, 3), (0,), (1,), mean, compiled=compiled)
 
 
-def test_third_derivatives_are_the_plain_ones():
-    def third(normalize):
-        x = tf.Variable(X)
-        with tf.GradientTape() as a:
-            with tf.GradientTape() as b:
-                with tf.GradientTape() as c:
-                    y = tf.reduce_sum(normalize(x.value(), (0, 1), 1e-2)[0] ** 3)
-                first = tf.reduce_sum(c.gradient(y, x) ** 2)
-            second = tf.reduce_sum(b.gradient(first, x) ** 2)
-        return a.gradient(second, x)
-
-    expected = third(plain.normalize)
-    np.testing.assert_allclose(
-        third(ops.normalize), expected, rtol=0, atol=1e-4 * np.abs(expected).max()
-    )
-
-
 def test_without_a_private_symbol_the_plain_function_answers():
     code = """
 import warnings

@@ -123,6 +123,16 @@ def test_summary(capsys):
     ]
 
 
+def test_a_summary_knows_what_has_no_weight_decay(capsys):
+    inner = keras.optimizers.SGD(0.5, weight_decay=0.1)
+    inner.exclude_from_weight_decay(var_names=["b"])
+    optimizer = MultiplierOptimizer(inner, weight_decay_multipliers={"c": 2})
+    built(optimizer)
+    optimizer.summary()
+    decays = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert decays == ["0.1", "0", "0.2"]
+
+
 def test_the_example_runs():
     result = doctest.testmod(multiplier_optimizer)
     assert result.attempted
