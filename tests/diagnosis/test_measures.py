@@ -160,6 +160,7 @@ def test_epsilon_and_float16_of_stored_variances():
     assert kinds(make_model(layer), 300 * x) == []
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # of 1e5, in Keras's layer
 def test_inputs_that_overflow():
     x = data(64, 3)
     grow = layers.Rescaling(1e5, dtype="float16")

@@ -111,6 +111,7 @@ class Cell(layers.Layer):
         return self.norm(x), states
 
 
+@pytest.mark.filterwarnings("ignore:No data reached")  # says JAX of the second model
 def test_cell_of_an_rnn():
     x = data(32, 4, 3, mean=5.0)
     model = sequential(layers.RNN(Cell(BatchNormalization())))

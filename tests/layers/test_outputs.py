@@ -223,3 +223,17 @@ if keras.backend.backend() == "tensorflow":
         call = tf.function(lambda x: layer(x, **arguments))
         graph = call.get_concrete_function(tf.TensorSpec((None, 4, 6)))
         assert graph.output_shapes.as_list() == [None, 4, 6]
+
+    @pytest.mark.parametrize("kind", LAYERS)
+    def test_a_view_of_unknown_sizes_has_no_more_axes_than_tensorflow_broadcasts(kind):
+        import tensorflow as tf
+
+        layer = LAYERS[kind]()
+        layer.build((None, None, None, None, None, 6))
+        signature = [tf.TensorSpec([None] * 5 + [6]), tf.TensorSpec([None] * 5, "bool")]
+        call = tf.function(lambda x, mask: layer(x, mask=mask, training=True), signature)
+        x = data((2, 3, 2, 3, 2, 6))
+        mask = np.random.default_rng(0).random(x.shape[:-1]) < 0.7
+        weights = mask[..., None].astype("float32")
+        y = call(tf.constant(x), tf.constant(mask))
+        np.testing.assert_allclose(y, expected(kind, x, weights=weights), atol=5e-6)

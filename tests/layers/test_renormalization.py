@@ -190,6 +190,13 @@ def test_wrong_arguments(arguments, error):
         BatchNormalization(**arguments)
 
 
+def test_a_moving_deviation_of_0_counts_as_that_of_epsilon():
+    layer = make(moving_variance_initializer="zeros")
+    x = data((8, 4), 0)
+    expected = (x - 0.0) / np.sqrt(EPSILON)  # the moving mean is 0
+    np.testing.assert_allclose(numpy(layer(x, training=True)), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_bounds_that_are_not_there():
     layer = make(renorm_clipping={"rmax": float("inf"), "dmax": None, "rmin": 0.5})
     assert layer.renorm_clipping == {"rmin": 0.5}

@@ -196,6 +196,7 @@ def test_files_from_every_backend(backend):
     assert loss[-1] < loss[0]
 
 
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
 def test_unsafe_file_is_refused(tmp_path):
     """Keras's own guard holds: a lambda smuggled in as an initializer is not run."""
     layer = BatchNormalization()

@@ -47,9 +47,15 @@ class Mutant(NamedTuple):
 
     @property
     def is_stale(self):
-        """Whether the file does not hold the text exactly once."""
+        """Whether the file does not hold the text exactly once, or is no Python with the other."""
         path = ROOT / self.file
-        return not path.exists() or path.read_text().count(self.old) != 1
+        if not path.exists() or path.read_text().count(self.old) != 1:
+            return True
+        try:
+            compile(path.read_text().replace(self.old, self.new), path, "exec")
+        except SyntaxError:
+            return True
+        return False
 
     def make(self, root):
         """Makes the mistake in a copy of the tree."""
@@ -111,8 +117,8 @@ def report(server, mutant):
     if passed:
         print(f"SURVIVES  {mutant.name} ({mutant.file}, {seconds})", flush=True)
     else:
-        failed = [line.split()[1] for line in output.splitlines() if line.startswith("FAILED")]
-        print(f"caught    {mutant.name} by {failed or 'an error'} ({seconds})", flush=True)
+        lines = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        print(f"caught    {mutant.name} by {lines or 'no end'} ({seconds})", flush=True)
     return not passed
 
 
@@ -130,7 +136,9 @@ def main():
     ]
     stale = [mutant for mutant in chosen if mutant.is_stale]
     for mutant in stale:
-        print(f"STALE     {mutant.name}: {mutant.file} must hold its text exactly once")
+        print(
+            f"STALE     {mutant.name}: {mutant.file} must hold `old` once, and be Python with `new`"
+        )
     chosen = [m for m in chosen if m.backend == own_backend() and m not in stale]
     if not chosen:
         sys.exit("There is nothing to run." if not stale else 1)
