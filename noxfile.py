@@ -143,7 +143,7 @@ def mutants(session, backend):
     if backend == "triton":
         session.install("--no-deps", TRITON)
         variables |= INTERPRETED | {"PYTEST_ADDOPTS": "-k 'not compiled'"}
-    session.run("python", "tests/mutants", *(session.posargs or ["-n", "2"]), env=variables)
+    session.run("python", "tests/mutants/run.py", *(session.posargs or ["-n", "2"]), env=variables)
 
 
 @nox.session(python=PYTHONS, default=False)

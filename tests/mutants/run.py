@@ -1,8 +1,8 @@
 """Breaks the package, one small mistake at a time, and says which ones the tests do not notice.
 
-    KERAS_BACKEND=jax python tests/mutants         all mistakes that this backend can show
-    KERAS_BACKEND=jax python tests/mutants WORD    those with the word in their name or file
-    KERAS_BACKEND=jax python tests/mutants -n 2    two at a time
+    KERAS_BACKEND=jax python tests/mutants/run.py         all mistakes that this backend can show
+    KERAS_BACKEND=jax python tests/mutants/run.py WORD    those with the word in their name or file
+    KERAS_BACKEND=jax python tests/mutants/run.py -n 2    two at a time
 
 The TOML files beside this one list the mistakes. The name of an entry says what goes wrong. The
 entry has the file, a text that the file holds exactly once, the text that replaces it, the backend
@@ -124,7 +124,7 @@ def report(server, mutant):
 
 def main():
     """Runs the mistakes that are asked for."""
-    parser = argparse.ArgumentParser(prog="python tests/mutants")
+    parser = argparse.ArgumentParser(prog="python tests/mutants/run.py")
     parser.add_argument("words", nargs="*", help="parts of names or files; all without")
     parser.add_argument("-n", type=int, default=1, help="how many to run at a time")
     arguments = parser.parse_args()
