@@ -1,4 +1,4 @@
-"""Batch, layer and group normalization for Keras 3 on TensorFlow, JAX and PyTorch."""
+"""Normalization layers for Keras 3 on TensorFlow, JAX and PyTorch."""
 
 import contextlib
 import importlib

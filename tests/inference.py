@@ -40,7 +40,7 @@ def check_model(x):
     )
     close(model.predict(x, verbose=0), np.maximum(x / np.sqrt(1 + 1e-5), 0))
     for needs_training in (keras_norm.update_population_statistics, keras_norm.diagnose):
-        with pytest.raises(NotImplementedError, match="A pass over data.*supports inference only"):
+        with pytest.raises(NotImplementedError, match=r"A pass over data.*supports inference only"):
             needs_training(model, x, verbose=0)
 
 
