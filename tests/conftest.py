@@ -81,8 +81,9 @@ if keras.backend.backend() == "jax":
 
         Tests of accuracy and of executors run the machine code that users run.
         """
-        is_exact = {"kernels", "ops"} & {parent.name for parent in request.path.parents}
-        jax.config.update("jax_disable_most_optimizations", not is_exact)
+        of_executors = {"kernels", "ops"} & {parent.name for parent in request.path.parents}
+        is_quick = jax.default_backend() == "cpu" and not of_executors
+        jax.config.update("jax_disable_most_optimizations", is_quick)
 
 
 # Some versions of Keras, as 3.15, ship their tests inside the package: there they are run.
