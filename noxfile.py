@@ -208,6 +208,7 @@ EXAMPLES = {
         "small_batches.py --small --output {output}",
         "population_passes.py --epochs 1",
         "finetune_multipliers.py --small --out {output}/finetune_multipliers.png",
+        "gradual_unfreezing.py --small --out {output}/gradual_unfreezing.png",
         "padded_series.py --small --out {output}/padded_series.png",
         "diagnosis.py --small --out {output}/diagnosis.png",
         "distributed/jax_data_parallel.py --epochs 1",

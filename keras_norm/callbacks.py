@@ -14,15 +14,16 @@ __all__ = ["Diagnosis", "LogLearningRates", "MergeMovingStatistics", "Population
 class LogLearningRates(keras.callbacks.Callback):
     """Writes the learning rates of a `MultiplierOptimizer` into the logs, at the end of each epoch.
 
-    A group of variables has one entry, `learning_rate/<name>`: the learning rate times the
-    multiplier at that time. The variables that match a pattern of `lr_multipliers` are a group
-    named by the pattern. Each layer is a group of its other variables, named by the layer. Layers
-    of equal names are named by their paths. A layer whose weights have several rates has an entry
-    for each weight. List callbacks that read the logs, such as `CSVLogger` and `TensorBoard`,
-    after this one.
+    Each group of variables has one entry, `learning_rate/<name>`: the optimizer's learning rate
+    times the group's multiplier at that time. Groups are:
 
-    Args:
-        None.
+    - the variables that match a pattern of `lr_multipliers`, named by the pattern;
+    - the other variables of a layer, named by the layer. If they have several rates, each has an
+      entry, `learning_rate/<layer>/<variable>`.
+
+    Layers of the same name, as in nested models, are numbered: `dense`, `dense:2`. The names are
+    the same after the model is loaded from a file. List callbacks that read the logs, such as
+    `CSVLogger` and `TensorBoard`, after this one.
 
     Raises:
         TypeError: When `fit` begins, if the model's optimizer is not a `MultiplierOptimizer` or a
@@ -40,8 +41,7 @@ class LogLearningRates(keras.callbacks.Callback):
     [0.25]
 
     Reference:
-        Howard and Ruder, "Universal language model fine-tuning for text classification", 2018,
-        https://arxiv.org/abs/1801.06146, on learning rates by layer
+        Keras's callback for curves, https://keras.io/api/callbacks/tensorboard/
     """
 
     def on_train_begin(self, logs=None):
@@ -73,9 +73,6 @@ class MergeMovingStatistics(keras.callbacks.Callback):
     The callback calls `keras_norm.merge_moving_statistics`. It costs one message an epoch, where
     `synchronized=True` costs three a layer and step, and needs no pass over data, as
     `PopulationStatistics` does. List callbacks that save the model after this one.
-
-    Args:
-        None.
 
     Raises:
         ValueError: When `fit` begins, if the model has no `keras_norm.BatchNormalization` layer.

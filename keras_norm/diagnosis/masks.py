@@ -126,7 +126,7 @@ class Padding:
         if origin is None or mask is not None or not _counts(layer, inputs, origin.mask):
             return
         held = np.asarray(ops.convert_to_numpy(origin.mask)) > 0
-        self._padding += np.sum(~held)
+        self._padding += int(np.sum(~held))
         self._positions += held.size
         self._place = origin.place if isinstance(origin, Lost) and takes_mask else None
         self._channels = inputs.shape[channel_axis(layer, len(inputs.shape))]

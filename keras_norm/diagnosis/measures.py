@@ -12,8 +12,9 @@ from keras_norm.diagnosis.watching import BatchMoments
 
 # Thresholds, and why. Half a deviation turns the sign of one in five values that a ReLU gets, and
 # a variance that is off by a factor of 2 scales outputs by 1.4; good moving statistics are within
-# 0.1. Small convolutional networks for digits with such channels read 81% and 88% in evaluation, and
-# 96% and 99% in training; those without read 99% in both. What n samples cannot tell apart is added.
+# 0.1. Small convolutional networks for digits with such channels read 81% and 88% in evaluation,
+# and 96% and 99% in training; one without reads 99% in both. What n samples cannot tell apart is
+# added.
 _SHIFT = 0.5
 _VARIANCE_RATIO = 2.0
 # Batch means that scatter by 0.4 deviations are those of 6 independent values a batch.

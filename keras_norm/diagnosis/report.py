@@ -1,6 +1,7 @@
 """The report of a diagnosis: findings as a table, and a picture of all layers."""
 
 import html
+import re
 import textwrap
 from typing import Any, NamedTuple
 
@@ -91,5 +92,10 @@ def _wrapped(kind, text):
 
 
 def _row(tag, texts):
-    cells = (f'<{tag} style="text-align: left">{html.escape(text)}</{tag}>' for text in texts)
+    cells = (f'<{tag} style="text-align: left">{_marked_up(text)}</{tag}>' for text in texts)
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _marked_up(text):
+    """Returns text as HTML, with code in backticks as such."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))

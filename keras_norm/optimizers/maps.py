@@ -45,7 +45,7 @@ def check(name, mapping):
 
 
 def match(name, mapping, paths, every=True):
-    """Returns, for each path, the value of the pattern that matches all of it, or None.
+    """Returns, for each path, the pattern that matches all of it, or None.
 
     Raises:
         ValueError: If two patterns match the same path, or, with `every`, one matches no path.
@@ -69,4 +69,4 @@ def match(name, mapping, paths, every=True):
                     f"{pattern!r}. Change one of them, so that the variable has one multiplier."
                 )
             found[i] = pattern
-    return [mapping.get(pattern) for pattern in found]
+    return found

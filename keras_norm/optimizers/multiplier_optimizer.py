@@ -124,7 +124,7 @@ class MultiplierOptimizer(OptimizerWrapper):
                 inner_optimizer, f"weight_decay_multipliers={weight_decay_multipliers!r}"
             )
         self._saved: Any = None
-        # For each kind the multiplier of each variable by the maps, None where none matches.
+        # For each kind the pattern that each variable's multiplier comes from, or None.
         self._by_map: Any = {}
 
     def build(self, variables):
@@ -261,8 +261,15 @@ class MultiplierOptimizer(OptimizerWrapper):
 
     def multiplier(self, kind, index):
         """Returns a multiplier of the variable at a position: by a map, else what it carries."""
-        mapped = self._by_map[kind][index]
-        return multipliers.of(self._trainable_variables[index], kind) if mapped is None else mapped
+        pattern = self.pattern(kind, index)
+        if pattern is None:
+            return multipliers.of(self._trainable_variables[index], kind)
+        # A file of version 0.1.0 may hold the multiplier itself.
+        return self._map(kind).get(pattern, pattern)
+
+    def pattern(self, kind, index):
+        """Returns the pattern that a multiplier of the variable at a position comes from."""
+        return self._by_map[kind][index]
 
     def _map(self, kind):
         return getattr(self, f"{kind}s")
@@ -287,7 +294,7 @@ class MultiplierOptimizer(OptimizerWrapper):
 
     # Keras drops what variables carry in files and copies, and paths are neither unique nor the
     # same in a loaded model: positions among the variables that are trainable are. A row is what
-    # a variable carries and what the maps say, of learning rate and L2, then of weight decay.
+    # a variable carries and the patterns that win, of learning rate and L2, then of weight decay.
     def _multipliers_by_position(self):
         if not self.built:
             return _serialized(self._saved)
@@ -302,8 +309,11 @@ class MultiplierOptimizer(OptimizerWrapper):
     def _restore(self, variables):
         for variable, (lr, l2, _, _, weight_decay, _) in zip(variables, self._saved, strict=True):
             multipliers.restore(variable, (lr, l2, weight_decay))
-        columns = zip(multipliers.KINDS, (2, 3, 5), strict=True)
-        self._by_map = {kind: [row[column] for row in self._saved] for kind, column in columns}
+        for kind, column in zip(multipliers.KINDS, (2, 3, 5), strict=True):
+            # Version 0.1.0 saved multipliers in place of patterns.
+            patterns = {value: pattern for pattern, value in self._map(kind).items()}
+            saved = [row[column] for row in self._saved]
+            self._by_map[kind] = [patterns.get(pattern, pattern) for pattern in saved]
 
 
 def _serialized(rows):

@@ -19,8 +19,8 @@ from keras_norm.optimizers.views import per_variable
 
 # Powers of two, so that both ways round alike. The L2 term turns the gradient around, as some
 # optimizers look at its sign only. The second variable is the one that must stay.
-VALUES = [np.float32([[2, -2], [-2, 1]]), np.float32([[1, -1], [0.5, 2]])]
-GRADIENTS = [np.float32([[-0.5, 0.5], [0.25, 0.25]]), np.float32([[0.5, 1], [1, -0.5]])]
+VALUES = np.array([[[2, -2], [-2, 1]], [[1, -1], [0.5, 2]]], "float32")
+GRADIENTS = np.array([[[-0.5, 0.5], [0.25, 0.25]], [[0.5, 1], [1, -0.5]]], "float32")
 RATE, DECAY, L2 = 0.25, 0.5, 0.5
 LR_MULTIPLIER, DECAY_MULTIPLIER = 0.5, 0.25
 # Relative to the movement: many roundings of float32, and a small part of what each setting does.

@@ -27,7 +27,7 @@ def test_html():
     html = report()._repr_html_()
     assert ">a&lt;b</td>" in html
     assert html.count("<tr>") == 2
-    assert "update_population_statistics" in html
+    assert "<code>keras_norm.update_population_statistics(model, x)</code>" in html
 
 
 def test_no_findings():

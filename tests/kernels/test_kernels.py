@@ -1,5 +1,6 @@
 """The kernel against the plain function, and the switches."""
 
+import math
 import os
 import pathlib
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 import keras_norm
 from keras_norm import kernels, ops
+from keras_norm.kernels.plan import stages
 from keras_norm.ops import registry
 from tests import plain
 from tests.kernels.derivatives import all_orders, third_order
@@ -134,7 +136,7 @@ def test_kernel_keeps_the_promised_accuracy(shape, axes, spanned, mean):
     assert_promised_accuracy(shape, axes, spanned, mean)
 
 
-@pytest.mark.parametrize("mean", [0.0, 0.9, 2.9])
+@pytest.mark.parametrize("mean", [0.0, 0.9, 2.9, 100.0])
 @pytest.mark.parametrize(("shape", "axes", "spanned"), [
     ((16, 700, 64), (0, 1), (2,)),
     ((4, 700, 64), (1, 2), (2,)),
@@ -187,6 +189,24 @@ def test_gamma_and_beta_may_be_missing(shape, axes, spanned, given_gamma, given_
         return all_orders(f, [x, *given], g)
 
     assert_close(call(ops.normalize), call(plain.normalize))
+
+
+def test_gamma_and_beta_may_span_different_axes():
+    x, _, _, g = problem((5, 3, 4), ())
+    gamma, beta = np.float32([[[1, 2, 3, 4]]]), np.float32([[[1], [2], [3]]])
+
+    def call(function):
+        return all_orders(lambda *a: function(a[0], (0,), 1e-2, *a[1:])[0], (x, gamma, beta), g)
+
+    assert_close(call(ops.normalize), call(plain.normalize))
+
+
+def test_stages_are_short():
+    for size in (7, 512, 1026, 100_000, 3 * 2**14):
+        sizes = stages(size, 512)
+        assert math.prod(sizes) == size
+        assert max(sizes) <= 512
+    assert stages(8209, 512) is None  # a prime
 
 
 @pytest.mark.parametrize(("shape", "axes", "spanned"), [CASES[3], CASES[8], CASES[15]])

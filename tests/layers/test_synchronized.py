@@ -26,7 +26,7 @@ def case(name, engine):
     return replicas.Case(
         shards(lambda s: mean + rng.standard_normal(s)),
         shards(rng.standard_normal),
-        [np.ones(n, "float32") for n in SHARDS[name]],
+        [np.ones(n, bool) for n in SHARDS[name]],
         rng.standard_normal(4).astype("float32"),
         rng.standard_normal(4).astype("float32"),
         engine,

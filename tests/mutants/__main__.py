@@ -117,8 +117,8 @@ def report(server, mutant):
     if passed:
         print(f"SURVIVES  {mutant.name} ({mutant.file}, {seconds})", flush=True)
     else:
-        failed = [line.split()[1] for line in output.splitlines() if line.startswith("FAILED")]
-        print(f"caught    {mutant.name} by {failed or 'an error'} ({seconds})", flush=True)
+        lines = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        print(f"caught    {mutant.name} by {lines or 'no end'} ({seconds})", flush=True)
     return not passed
 
 

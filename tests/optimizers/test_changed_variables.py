@@ -163,7 +163,7 @@ def test_multipliers_of_what_stays_and_of_what_is_new_are_saved():
     optimizer.build([x, y])
     optimizer.build([c, y])
     rows = optimizer.get_config()["multipliers"]
-    assert rows == [[1.0, 1.0, None, 0.0, 1.0, None], [1.0, 3.0, 5.0, None, 1.0, None]]
+    assert rows == [[1.0, 1.0, None, "a|c", 1.0, None], [1.0, 3.0, "b", None, 1.0, None]]
 
 
 def test_errors_say_what_to_do():

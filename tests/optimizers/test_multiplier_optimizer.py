@@ -85,16 +85,16 @@ def test_config_round_trip():
         if not optimizer.built:
             keras_norm.set_multipliers(built(optimizer)[1], lr=5)
     assert again.get_config()["multipliers"] == [
-        [1.0, 1.0, 2.0, None, 1.0, None],
-        [5.0, 1.0, None, 0.0, 1.0, None],
-        [1.0, 1.0, None, 0.0, 1.0, None],
+        [1.0, 1.0, "a", None, 1.0, None],
+        [5.0, 1.0, None, "[bc]", 1.0, None],
+        [1.0, 1.0, None, "[bc]", 1.0, None],
     ]
     # Other variables, of other names, in their place: what is saved holds by position.
     others = [keras.Variable(np.ones(2, "float32"), name="other") for _ in range(3)]
     keras_norm.set_multipliers(others[2], lr=7)
     again.build(others)
     assert [v.lr_multiplier for v in others] == [1.0, 5.0, 7.0]
-    assert again.get_config()["multipliers"][0] == [1.0, 1.0, 2.0, None, 1.0, None]
+    assert again.get_config()["multipliers"][0] == [1.0, 1.0, "a", None, 1.0, None]
 
 
 def test_saved_multipliers_that_cannot_fit_are_left_out_with_a_warning():

@@ -45,7 +45,7 @@ def _connected_on_torch(rank, size, ports, folder, function, argument):
 
     distributed.init_process_group(
         "gloo",
-        init_method=f"file://{folder}/store",
+        init_method=(folder / "store").as_uri(),
         rank=rank,
         world_size=size,
         timeout=datetime.timedelta(seconds=120),

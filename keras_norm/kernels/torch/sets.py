@@ -217,8 +217,8 @@ class Channels:
             sizes = self._samples, self._channels, self._after, self._groups
             y, mean, inverse = torch.native_group_norm(x, gamma, beta, *sizes, epsilon)
         elif centered and self._is_small_batch:
-            options = None, None, True, 0.0, epsilon
-            y, *found = torch.native_batch_norm(x.view(self._rows), gamma, beta, *options)
+            rows = x.view(self._rows)
+            y, *found = torch.native_batch_norm(rows, gamma, beta, None, None, True, 0.0, epsilon)
             mean, inverse = (v.view(1, -1) for v in found)
             y = y.view(x.shape)
         elif centered and self._are_rows:
