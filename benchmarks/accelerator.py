@@ -421,7 +421,7 @@ def main():
         path = arguments.output / "accelerator.json"
         path.write_text(json.dumps(result, indent=1) + "\n")
         picture(result, path.with_suffix(".png"))
-    # Of tiny inputs, the sums and moments are no small part.
+    # Of tiny inputs, the sums and moments are a large part.
     if failed and not arguments.tiny:
         sys.exit("\n".join(failed))
 

@@ -1,9 +1,9 @@
-"""Trains one small network with each of the three layers on scans of handwritten digits.
+"""Trains one small network with each normalization layer on scans of handwritten digits.
 
     KERAS_BACKEND=jax python examples/quickstart.py
 
 The scans come with scikit-learn; nothing is downloaded. Prints accuracy and time, saves a trained
-model, loads it and predicts with it, and draws how the three learn into `quickstart.png`.
+model, loads it and predicts with it, and draws the error rates into `quickstart.png`.
 """
 
 import argparse
@@ -28,6 +28,8 @@ LAYERS = {
     "batch normalization": keras_norm.BatchNormalization,
     "layer normalization": keras_norm.LayerNormalization,
     "group normalization": lambda: keras_norm.GroupNormalization(groups=8),
+    "instance normalization": keras_norm.InstanceNormalization,
+    "RMS normalization": keras_norm.RMSNormalization,
     "no normalization": keras.layers.Identity,
 }
 
@@ -77,7 +79,7 @@ def train(normalization, data, epochs):
 def draw(histories, path):
     """Draws the errors on scans that were not trained on, after each pass over the others."""
     figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    styles = dict(zip(LAYERS, ["o-", "s-", "^-", "x--"], strict=True))
+    styles = dict(zip(LAYERS, ["o-", "s-", "^-", "v-", "D-", "x--"], strict=True))
     for name, history in histories.items():
         errors = 100 * (1 - np.array(history["val_accuracy"]))
         axes.plot(
@@ -112,9 +114,9 @@ def main():
         if name == "batch normalization":
             model.save(arguments.output / "quickstart.keras")
 
-    print(f"\n{'':22}test accuracy   training time")
+    print(f"\n{'':24}test accuracy   training time")
     for name, history in histories.items():
-        print(f"{name:22}{history['val_accuracy'][-1]:13.1%}{seconds[name]:14.1f} s")
+        print(f"{name:24}{history['val_accuracy'][-1]:13.1%}{seconds[name]:14.1f} s")
 
     _, x_test, _, y_test = data
     loaded = keras.saving.load_model(arguments.output / "quickstart.keras")

@@ -3,7 +3,7 @@
 Keras keeps more than that. It lists every layer that was ever an attribute, every graph that a
 Sequential ever had, and on each layer every call of it in any graph. What belongs to a model is
 what its attributes lead to now, and the calls that its graphs name. Whatever walks a model asks
-here: a popped layer, or one whose attribute was replaced, is no part of it.
+here: a popped layer, or one whose attribute was replaced, is not part of it.
 """
 
 import collections
@@ -52,7 +52,7 @@ def contents(root):
     """Yields `root` and everything that belongs to it.
 
     Only the calls of a layer (the nodes of graphs) that the graphs of models in `root` name count:
-    other models that share a layer are no part of `root`.
+    other models that share a layer are not part of `root`.
     """
     _keras.check_models()
     seen = {}
@@ -72,7 +72,7 @@ def layers_of(model):
 
 
 def is_shared(x):
-    """Says whether a copy shares `x` with the original."""
+    """Returns whether a copy shares `x` with the original."""
     if isinstance(x, list | tuple | dict | set | frozenset | CALLABLES):
         return False
     if isinstance(x, keras.Variable) or is_variable_of_backend(x):
@@ -83,7 +83,7 @@ def is_shared(x):
 
 
 def is_variable_of_backend(x):
-    """Says whether `x` is a variable of TensorFlow or a parameter of PyTorch."""
+    """Returns whether `x` is a variable of TensorFlow or a parameter of PyTorch."""
     tensorflow, torch = sys.modules.get("tensorflow"), sys.modules.get("torch")
     return (tensorflow is not None and isinstance(x, tensorflow.Variable)) or (
         torch is not None and isinstance(x, torch.nn.Parameter)
@@ -91,7 +91,7 @@ def is_variable_of_backend(x):
 
 
 def holds_state(x):
-    """Says whether layers, variables or the like belong to `x`."""
+    """Returns whether layers, variables or other state belong to `x`."""
     return any(isinstance(y, _STATEFUL) or is_variable_of_backend(y) for y in contents(x))
 
 
@@ -117,7 +117,7 @@ def _parts(x):
 
 
 def is_tracker(x):
-    """Says whether `x` is Keras's list of everything that was ever an attribute of a layer."""
+    """Returns whether `x` is Keras's list of everything that was ever an attribute of a layer."""
     return {"stored_ids", "config"} <= attributes(x).keys()
 
 
@@ -158,5 +158,5 @@ def cell_contents(cell):
 
 
 def is_proxy(x):
-    """Says whether `x` is TensorFlow's stand-in for a container; its copy is a plain container."""
+    """Returns whether `x` is TensorFlow's proxy of a container; its copy is a plain container."""
     return type(x).__module__ == "tensorflow.python.trackable.data_structures"

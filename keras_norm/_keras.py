@@ -44,7 +44,7 @@ MODEL = {
     "_compile_config": "whether and how a model was compiled",
     "_compile_loss": "left out of copies",
     "_compile_metrics": "left out of copies",
-    "_flatten_layers": "all layers of a model, also within layers that are no models",
+    "_flatten_layers": "all layers of a model, also within layers that are not models",
     "_layers": "layers that an object holds as its attributes",
     "_loss_tracker": "left out of copies",
     "_nodes": "the calls of a functional model",

@@ -99,7 +99,7 @@ def positive_integer(name, value, otherwise=""):
     """Returns `value`, a whole number, as an int.
 
     Raises:
-        ValueError: If it is no positive integer; the message goes on with `otherwise`.
+        ValueError: If it is not a positive integer; the message goes on with `otherwise`.
     """
     if _validation.is_whole(value) and 0 < value <= sys.maxsize:
         return int(value)
@@ -139,7 +139,7 @@ def vector(name, values, low=-np.inf):
         low: Smallest value accepted.
 
     Raises:
-        ValueError: If they are no such numbers, or one is not finite or too small.
+        ValueError: If they are not such numbers, or one is not finite or too small.
     """
     if keras.ops.is_tensor(values):
         values = keras.ops.convert_to_numpy(values)
@@ -180,7 +180,7 @@ def check_sizes(owner, sizes):
 
 
 def is_empty(value):
-    """Says whether `value` is MATLAB's empty array, `[]`, or an empty string."""
+    """Returns whether `value` is MATLAB's empty array, `[]`, or an empty string."""
     if isinstance(value, (str, list, tuple)):
         return not value
     return isinstance(value, np.ndarray) and value.size == 0

@@ -70,7 +70,7 @@ def whole(name, value, accepted, *, low):
     """Returns `value` as an int, after checking that it is a whole number of at least `low`.
 
     Raises:
-        TypeError: If `value` is no whole number.
+        TypeError: If `value` is not a whole number.
         ValueError: If it is smaller than `low`.
     """
     message = f"Argument `{name}` must be {accepted}. Received: {name}={shown(value)}"

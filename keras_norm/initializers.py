@@ -191,7 +191,7 @@ def _numbers(values, name, expected):
                 raise TypeError("These numbers are complex.")
             array = array.astype("float64")
         if not np.isfinite(array).all():
-            raise ValueError("NaN and infinity are no values to start from.")
+            raise ValueError("Initial values must not be NaN or infinite.")
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{expected} finite real numbers in a regular shape. "

@@ -23,7 +23,7 @@ def layerwise_lr_decay(model, decay, blocks=None, min_multiplier=0.0):
     as embeddings of positions, count as a layer before these. Multipliers that were set before are
     replaced.
 
-    Only what trains counts: blocks without weights, or with frozen ones only, are no step of
+    Only what trains counts: blocks without weights, or with frozen ones only, are not a step of
     decay. Frozen weights get the multiplier of the next block towards the output that counts.
     Where everything is frozen, all count. To train frozen layers later, call this before they are
     frozen, or keep them with a schedule at 0.
@@ -32,16 +32,16 @@ def layerwise_lr_decay(model, decay, blocks=None, min_multiplier=0.0):
         model: A built Keras model.
         decay: Ratio of neighbouring blocks' rates, a finite number >= 0. Usual are 0.65 to 0.95.
         blocks: Which layers share a step: a function from a layer to a name of its block, or
-            None for a block of its own; or a regular expression that is searched in the layer's
+            None for a separate block; or a regular expression that is searched in the layer's
             name, where layers with the same first group, or the same match if there is no group,
             are a block, and layers without a match are blocks of their own. A block stands where
             its first layer stands. None makes each layer a block.
         min_multiplier: Smallest multiplier, a finite number >= 0.
 
     Raises:
-        TypeError: If `model` is no Keras model, a number is none, or `blocks` is something else.
+        TypeError: If `model` is not a Keras model, a number is none, or `blocks` is something else.
         ValueError: If the model has no weights yet, a number is negative or not finite, or
-            `blocks` is no regular expression or matches no layer.
+            `blocks` is not a regular expression or matches no layer.
 
     Example:
     >>> import keras, keras_norm

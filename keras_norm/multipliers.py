@@ -23,7 +23,7 @@ def of(variable, kind):
 
 
 def is_schedule(multiplier):
-    """Says whether a multiplier changes with the optimizer's iterations."""
+    """Returns whether a multiplier changes with the optimizer's iterations."""
     return isinstance(multiplier, _SCHEDULE)
 
 
@@ -82,8 +82,8 @@ def set_multipliers(variable_or_layer, lr=None, l2=None, weight_decay=None):
         variable_or_layer: A Keras variable, layer or model. A layer must be built.
         lr: Factor on the learning rate: a finite number >= 0, or a schedule of such numbers. None
             leaves it as it is.
-        l2: Factor on the L2 factor; the like.
-        weight_decay: Factor on decoupled weight decay; the like. 0 excludes from it.
+        l2: Factor on the L2 factor, in the same way.
+        weight_decay: Factor on decoupled weight decay, in the same way. 0 excludes the variable.
 
     Raises:
         TypeError: If the first argument is neither a variable nor a layer, or a multiplier is
@@ -132,7 +132,7 @@ def exclude_norms_and_biases(model):
         A list of the variables that it excluded.
 
     Raises:
-        TypeError: If `model` is no Keras layer or model.
+        TypeError: If `model` is not a Keras layer or model.
         ValueError: If it has no weights yet.
 
     Example:

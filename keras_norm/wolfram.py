@@ -146,7 +146,7 @@ def NetExtract(layer, name):
         known yet.
 
     Raises:
-        TypeError: If the layer is no batch normalization of keras_norm.
+        TypeError: If the layer is not a batch normalization of keras_norm.
         ValueError: If the name is unknown, or the model has no such layer.
 
     Example:
@@ -213,7 +213,7 @@ def _check_sizes(inputs):
     except ValueError:  # rows of different lengths in one of them
         sizes = set()
     if len(sizes) != 1:
-        described = ", ".join(sorted(map(str, sizes))) if sizes else "none, or lists of no one size"
+        described = ", ".join(sorted(map(str, sizes))) if sizes else "none, or uneven lists"
         raise ValueError(
             "A list must hold inputs of one size. "
             f"Received: {len(inputs)} inputs, of sizes {described}"

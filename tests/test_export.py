@@ -136,7 +136,7 @@ def load_torch(path):
 
 
 def is_plain(name):
-    """Says whether an operator belongs to its runtime, not to TensorFlow, Python or a plug-in."""
+    """Returns whether an operator is the runtime's own, not of TensorFlow, Python or a plug-in."""
     if ":" in name:  # ONNX's own domain is the empty one; OpenVINO's operator sets have numbers
         return name.startswith((":", "opset"))
     return not any(word in name for word in ("Custom", "CUSTOM", "Flex", "PyFunc", "keras"))

@@ -358,7 +358,7 @@ def test_failure_leaves_the_old_statistics_and_a_usable_model(error, passes):
     model = sequential(layer, shape=(3,))
     before = statistics(layer)
     values = failing(error, x) if passes == 1 else FailsLater(x, error)
-    # TensorFlow reports what a generator raises as an error of its own.
+    # TensorFlow reports what a generator raises as its own error.
     with pytest.raises(BaseException, match=r"lost|Keyboard|^$"):
         update(model, values, passes=passes)
     np.testing.assert_array_equal(statistics(layer), before)

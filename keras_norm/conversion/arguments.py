@@ -35,11 +35,11 @@ def sorted_axes(layer, name):
     return sorted(axis % len(shape) if shape else axis for axis in axes)
 
 
-def check(name, value, *accepted):
+def require(name, value, *accepted):
     """Raises if an argument has a value that the other kind of layer cannot express."""
     if value not in accepted:
         raise ValueError(
-            f"Argument `{name}` must be {accepted[0]}: its equal has no such argument. "
+            f"Argument `{name}` must be {accepted[0]}: the other layer has no such argument. "
             f"Received: {name}={value}"
         )
 

@@ -25,7 +25,7 @@ def reads(node, tensor):
 
 
 def why_not_after(layer, axis, reads):
-    """Says why a layer cannot take up a map of axis `axis` of its inputs; or None."""
+    """Returns why a layer cannot take up a map of axis `axis` of its inputs; or None."""
     for name, is_read in reads.items():
         if is_read and name not in _PROJECTIONS:
             return f"reads it as argument `{name}`"

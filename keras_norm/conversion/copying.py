@@ -124,7 +124,7 @@ class _Copier:
         """Raises if `x`, which the copy shares, is a compiled function around layers."""
         function = None if isinstance(x, type) else getattr(x, "__wrapped__", None)
         if isinstance(function, CALLABLES) and holds_state(function):
-            owner = getattr(self.owner, "name", "of no name")
+            owner = getattr(self.owner, "name", "without a name")
             raise ValueError(
                 f"Layer '{owner}' holds a function that was compiled ({type(x).__name__} of "
                 f"{callable_name(function)}) and uses layers or variables: nothing can reach "
@@ -218,7 +218,7 @@ def _keep_known_arguments(node, layer):
 
 
 def _is_value(x):
-    """Says whether `x` is found by its value, as a key of a dictionary, and not by itself."""
+    """Returns whether `x` is found by its value, as a key of a dictionary, and not by itself."""
     # TensorFlow's lists and dictionaries have a hash, too, but change.
     can_change = isinstance(x, list | dict | set)
     return not can_change and type(x).__hash__ not in (None, object.__hash__)

@@ -31,7 +31,7 @@ class _Letters:
 
 
 def why_not_before(layer, axis):
-    """Says why a layer cannot take up a map of axis `axis` of its outputs; or None."""
+    """Returns why a layer cannot take up a map of axis `axis` of its outputs; or None."""
     letters = _Letters(layer)
     if letters.outputs[axis] not in letters.kernel:
         return f"has no axis {axis} of its outputs in its kernel (equation={layer.equation!r})"
@@ -39,7 +39,7 @@ def why_not_before(layer, axis):
 
 
 def why_not_after(layer, axis):
-    """Says why a layer cannot take up a map of axis `axis` of its inputs; or None."""
+    """Returns why a layer cannot take up a map of axis `axis` of its inputs; or None."""
     letters = _Letters(layer)
     equation = f"(equation={layer.equation!r})"
     if letters.inputs[axis] not in letters.kernel:

@@ -1,6 +1,6 @@
 """Flax's modules into our layers."""
 
-from keras_norm.conversion.arguments import check
+from keras_norm.conversion.arguments import require
 from keras_norm.conversion.kinds import KINDS, names
 from keras_norm.conversion.registry import registered
 
@@ -60,7 +60,7 @@ def from_flax(module):
             f"registered translation. Received: {module!r} (of type {type(module).__name__})"
         )
     try:
-        check("axis_name", module.axis_name, None)
+        require("axis_name", module.axis_name, None)
         return translations[type(module)](module)
     except ValueError as error:
         name = type(module).__name__

@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_norm import layers
-from keras_norm.conversion.arguments import affine_arguments, check
+from keras_norm.conversion.arguments import affine_arguments, require
 
 
 def from_batch_norm(module):
@@ -27,7 +27,7 @@ def from_layer_norm(module):
 
 def from_group_norm(module):
     """Returns our layer for an nnx.GroupNorm."""
-    check("reduction_axes", module.reduction_axes, None)
+    require("reduction_axes", module.reduction_axes, None)
     return layers.GroupNormalization(groups=module.num_groups, **_arguments(module))
 
 
@@ -50,8 +50,8 @@ def _arguments(module):
     if module.dtype is not None:
         dtype = np.dtype(module.dtype).name
     if dtype != variable_dtype:
-        check("param_dtype", variable_dtype, "float32")
-        check("dtype", dtype, "float16", "bfloat16")
+        require("param_dtype", variable_dtype, "float32")
+        require("dtype", dtype, "float16", "bfloat16")
         dtype = f"mixed_{dtype}"
     return {
         "epsilon": module.epsilon,

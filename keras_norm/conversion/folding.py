@@ -179,7 +179,7 @@ class _Plan:
         return self._put(mapped, layer, folding)
 
     def _why_not(self, neighbour):
-        """Says why a neighbour cannot change; or None."""
+        """Returns why a neighbour cannot change; or None."""
         if len(self._calls[id(neighbour)]) > 1:
             return "is shared by several calls"
         if id(neighbour) in self._holders:

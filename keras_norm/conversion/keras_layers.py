@@ -6,7 +6,7 @@ Each takes a layer, and whether masks reach it, and returns a layer that is not 
 import keras
 
 from keras_norm import layers
-from keras_norm.conversion.arguments import check, common_arguments, sorted_axes
+from keras_norm.conversion.arguments import common_arguments, require, sorted_axes
 from keras_norm.conversion.unmasked import (
     Unmasked,
     UnmaskedGroupNormalization,
@@ -31,7 +31,7 @@ def batch_from_keras(layer, makes_masks):
 
 def layer_from_keras(layer, makes_masks):
     """Returns our layer for Keras's LayerNormalization."""
-    check("rms_scaling", getattr(layer, "rms_scaling", False), False)
+    require("rms_scaling", getattr(layer, "rms_scaling", False), False)
     axis = _as_given(layer.axis)
     cls = UnmaskedLayerNormalization if makes_masks else layers.LayerNormalization
     return cls(**common_arguments(layer) | {"axis": axis, "reduction_axes": axis})
@@ -52,7 +52,7 @@ def rms_from_keras(layer, makes_masks):
 
 def batch_to_keras(layer, makes_masks):
     """Returns Keras's layer for our BatchNormalization."""
-    check("variance_momentum", layer.variance_momentum, None, layer.momentum)
+    require("variance_momentum", layer.variance_momentum, None, layer.momentum)
     arguments = _keras_arguments(layer, _OF_BATCH)
     if layer.renorm:
         if not hasattr(keras.layers.BatchNormalization(), "renorm"):
@@ -87,7 +87,7 @@ def rms_to_keras(layer, makes_masks):
         "gamma_regularizer": None,
         "gamma_constraint": None,
     }.items():
-        check(name, getattr(layer, name), accepted)
+        require(name, getattr(layer, name), accepted)
     if not layer.built and not isinstance(layer.gamma_initializer, keras.initializers.Ones):
         raise ValueError(
             "Argument `gamma_initializer` must be 'ones' until the layer is built: Keras's layer "
@@ -129,7 +129,7 @@ def _refuse_masks(layer, makes_masks):
 def _keras_arguments(layer, names=()):
     """Returns the layer's arguments as Keras's layers take them."""
     for name in _MULTIPLIERS:
-        check(name, getattr(layer, name), 1.0)
+        require(name, getattr(layer, name), 1.0)
     arguments = common_arguments(layer) | {name: getattr(layer, name) for name in names}
     for name, value in arguments.items():
         if name.endswith("_initializer"):

@@ -29,7 +29,7 @@ def from_keras(model):
         The copy. It shares no weights with `model`, and has to be compiled.
 
     Raises:
-        TypeError: If `model` is no Keras layer.
+        TypeError: If `model` is not a Keras layer.
         ValueError: If our layer lacks an argument that is in use (`rms_scaling`), if a
             normalization layer is of a class derived from Keras's that is not registered, or if
             it is in a compiled function, where nothing can reach it. The message names the layer.
@@ -60,7 +60,7 @@ def to_keras(model):
         The copy. It shares no weights with `model`, and has to be compiled.
 
     Raises:
-        TypeError: If `model` is no Keras layer.
+        TypeError: If `model` is not a Keras layer.
         ValueError: If Keras's layers cannot do the same: multipliers other than 1, two momenta,
             `reduction_axes` other than `axis`, masks for layer and group normalization, ... The
             message names layer and argument.
@@ -112,7 +112,7 @@ def _translated(model, translations, is_ours):
 
 
 def _makes_masks(x):
-    """Says whether `x`, a part of a model, is a mask's maker, or a symbolic tensor that has one."""
+    """Returns whether a part of a model makes masks, or is a symbolic tensor that has one."""
     if isinstance(x, keras.KerasTensor):
         return getattr(x, "_keras_mask", None) is not None
     if isinstance(x, keras.layers.Masking) or getattr(x, "mask_zero", False) is True:

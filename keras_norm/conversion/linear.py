@@ -24,7 +24,7 @@ _LINEAR = (*_DENSE, *_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE, *_EI
 
 
 def why_not_before(layer, axis):
-    """Says why a layer cannot take up a map of axis `axis` of its outputs; or None."""
+    """Returns why a layer cannot take up a map of axis `axis` of its outputs; or None."""
     if why_not := _why_not_linear(layer):
         return why_not
     if layer.activation is not keras.activations.linear:
@@ -35,7 +35,7 @@ def why_not_before(layer, axis):
 
 
 def why_not_after(layer, axis, reads):
-    """Says why a layer cannot take up a map of axis `axis` of its inputs; or None.
+    """Returns why a layer cannot take up a map of axis `axis` of its inputs; or None.
 
     Args:
         layer: The layer.

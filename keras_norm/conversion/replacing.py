@@ -31,7 +31,7 @@ def replace_normalization(model, function):
         The copy.
 
     Raises:
-        TypeError: If `model` is no Keras layer, or `function` returns no new layer.
+        TypeError: If `model` is not a Keras layer, or `function` does not return a new layer.
         ValueError: If a layer has to be built first, or is in a compiled function, where nothing
             can reach it. The message names the layer.
 

@@ -3,12 +3,12 @@
 import keras
 
 from keras_norm import layers
-from keras_norm.conversion.arguments import affine_arguments, check, sorted_axes
+from keras_norm.conversion.arguments import affine_arguments, require, sorted_axes
 
 
 def from_batch_norm(module, synchronized=False):
     """Returns our layer for a BatchNorm1d, 2d or 3d."""
-    check("track_running_stats", module.track_running_stats, True)
+    require("track_running_stats", module.track_running_stats, True)
     if module.momentum is None:
         raise ValueError(
             "Argument `momentum` must be a number: BatchNormalization cannot average over all "
@@ -67,7 +67,7 @@ def from_group_norm(module):
 
 def from_instance_norm(module):
     """Returns our layer for an InstanceNorm1d, 2d or 3d."""
-    check("track_running_stats", module.track_running_stats, False)
+    require("track_running_stats", module.track_running_stats, False)
     return layers.InstanceNormalization(
         axis=1, num_channels=module.num_features, **_arguments(module, module.weight)
     )
@@ -93,7 +93,7 @@ def to_rms_norm(layer):
     """Returns an RMSNorm for our RMSNormalization."""
     from torch import nn
 
-    check("center", layer.center, False)
+    require("center", layer.center, False)
     return nn.RMSNorm(_last_sizes(layer), layer.epsilon)
 
 
@@ -112,8 +112,8 @@ def to_batch_norm(layer):
     from torch import nn
 
     rank = _rank_with_channels_on_axis_1(layer)
-    check("renorm", layer.renorm, False)
-    check("variance_momentum", layer.variance_momentum, None, layer.momentum)
+    require("renorm", layer.renorm, False)
+    require("variance_momentum", layer.variance_momentum, None, layer.momentum)
     if layer.synchronized:
         batch_norm = nn.SyncBatchNorm
     else:

@@ -67,7 +67,7 @@ def gathered(function, model):
 
 
 def recomputing():
-    """Says whether `torch.utils.checkpoint` repeats a forward pass: inside a backward pass."""
+    """Returns whether `torch.utils.checkpoint` repeats a forward pass: inside a backward pass."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 

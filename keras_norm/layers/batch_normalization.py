@@ -253,7 +253,7 @@ class BatchNormalization(Renormalization):
         )
 
     def _move_statistics(self, moments):
-        """Moves the statistics towards a batch's moments, unless these are of no use."""
+        """Moves the statistics towards a batch's moments, unless these cannot be used."""
         if engines.recomputing():
             return
         momenta = (

@@ -53,7 +53,7 @@ class Normalization(keras.layers.Layer):
         beta_initializer: Initial beta, one value for each entry: a name or initializer of Keras,
             "narrow-normal" (normal with mean 0 and standard deviation 0.01), a function of the
             size, or the values themselves.
-        gamma_initializer: Initial gamma, likewise.
+        gamma_initializer: Initial gamma, in the same forms.
         beta_regularizer: Keras regularizer for beta.
         gamma_regularizer: Keras regularizer for gamma.
         beta_constraint: Keras constraint for beta.
@@ -264,7 +264,7 @@ def single_axis(axis):
     A list of one axis, which configs of Keras 2 hold, is that axis.
 
     Raises:
-        TypeError: If it is no integer.
+        TypeError: If it is not an integer.
     """
     if isinstance(axis, list | tuple) and len(axis) == 1:
         (axis,) = axis

@@ -88,7 +88,7 @@ def _check_clipping(clipping):
     None and infinity stand for a bound that is not there, as in Keras.
 
     Raises:
-        TypeError: If it is neither None nor a dictionary, or holds what is no number.
+        TypeError: If it is neither None nor a dictionary, or holds a value that is not a number.
         ValueError: If it holds another key, a negative number, or rmax < rmin.
     """
     if clipping is None:

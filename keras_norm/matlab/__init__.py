@@ -14,7 +14,7 @@ from keras_norm.matlab.layers import (
 )
 from keras_norm.matlab.options import trainingOptions
 from keras_norm.matlab.property_table import properties
-from keras_norm.matlab.sheet import display
+from keras_norm.matlab.sheet import display, property_sheet
 from keras_norm.matlab.training import trainnet
 from keras_norm.matlab.weights import load_weights
 
@@ -28,6 +28,7 @@ __all__ = [
     "layerNormalizationLayer",
     "load_weights",
     "properties",
+    "property_sheet",
     "setL2Factor",
     "setLearnRateFactor",
     "trainingOptions",

@@ -17,7 +17,7 @@ def check(names, x, y, net, loss, loss_name):
     Args:
         names: What the user calls inputs and targets, for messages.
         x: Inputs, an array or a structure of arrays.
-        y: Targets, likewise.
+        y: Targets, in the same form.
         net: The model. It is called on the first sample, in inference.
         loss: The loss, of Keras.
         loss_name: MATLAB's name of the loss; None if the user gave the loss itself, whose targets
@@ -112,7 +112,7 @@ _ELEMENTWISE = (
 
 
 def _same_size(targets, outputs):
-    """Says whether the sizes of samples agree; an axis of 1 at the end may be left out."""
+    """Returns whether the sizes of samples agree; an axis of 1 at the end may be left out."""
     targets, outputs = targets[1:], outputs[1:]
     return targets == outputs or (*targets, 1) == outputs or targets == (*outputs, 1)
 

@@ -151,7 +151,7 @@ def leave_biases_out_of_l2(net):
 
 
 def _has_default(variable, multiplier):
-    """Says whether the factor is MATLAB's own for biases, 0."""
+    """Returns whether the factor is MATLAB's own for biases, 0."""
     unset = not hasattr(variable, multiplier)
     return unset and multiplier == multipliers.L2 and variable.name == "bias"
 

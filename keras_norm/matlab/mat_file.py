@@ -16,14 +16,14 @@ def read(path):
     Raises:
         ImportError: If the package that reads this version of files is not installed.
         OSError: If there is no such file.
-        ValueError: If it is no .mat file, or one that the snippet did not write.
+        ValueError: If it is not a .mat file, or one that the snippet did not write.
     """
     with open(path, "rb") as file:
         header = file.read(len(_HEADER_5))
     readers = {_HEADER_5: _read_5, _HEADER_7_3: _read_7_3}
     if header not in readers:
         raise ValueError(
-            f"'{path}' is no .mat file of version 5 (MATLAB's `save` by default) or 7.3: it does "
+            f"'{path}' is not a .mat file of version 5 (MATLAB's default) or 7.3: it does "
             f"not begin with {_HEADER_5.decode()!r} or {_HEADER_7_3.decode()!r}"
         )
     try:
@@ -31,7 +31,7 @@ def read(path):
     except ImportError:
         raise
     except Exception as error:  # scipy and h5py raise many kinds for a damaged file
-        raise ValueError(f"'{path}' is no .mat file that can be read: {error}") from error
+        raise ValueError(f"'{path}' is not a .mat file that can be read: {error}") from error
     return _entries(path, columns)
 
 

@@ -18,7 +18,7 @@ NAMES = {
 
 
 def layers(net, prefix=""):
-    """Yields the layers of a model that are no models themselves, each with its name.
+    """Yields the layers of a model that are not models themselves, each with its name.
 
     A layer "bn" of a model "block" in the model is "block/bn", as in MATLAB. `TimeDistributed`
     lends its name to the layer in it.
@@ -37,7 +37,7 @@ def find_layer(net, name):
     """Returns the layer with the given name.
 
     Raises:
-        TypeError: If `net` is no model.
+        TypeError: If `net` is not a model.
         ValueError: If it has no such layer; the message names the closest.
     """
     if not isinstance(net, keras.Model):

@@ -232,7 +232,7 @@ def properties(layer):
         values yet.
 
     Raises:
-        TypeError: If it is no layer of `keras_norm`.
+        TypeError: If it is not a layer of `keras_norm`.
 
     Example:
     >>> from keras_norm import matlab

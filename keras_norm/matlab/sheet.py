@@ -19,8 +19,10 @@ _GROUPS = {
 }
 
 
-def display(layer):
+def property_sheet(layer):
     """Returns the sheet of a layer's properties that MATLAB shows.
+
+    `display` is MATLAB's name of this function. It prints nothing.
 
     Args:
         layer: A layer of `keras_norm`, made by the functions here or in any other way.
@@ -30,11 +32,12 @@ def display(layer):
         tells their size and class.
 
     Raises:
-        TypeError: If it is no layer of `keras_norm`.
+        TypeError: If it is not a layer of `keras_norm`.
 
     Example:
     >>> from keras_norm import matlab
-    >>> print(matlab.display(matlab.groupNormalizationLayer(4, Name="GN1", Scale=[1, 1, 1, 1])))
+    >>> layer = matlab.groupNormalizationLayer(4, Name="GN1", Scale=[1, 1, 1, 1])
+    >>> print(matlab.property_sheet(layer))
       GroupNormalizationLayer with properties:
     <BLANKLINE>
                Name: 'GN1'
@@ -67,6 +70,9 @@ def display(layer):
         if any(name in table for name in names):
             lines += ["", f"   {heading}", *rows(names)]
     return "\n".join([*lines, "", "  Show all properties"])
+
+
+display = property_sheet
 
 
 def _text(value):

@@ -39,7 +39,7 @@ def trainnet(x, y, net, lossFcn, options):
 
     Args:
         x: Training inputs, an array or a structure of arrays, whose first axis counts samples.
-        y: Training targets, likewise. For "crossentropy" one-hot, as MATLAB's are in the end.
+        y: Training targets, in the same form. For "crossentropy" they are one-hot.
         net: A Keras model.
         lossFcn: "crossentropy" or "binary-crossentropy" of probabilities, "index-crossentropy" of
             probabilities and classes counted from 0 (MATLAB counts from 1); "mse", "mae" or
@@ -51,7 +51,7 @@ def trainnet(x, y, net, lossFcn, options):
         `net`. The losses of the epochs are in `net.history.history`.
 
     Raises:
-        TypeError: If `net` is no model, `options` came from elsewhere, or `lossFcn` is neither
+        TypeError: If `net` is not a model, `options` came from elsewhere, or `lossFcn` is neither
             a name nor a loss of Keras.
         ValueError: Before the first step, if the loss is unknown; `x` and `y`, or the validation
             data, have no samples or different numbers of samples, or do not fit the model;

@@ -57,8 +57,8 @@ def load_weights(model, path):
     Raises:
         ImportError: If the package that reads the file is not installed.
         OSError: If there is no such file.
-        TypeError: If `model` is no Keras model.
-        ValueError: If the file is no .mat file; lacks a layer or a parameter; holds a parameter
+        TypeError: If `model` is not a Keras model.
+        ValueError: If the file is not a .mat file; lacks a layer or a parameter; holds a parameter
             of another size, or one that the layer does not have, or NaN; or the model has a layer
             that is not among those above. The message names the place, and the model is as it
             was.

@@ -23,7 +23,7 @@ def renorm_corrections(moments, mean, deviation, epsilon, clipping):
     Args:
         moments: `Moments` of the batch, without gradients.
         mean: Moving mean, of the shape of the moments.
-        deviation: Moving standard deviation, likewise. It counts as sqrt(epsilon) at least.
+        deviation: Moving standard deviation, of the same shape; sqrt(epsilon) if it is smaller.
         epsilon: Number > 0 that is added to the batch's variance.
         clipping: Dictionary that may hold "rmin", "rmax" and "dmax".
 

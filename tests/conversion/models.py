@@ -76,7 +76,7 @@ class Block(layers.Layer):
 
 
 class Subclassed(keras.Model):
-    """No graph, a custom layer, and a training step of its own."""
+    """No graph, a custom layer, and its own training step."""
 
     def __init__(self):
         super().__init__(name="subclassed")

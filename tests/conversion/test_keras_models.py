@@ -159,7 +159,7 @@ def test_masks_have_the_effect_they_had():
 
 
 class Marks(keras.layers.Layer):
-    """Makes a mask in a way of its own."""
+    """Makes a mask in its own way."""
 
     supports_masking = True
 
@@ -427,7 +427,7 @@ def test_subclasses_of_users_are_not_turned_into_their_parents():
     class Mine(keras_norm.BatchNormalization):
         pass
 
-    Mine.__module__ = "keras_norm.mine"  # a name is no registration
+    Mine.__module__ = "keras_norm.mine"  # a name does not register a class
     with pytest.raises(ValueError, match=r"Layer 'it' .Mine. is of a class derived.*register"):
         keras_norm.to_keras(one(Mine(name="it")))
     assert type(keras_norm.from_keras(one(Mine(name="it"))).get_layer("it")) is Mine

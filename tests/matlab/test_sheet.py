@@ -25,25 +25,25 @@ UNBUILT = """\
 
 
 def test_until_there_are_values():
-    assert matlab.display(matlab.batchNormalizationLayer(Name="BN1")) == UNBUILT
+    assert matlab.property_sheet(matlab.batchNormalizationLayer(Name="BN1")) == UNBUILT
 
 
 def test_with_values():
     layer = matlab.batchNormalizationLayer(Name="BN1", TrainedMean=[[[1, 2, 3]]])
     expected = UNBUILT.replace("TrainedMean: []", "TrainedMean: [1×1×3 double]")  # noqa: RUF001
-    assert matlab.display(layer) == expected
+    assert matlab.property_sheet(layer) == expected
     layer.build((None, 3))
     expected = UNBUILT.replace("[]", "[3×1 single]").replace("'auto'", "3")  # noqa: RUF001
-    assert matlab.display(layer) == expected
+    assert matlab.property_sheet(layer) == expected
     layer = matlab.batchNormalizationLayer(Name="BN1")
     layer.build((None, 8, 8, 3))  # images
     expected = UNBUILT.replace("[]", "[1×1×3 single]").replace("'auto'", "3")  # noqa: RUF001
-    assert matlab.display(layer) == expected
+    assert matlab.property_sheet(layer) == expected
 
 
 def test_of_a_group_normalization():
     layer = matlab.groupNormalizationLayer("channel-wise", Name="GN1", Epsilon=0.01)
-    assert matlab.display(layer) == (
+    assert matlab.property_sheet(layer) == (
         "  GroupNormalizationLayer with properties:\n"
         "\n"
         "           Name: 'GN1'\n"
@@ -62,13 +62,17 @@ def test_of_a_group_normalization():
 
 
 def test_of_an_instance_normalization():
-    sheet = matlab.display(matlab.instanceNormalizationLayer(Name="IN1"))
+    sheet = matlab.property_sheet(matlab.instanceNormalizationLayer(Name="IN1"))
     assert sheet.startswith("  InstanceNormalizationLayer with properties:\n")
     assert "NumGroups" not in sheet
 
 
 def test_of_a_layer_that_was_not_made_here():
-    sheet = matlab.display(LayerNormalization(name="LN1", reduction_axes=-1, epsilon=1))
+    sheet = matlab.property_sheet(LayerNormalization(name="LN1", reduction_axes=-1, epsilon=1))
     assert "LayerNormalizationLayer with properties" in sheet
     assert "OperationDimension: 'channel-only'" in sheet
     assert "Epsilon: 1\n" in sheet
+
+
+def test_matlab_s_name():
+    assert matlab.display is matlab.property_sheet

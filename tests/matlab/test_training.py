@@ -393,7 +393,10 @@ def test_population_refuses_kerass_batch_normalization(ours):
     for old, new in zip(before, net.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     net.layers[0].trainable = False
-    with pytest.warns(UserWarning, match="keep their statistics: 'theirs'"):
+    if ours:  # otherwise there is no pass that could warn
+        with pytest.warns(UserWarning, match="keep their statistics: 'theirs'"):
+            train(net, "sgdm", X, X, BatchNormalizationStatistics="population")
+    else:
         train(net, "sgdm", X, X, BatchNormalizationStatistics="population")
 
 

@@ -228,7 +228,7 @@ def test_damaged_files(version, tmp_path):
     mat_files.write(version, path, weights())
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"is no \.mat file that can be read"):
+    with pytest.raises(ValueError, match=r"is not a \.mat file that can be read"):
         matlab.load_weights(network(), path)
 
 
@@ -236,7 +236,7 @@ def test_what_is_no_mat_file(tmp_path):
     path = tmp_path / "net.mat"
     for content in (b"", b"a text", pickle.dumps(weights())):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"is no \.mat file of version 5"):
+        with pytest.raises(ValueError, match=r"is not a \.mat file of version 5"):
             matlab.load_weights(network(), path)
     with pytest.raises(FileNotFoundError):
         matlab.load_weights(network(), tmp_path / "none.mat")
