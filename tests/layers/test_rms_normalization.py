@@ -140,6 +140,6 @@ if importlib.util.find_spec("flax"):
 
         x = data((3, 5, 8))
         theirs = nnx.RMSNorm(8, rngs=nnx.Rngs(0))
-        theirs.scale.value = data((8,), 1, 1)
-        ours = RMSNormalization(epsilon=1e-6, gamma_initializer=np.asarray(theirs.scale.value))
+        theirs.scale[...] = data((8,), 1, 1)
+        ours = RMSNormalization(epsilon=1e-6, gamma_initializer=np.asarray(theirs.scale[...]))
         np.testing.assert_allclose(numpy(ours(x)), np.asarray(theirs(x)), atol=2e-6)
