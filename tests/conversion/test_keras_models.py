@@ -106,7 +106,7 @@ def test_files(tmp_path):
     assert error(models.outputs(converted, x), expected) < TOLERANCE
     assert error(models.outputs(loaded, x), expected) < TOLERANCE
     assert models.described(loaded) == models.described(converted)
-    part = keras.Model(converted.inputs, converted.get_layer("groups").output)
+    part = keras.Model(converted.input, converted.get_layer("groups").output)
     assert part.get_layer("shared") is converted.get_layer("shared")
 
 
