@@ -134,6 +134,24 @@ def test_kernel_keeps_the_promised_accuracy(shape, axes, spanned, mean):
     assert_promised_accuracy(shape, axes, spanned, mean)
 
 
+@pytest.mark.parametrize(("shape", "axes", "spanned"), [
+    # Lengths that are prime, or have no divisor to sum by.
+    ((100_003, 3), (0,), (1,)),
+    ((2, 20_011, 2), (1, 2), (2,)),
+    ((2, 3, 20_011), (2,), (1,)),
+    ((2, 40_022, 4), (0, 1), (2,)),
+    # Many sets, which the gradients of gamma and beta are sums over.
+    ((100_003, 4), (1,), (1,)),
+    ((50_021, 3, 4), (1, 2), (2,)),
+    ((1, 300_007), (1,), (1,)),
+])  # fmt: skip
+@pytest.mark.parametrize("compiled", [mode for mode in COMPILED if mode is not None] or [None])
+def test_no_length_is_declined(shape, axes, spanned, compiled):
+    x, gamma, beta, _ = map(keras.ops.convert_to_tensor, problem(shape, spanned))
+    assert answer(x, axes, gamma, beta) is not None
+    assert_promised_accuracy(shape, axes, spanned, -1e5, compiled=compiled)
+
+
 @pytest.mark.parametrize("mean", [0.0, 0.9, 2.9])
 @pytest.mark.parametrize(("shape", "axes", "spanned"), [
     ((16, 700, 64), (0, 1), (2,)),
