@@ -1,4 +1,7 @@
-"""The project's commands: `nox` runs the default checks, `nox -s everything` nearly all of them."""
+"""The project's commands: `nox` runs the default checks, `nox -s everything` nearly all of them.
+
+The default checks take less than 25 minutes on two cores. They run some cases of each test.
+"""
 
 import os
 import shutil
@@ -9,14 +12,15 @@ import nox
 
 nox.needs_version = ">=2025.2"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "tests", "triton", "docs", "examples"]
-# A session whose interpreter is missing is skipped with a message, on CI as well.
+nox.options.sessions = ["lint", "types", "quick", "triton", "docs"]
+# A session whose interpreter is missing is skipped with a message. Where an interpreter must be
+# there, as in the jobs on GitHub, `nox --error-on-missing-interpreters` fails.
 nox.options.error_on_missing_interpreters = False
 
 # The oldest Keras that pyproject.toml declares, with the oldest backends, and the newest tested.
 KERAS = {"3.13.0": "constraints-oldest.txt", "3.15.1": "constraints.txt"}
-NEWEST = list(KERAS)[-1]
-# The interpreters that the newest versions are tested on, besides the one that runs nox.
+OLDEST, NEWEST = KERAS
+# The interpreters that the newest versions are tested on.
 PYTHONS = ["3.11", "3.12", "3.13"]
 # The packages of each backend's environment: the backend, and its converters for exported models.
 TENSORFLOW = "tensorflow" if sys.platform == "darwin" else "tensorflow-cpu"
@@ -27,6 +31,8 @@ BACKENDS = {
 }
 TEST_TOOLS = ["pytest", "pytest-xdist", "scikit-learn", "matplotlib", "scipy", "h5py", "hatchling"]
 EXPORT_TOOLS = ["onnx", "onnxruntime", "openvino"]
+# Two processes of pytest; one that has nothing left to do takes tests from the other.
+PARALLEL = ["-n", "2", "--dist", "worksteal"]
 
 
 def install(session, *packages, keras=NEWEST):
@@ -51,6 +57,8 @@ def environment(session, backend):
     cache = Path(session.cache_dir).absolute() / "jax"
     return {
         "KERAS_BACKEND": backend,
+        "KERAS_TORCH_DEVICE": "cpu",  # Keras takes the accelerator of a Mac, which has no float64
+        "PYTHONUTF8": "1",  # Windows reads text in another encoding
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -58,13 +66,38 @@ def environment(session, backend):
     }
 
 
+# What the default sessions run: a few cases of each test on the newest Keras; on the oldest, one
+# case of each test of what Keras's version changes.
+FEW_CASES = ["--cases", "4"]
+QUICK = {
+    NEWEST: FEW_CASES,
+    OLDEST: [
+        *("--cases", "1"),
+        *(f"--ignore=tests/{name}" for name in ("kernels", "ops", "test_docs.py", "mutants")),
+        "--ignore=tests/test_notebooks.py",
+    ],
+}
+
+
 @nox.session
+@nox.parametrize("keras", list(KERAS))
+@nox.parametrize("backend", list(BACKENDS))
+def quick(session, backend, keras):
+    """Runs some cases of each test on one backend; with the newest Keras, the examples as well."""
+    install(session, *BACKENDS[backend], *TEST_TOOLS, *EXPORT_TOOLS, keras=keras)
+    arguments = [*PARALLEL, *QUICK[keras], *session.posargs]
+    session.run("pytest", *arguments, env=environment(session, backend))
+    if keras == NEWEST:
+        run_examples(session, backend)
+
+
+@nox.session(default=False)
 @nox.parametrize("keras", list(KERAS))
 @nox.parametrize("backend", list(BACKENDS))
 def tests(session, backend, keras):
     """Runs the tests on one backend and one version of Keras."""
     install(session, *BACKENDS[backend], *TEST_TOOLS, *EXPORT_TOOLS, keras=keras)
-    arguments = session.posargs or ["-n", "2"]
+    arguments = session.posargs or PARALLEL
     session.run("pytest", *arguments, env=environment(session, backend))
 
 
@@ -76,11 +109,12 @@ def nightly(session, backend):
     # Both are called `keras`: the one goes before the other comes.
     session.run("python", "-m", "pip", "uninstall", "-q", "-y", "keras", "keras-nightly")
     session.install("keras-nightly")
-    session.run("pytest", *(session.posargs or ["-n", "2"]), env=environment(session, backend))
+    session.run("pytest", *(session.posargs or PARALLEL), env=environment(session, backend))
 
 
 # What goes with the tested PyTorch, whose builds for the CPU do not need it.
 TRITON = "triton==3.7.1"
+INTERPRETED = {"KERAS_NORM_KERNELS": "triton", "TRITON_INTERPRET": "1"}
 
 
 @nox.session
@@ -88,15 +122,11 @@ def triton(session):
     """Tests the executors for accelerators in an interpreter, counts and compiles them: no card."""
     install(session, "torch", "matplotlib", *TEST_TOOLS[:2])
     session.install("--no-deps", TRITON)
-    variables = {
-        **environment(session, "torch"),
-        "KERAS_NORM_KERNELS": "triton",
-        "TRITON_INTERPRET": "1",
-    }
+    variables = environment(session, "torch") | INTERPRETED
     tests = ["tests/kernels/test_triton.py", "tests/kernels/test_problems.py"]
     # How the functions are compiled into larger programs, `test_triton` has an example of.
-    chosen = ["-k", "not compiled", "-n", "2", "-W", "ignore::RuntimeWarning"]
-    session.run("pytest", *tests, *chosen, *session.posargs, env=variables)
+    chosen = ["-k", "not compiled", *PARALLEL, "-W", "ignore::RuntimeWarning"]
+    session.run("pytest", *tests, *chosen, *(session.posargs or FEW_CASES), env=variables)
     session.run(
         *("python", "-m", "benchmarks.accelerator", "--output", "benchmarks/results"),
         env=environment(session, "torch"),
@@ -117,20 +147,47 @@ def xla(session):
     )
 
 
+@nox.session(default=False)
+@nox.parametrize("backend", [*BACKENDS, "triton"])
+def mutants(session, backend):
+    """Makes small mistakes in the package, and fails if the tests notice less than 95% of them."""
+    framework = "torch" if backend == "triton" else backend
+    install(session, *BACKENDS[framework], *TEST_TOOLS, *EXPORT_TOOLS)
+    variables = environment(session, framework)
+    if backend == "triton":
+        session.install("--no-deps", TRITON)
+        variables |= INTERPRETED | {"PYTEST_ADDOPTS": "-k 'not compiled'"}
+    session.run("python", "tests/mutants", *(session.posargs or ["-n", "2"]), env=variables)
+
+
 @nox.session(python=PYTHONS, default=False)
 @nox.parametrize("backend", list(BACKENDS))
 def pythons(session, backend):
     """Runs the tests with the newest versions on each interpreter; skips missing interpreters."""
     install(session, *BACKENDS[backend], *TEST_TOOLS, *EXPORT_TOOLS)
-    arguments = session.posargs or ["-n", "2"]
+    arguments = session.posargs or PARALLEL
     session.run("pytest", *arguments, env=environment(session, backend))
 
 
 @nox.session(venv_backend="none", default=False)
 def everything(session):
-    """Runs all sessions except those that need an accelerator or measure speed."""
-    for name in ("lint", "types", "tests", "triton", "pythons", "docs", "examples", "build"):
+    """Runs all tests, on all versions, and the other sessions.
+
+    Left out: `quick`, whose tests are among these; `nightly`, as an unreleased Keras may fail;
+    `mutants`, which takes hours; `bench` and `gpu`, which measure.
+    """
+    # `notify` takes one session, and of a name with parameters the first.
+    for name in ("lint", "types", "docs", "build"):
         session.notify(name)
+    session.notify("triton", posargs=PARALLEL)  # instead of few cases
+    running = "{}.{}".format(*sys.version_info)  # `tests` runs on it
+    for backend in BACKENDS:
+        session.notify(f"examples(backend={backend!r})")
+        for keras in KERAS:
+            session.notify(f"tests(backend={backend!r}, keras={keras!r})")
+        for python in PYTHONS:
+            if python != running:
+                session.notify(f"pythons-{python}(backend={backend!r})")
 
 
 @nox.session
@@ -165,7 +222,9 @@ EXAMPLES = {
         "small_batches.py --small --output {output}",
         "population_passes.py --epochs 1",
         "finetune_multipliers.py --small --out {output}/finetune_multipliers.png",
+        "gradual_unfreezing.py --small --out {output}/gradual_unfreezing.png",
         "padded_series.py --small --out {output}/padded_series.png",
+        "diagnosis.py --small --out {output}/diagnosis.png",
         "distributed/jax_data_parallel.py --epochs 1",
     ],
     "torch": ["distributed/torch_ddp.py --epochs 1"],
@@ -173,11 +232,16 @@ EXAMPLES = {
 }
 
 
-@nox.session
+@nox.session(default=False)
 @nox.parametrize("backend", list(EXAMPLES))
 def examples(session, backend):
     """Runs the examples at a small size."""
     install(session, *BACKENDS[backend], "scikit-learn", "matplotlib")
+    run_examples(session, backend)
+
+
+def run_examples(session, backend):
+    """Runs the examples of one backend in the session's environment."""
     output = session.create_tmp()
     for example in EXAMPLES[backend]:
         script, *arguments = example.format(output=output).split()

@@ -77,10 +77,14 @@ def measure(backend, row, mode, step, rounds):
         options = {"compiled": True} if row.compiled else {}
         masked = mask if is_masked else None
         functions[name] = backend.layer_step(layer, x, gradient, step, mode, masked, **options)
-    if row.native is not None and row.dtype == "float32" and step != "frozen" and not row.mask:
+    if row.native is not None and step != "frozen" and not row.mask:
         native = backend.native_step(*row.native, x, gradient, step == "training", mode)
         if native is not None:
             functions["native"] = native
+    if step == "frozen":
+        layer = rows.ScaleAndShift(row.ours().axis, policy)
+        layer.build(row.shape)
+        functions["scale and shift"] = backend.layer_step(layer, x, gradient, step, mode)
     functions["copy"] = backend.copy(x, mode)
     times = interleaved(functions, backend.finish, rounds)
     passes = {"training": TRAINING_PASSES, "inference": row.passes, "frozen": FROZEN_PASSES}[step]
@@ -95,6 +99,8 @@ def measure(backend, row, mode, step, rounds):
         "keras/ours": round(times["keras"] / times["ours"], 3),
         "ours/floor": round(times["ours"] / floor, 3),
     }
+    if step == "frozen":
+        line["ours/affine"] = round(times["ours"] / times["scale and shift"], 3)
     if row.mask:
         line["masked/unmasked"] = round(times["ours"] / times["unmasked"], 3)
     if step == "training" and not row.compiled:

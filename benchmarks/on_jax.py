@@ -54,7 +54,7 @@ def call_options(layer, training, mask):
 
 def native_step(name, options, x, gradient, training, mode):
     """Returns a function that runs a step of the backend's own operation, or None."""
-    module = NATIVE[name](x, **options)
+    module = NATIVE[name](x, **options) if name in NATIVE else None
     if module is None:
         return None
     if training:
@@ -117,7 +117,22 @@ def _options(x):
     return {"epsilon": 1e-5, "dtype": x.dtype, "rngs": nnx.Rngs(0)}
 
 
-NATIVE = {"batch": _batch, "group": _group, "layer": _layer, "layer_all": _layer_all}
+def _instance(x):
+    return nnx.InstanceNorm(x.shape[-1], **_options(x))
+
+
+def _rms(x):
+    return nnx.RMSNorm(x.shape[-1], **_options(x))
+
+
+NATIVE = {
+    "batch": _batch,
+    "group": _group,
+    "instance": _instance,
+    "layer": _layer,
+    "layer_all": _layer_all,
+    "rms": _rms,
+}
 
 
 def memory(make, policy, x, mask):

@@ -52,10 +52,12 @@ def layer_step(layer, x, gradient, step, mode, mask=None, compiled=False):
 
 def native_step(name, options, x, gradient, training, mode):
     """Returns a function that runs a step of the backend's own operation, or None."""
+    if name not in NATIVE:
+        return None
     function, channels = NATIVE[name](x, training, **options)
     parameters = [
         torch.nn.Parameter(torch.full(channels, v, dtype=x.dtype, device=x.device))
-        for v in (1.0, 0.0)
+        for v in ((1.0,) if name == "rms" else (1.0, 0.0))
     ]
     return _step(lambda x: function(x, *parameters), parameters, x, gradient, training)
 
@@ -109,7 +111,25 @@ def _layer_all(x, training, **_):
     return lambda x, gamma, beta: F.layer_norm(x, x.shape[1:], gamma, beta), x.shape[1:]
 
 
-NATIVE = {"batch": _batch, "group": _group, "layer": _layer, "layer_all": _layer_all}
+def _rms(x, training):
+    return lambda x, gamma: F.rms_norm(x, x.shape[-1:], gamma, eps=1e-5), x.shape[-1:]
+
+
+def _instance(x, training):
+    def forward(x, gamma, beta):
+        return F.instance_norm(x.movedim(-1, 1), weight=gamma, bias=beta).movedim(1, -1)
+
+    return forward, x.shape[-1:]
+
+
+NATIVE = {
+    "batch": _batch,
+    "group": _group,
+    "instance": _instance,
+    "layer": _layer,
+    "layer_all": _layer_all,
+    "rms": _rms,
+}
 
 
 def memory(make, policy, x, mask):

@@ -4,8 +4,12 @@ import statistics
 
 COLUMNS = (
     *("ours", "keras", "native", "empty", "floor"),
-    *("ours/best", "keras/ours", "ours/floor", "masked/unmasked", "kept", "temporaries"),
+    *("ours/best", "keras/ours", "ours/floor", "ours/affine", "masked/unmasked"),
+    *("kept", "temporaries"),
 )
+
+# The means that the summary gives, by section.
+MEANS = {"main": ("keras/ours", "ours/floor"), "RMS": ("keras/ours", "ours/best")}
 
 # Slower by more than this, relative to the floor, is more than noise.
 TOLERANCE = 1.25
@@ -21,19 +25,22 @@ def line(values):
     return f"{values['row'] + ', ' + values['step']:44}" + "".join(cells)
 
 
-def geometric_mean(lines, column, step):
-    """Returns the geometric mean of a column over the main rows of a step."""
+def geometric_mean(lines, column, step, section):
+    """Returns the geometric mean of a column over the rows of a section and a step."""
     return statistics.geometric_mean(
-        values[column] for values in lines if values["section"] == "main" and values["step"] == step
+        values[column]
+        for values in lines
+        if values["section"] == section and values["step"] == step
     )
 
 
 def summary(result):
     lines = result["lines"]
     text = [f"{result['title']}: {result['versions']}, {result['machine']}, {result['date']}"]
-    for step in ("training", "inference"):
-        means = (f"{c} {geometric_mean(lines, c, step):.2f}" for c in ("keras/ours", "ours/floor"))
-        text.append(f"  geometric means of {step}: {', '.join(means)}")
+    for section, columns in MEANS.items():
+        for step in ("training", "inference"):
+            means = (f"{c} {geometric_mean(lines, c, step, section):.2f}" for c in columns)
+            text.append(f"  geometric means of {step}, {section}: {', '.join(means)}")
     text.append(f"  ours/best above 1.05: {_names(v for v in lines if v['ours/best'] > 1.05)}")
     return "\n".join(text)
 
@@ -54,7 +61,10 @@ def slower(result, earlier):
 
 
 # What a second picture shows, besides the main rows.
-MORE = ("masks", "long axes", "frozen", "no parameters", "16 bits", "compiled")
+MORE = (
+    *("RMS", "instance and renorm", "masks", "long axes", "frozen", "no parameters"),
+    *("16 bits", "compiled"),
+)
 
 
 def pictures(result, path):

@@ -33,6 +33,30 @@ class Empty(keras.layers.Layer):
         return inputs
 
 
+class ScaleAndShift(keras.layers.Layer):
+    """Multiplies by a number for each channel and adds one: the least that frozen statistics cost.
+
+    Args:
+        axis: Integer, the channel axis.
+    """
+
+    def __init__(self, axis, dtype=None):
+        super().__init__(dtype=dtype)
+        self._axis = axis
+
+    def build(self, input_shape):
+        """Creates the numbers."""
+        shape = [1] * len(input_shape)
+        shape[self._axis] = input_shape[self._axis]
+        # Of the input's rank, so that the step holds the two operations and no others.
+        self.scale = self.add_weight(shape=shape, initializer="ones")
+        self.shift = self.add_weight(shape=shape, initializer="zeros")
+
+    def call(self, inputs, training=None):
+        """Returns the inputs, scaled and shifted."""
+        return inputs * self.scale + self.shift
+
+
 class Row(NamedTuple):
     """One line of the table.
 
@@ -101,10 +125,40 @@ ROWS = [
 
 # Without targets: what 16-bit inputs cost.
 HALF_ROWS = [
-    row._replace(name=f"{row.name}, {dtype}", dtype=dtype)
+    row._replace(name=f"{row.name}, {dtype}", dtype=dtype, native=None)
     for dtype in ("float16", "bfloat16")
     for row in ROWS
     if row.name in ("BN image", "LN channel, sequence", "GN 32, image")
+]
+
+RMS = (keras_norm.RMSNormalization, keras.layers.RMSNormalization, ("rms", {}))
+RMS_ROWS = [
+    Row(f"RMS {shape}{suffix}", shape, *RMS, dtype=dtype)
+    for dtype, suffix in (("float32", ""), ("bfloat16", ", bfloat16"))
+    for shape in (SEQUENCE, LANGUAGE)
+]
+
+# Bounds in the middle of the schedule in Ioffe's paper.
+BOUNDS = {"rmin": 1 / 3, "rmax": 3.0, "dmax": 5.0}
+
+
+def _renorm(layer):
+    return functools.partial(layer, renorm=True, renorm_clipping=BOUNDS)
+
+
+INSTANCE_ROWS = [
+    Row(
+        "Instance, image",
+        IMAGE,
+        keras_norm.InstanceNormalization,
+        functools.partial(keras.layers.GroupNormalization, -1),
+        ("instance", {}),
+    )
+]
+# Keras has `renorm` from 3.14.
+RENORM_ROWS = [
+    Row("BN renorm, image", IMAGE, *map(_renorm, BATCH_LAYERS), ("renorm", {}), 2)
+    for _ in range(hasattr(keras.layers.BatchNormalization(), "renorm"))
 ]
 
 MASKED_ROWS = [
@@ -120,7 +174,11 @@ LONG_ROWS = [
     Row("GN channel-wise (8, 48000, 32)", AUDIO, *_group(-1)),
 ]
 
-FROZEN_ROWS = [Row("BN image", IMAGE, *_batch(-1), steps=("frozen",))]
+FROZEN_ROWS = [
+    Row("BN image", IMAGE, *_batch(-1), steps=("frozen",)),
+    Row("BN image, channels first", IMAGE_CF, *_batch(1), steps=("frozen",)),
+    Row("BN feature", FEATURE, *_batch(-1), steps=("frozen",)),
+]
 
 WITHOUT_PARAMETERS = {"center": False, "scale": False}
 BARE_ROWS = [
@@ -153,6 +211,8 @@ def sections():
     """Returns the rows of each section of the table, and a factor for its number of runs."""
     return {
         "main": (ROWS, 1),
+        "RMS": (RMS_ROWS, 1),
+        "instance and renorm": (INSTANCE_ROWS + RENORM_ROWS, 1),
         "masks": (MASKED_ROWS, 1),
         "long axes": (LONG_ROWS, 1),
         "frozen": (FROZEN_ROWS, 1),

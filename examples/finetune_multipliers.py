@@ -38,9 +38,9 @@ def digits(first, samples, seed):
     return (x[:samples], y[:samples]), (x[samples:], y[samples:])
 
 
-def make_backbone():
+def make_backbone(widths=(16, 32)):
     layers = [keras.Input((8, 8, 1))]
-    for filters in (16, 32):
+    for filters in widths:
         layers += [
             keras.layers.Conv2D(filters, 3, use_bias=False),
             keras.layers.BatchNormalization(),
@@ -99,19 +99,18 @@ def run(seeds, pretraining_epochs, epochs):
 
 
 def report(curves):
+    """Prints the accuracies of two ways, the first of which is the baseline."""
     for name, results in curves.items():
         for epoch in sorted({0, results.shape[1] // 4, results.shape[1] - 1}):
             at = results[:, epoch]
             print(f"{name:18} after epoch {epoch + 1:2}: {at.mean():5.1f} % (+- {at.std():.1f})")
-    gain = (curves[MULTIPLIERS] - curves[ONE_RATE])[:, -1]
+    baseline, other = curves.values()
+    gain = (other - baseline)[:, -1]
     verdict = "better" if gain.mean() > 0 else "no better"
     print(
-        f"With multipliers it ends {verdict}: {gain.mean():+.2f} points on {len(gain)} seeds",
-        end="",
+        f"With {list(curves)[1]} it ends {verdict}: {gain.mean():+.2f} points on {len(gain)} seeds",
+        f"(standard error {gain.std(ddof=1) / np.sqrt(len(gain)):.2f})" if len(gain) > 1 else "",
     )
-    if len(gain) > 1:
-        print(f", standard error {gain.std(ddof=1) / np.sqrt(len(gain)):.2f}", end="")
-    print(".")
 
 
 def draw(curves, out):

@@ -1,4 +1,4 @@
-"""Batch, layer and group normalization for Keras 3 on TensorFlow, JAX and PyTorch."""
+"""Normalization layers for Keras 3 on TensorFlow, JAX and PyTorch."""
 
 import contextlib
 import importlib
@@ -15,7 +15,8 @@ from keras_norm.layers import (
 )
 from keras_norm.layerwise import layerwise_lr_decay
 from keras_norm.multipliers import exclude_norms_and_biases, set_multipliers
-from keras_norm.population import update_population_statistics
+from keras_norm.population import merge_moving_statistics, update_population_statistics
+from keras_norm.replicas import replica_group
 
 # Registers the fast implementations; without that folder the plain functions answer.
 with contextlib.suppress(ModuleNotFoundError):
@@ -39,7 +40,9 @@ __all__ = [
     "initializers",
     "layerwise_lr_decay",
     "matlab",
+    "merge_moving_statistics",
     "optimizers",
+    "replica_group",
     "set_multipliers",
     "to_keras",
     "update_population_statistics",

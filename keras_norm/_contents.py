@@ -15,6 +15,8 @@ import types
 import keras
 import numpy as np
 
+from keras_norm import _keras
+
 _SHARED_PACKAGES = {*sys.stdlib_module_names, "jax", "jaxlib", "ml_dtypes", "numpy", "tensorflow"}
 CALLABLES = types.FunctionType | types.MethodType | functools.partial
 _STATEFUL = (
@@ -52,6 +54,7 @@ def contents(root):
     Only the calls of a layer (the nodes of graphs) that the graphs of models in `root` name count:
     other models that share a layer are no part of `root`.
     """
+    _keras.check_models()
     seen = {}
     todo = collections.deque([root])
     while todo:

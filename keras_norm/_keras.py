@@ -2,9 +2,12 @@
 
 Keras may rename or drop any of them in any version. `tests/test_keras.py` checks that the
 installed Keras has them all and that the package touches no other;
-`keras_norm.optimizers.hooks` checks those that would fail in silence each time an optimizer
-is built.
+`keras_norm.optimizers.hooks` checks those of optimizers each time an optimizer is built, and
+`check_models` the others before a model is walked or copied: most would fail in silence.
 """
+
+import concurrent.futures
+import functools
 
 import keras
 
@@ -26,6 +29,7 @@ OPTIMIZER = HOOKS | {
     "_model_variables_moving_average": "averages of the variables (`use_ema`)",
     "_trainable_variables": "the variables that the optimizer was built on",
     "_trainable_variables_indices": "kept right when a model is copied",
+    "_untrack_variable": "drops the state of variables that are trained no longer",
     "_use_weight_decay": "whether the inner optimizer excludes a variable from decay",
     "_var_key": "what an optimizer knows a variable by, kept right when a model is copied",
 }
@@ -40,14 +44,17 @@ MODEL = {
     "_compile_config": "whether and how a model was compiled",
     "_compile_loss": "left out of copies",
     "_compile_metrics": "left out of copies",
-    "_compiled_trainable_state": "left out of copies",
-    "_eval_epoch_iterator": "left out of copies",
     "_flatten_layers": "all layers of a model, also within layers that are no models",
-    "_jax_state": "left out of copies",
     "_layers": "layers that an object holds as its attributes",
     "_loss_tracker": "left out of copies",
     "_nodes": "the calls of a functional model",
     "_nodes_by_depth": "the calls of a functional model, ordered",
+}
+# On some backends, in some versions, or after training only.
+MODEL_AT_TIMES = {
+    "_compiled_trainable_state": "left out of copies",
+    "_eval_epoch_iterator": "left out of copies",
+    "_jax_state": "left out of copies",
     "_torch_params": "parameters of a model's PyTorch module, replaced in copies",
     "_track_variables": "makes the parameters of a copy's PyTorch module",
 }
@@ -61,6 +68,42 @@ TENSOR = {
     "_keras_mask": "the mask that a tensor carries",
     "_value": "a variable's array, replaced in copies",
 }
+
+
+def apart(function, *arguments):
+    """Calls a function in a thread of its own.
+
+    Scopes, traces, strategies, devices and the counters of automatic names belong to a thread, so
+    that the function sees none of the caller's and leaves nothing in them.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(function, *arguments).result()
+
+
+@functools.cache
+def check_models():
+    """Checks, once in a process, that models, layers and tensors have their private names.
+
+    Raises:
+        RuntimeError: If they do not; the message names Keras's version.
+    """
+    missing = apart(_missing)
+    if missing:
+        raise outdated(
+            f"its models have no {', '.join(f'`{name}`' for name in missing)}, by which keras_norm "
+            "walks and copies models"
+        )
+
+
+def _missing():
+    tensor = keras.Input((1,))
+    layer = keras.layers.Masking()
+    model = keras.Model(tensor, layer(tensor))
+    model.compile(loss="mse")
+    objects = (model, MODEL), (layer, LAYER), (model.output, TENSOR), (keras.Variable(0.0), TENSOR)
+    lacking = [{name for name in names if not hasattr(x, name)} for x, names in objects]
+    # Of `TENSOR`, symbolic tensors have some, variables the others.
+    return sorted(lacking[0] | lacking[1] | (lacking[2] & lacking[3]))
 
 
 def outdated(what):

@@ -96,13 +96,12 @@ def choice(name, value, choices):
 
 
 def positive_integer(name, value, otherwise=""):
-    """Returns `value` as an int; a float that is whole, as MATLAB's numbers are, counts.
+    """Returns `value`, a whole number, as an int.
 
     Raises:
         ValueError: If it is no positive integer; the message goes on with `otherwise`.
     """
-    is_whole = _validation.is_integer(value) or _validation.is_whole_float(value)
-    if is_whole and 0 < value <= sys.maxsize:
+    if _validation.is_whole(value) and 0 < value <= sys.maxsize:
         return int(value)
     otherwise = otherwise if otherwise.startswith(",") or not otherwise else f" {otherwise}"
     raise ValueError(

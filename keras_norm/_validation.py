@@ -69,14 +69,12 @@ def real(name, value, *, low=-math.inf, high=math.inf, above=-math.inf, below=ma
 def whole(name, value, accepted, *, low):
     """Returns `value` as an int, after checking that it is a whole number of at least `low`.
 
-    A float that is whole counts, since MATLAB's and JSON's numbers can be floats.
-
     Raises:
         TypeError: If `value` is no whole number.
         ValueError: If it is smaller than `low`.
     """
     message = f"Argument `{name}` must be {accepted}. Received: {name}={shown(value)}"
-    if not (is_integer(value) or is_whole_float(value)):
+    if not is_whole(value):
         raise TypeError(message)
     if value < low:
         raise ValueError(message)
@@ -128,9 +126,13 @@ def is_integer(value):
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def is_whole_float(value):
-    """Says whether `value` is a float without a fraction."""
-    return isinstance(value, float | np.floating) and float(value).is_integer()
+def is_whole(value):
+    """Returns whether `value` is an integer, or a float without a fraction.
+
+    Numbers of MATLAB, Wolfram and JSON can be floats where they count something.
+    """
+    is_float = isinstance(value, float | np.floating)
+    return is_integer(value) or (is_float and float(value).is_integer())
 
 
 def axis_index(name, axis, rank, owner):

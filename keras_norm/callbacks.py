@@ -4,24 +4,26 @@ import warnings
 
 import keras
 
-from keras_norm import population
+from keras_norm import _validation, population
+from keras_norm.diagnosis import diagnose
 from keras_norm.optimizers import MultiplierOptimizer, report
 
-__all__ = ["LogLearningRates", "PopulationStatistics"]
+__all__ = ["Diagnosis", "LogLearningRates", "MergeMovingStatistics", "PopulationStatistics"]
 
 
 class LogLearningRates(keras.callbacks.Callback):
     """Writes the learning rates of a `MultiplierOptimizer` into the logs, at the end of each epoch.
 
-    A group of variables has one entry, `learning_rate/<name>`: the learning rate times the
-    multiplier at that time. The variables that match a pattern of `lr_multipliers` are a group
-    named by the pattern. Each layer is a group of its other variables, named by the layer. Layers
-    of equal names are named by their paths. A layer whose weights have several rates has an entry
-    for each weight. List callbacks that read the logs, such as `CSVLogger` and `TensorBoard`,
-    after this one.
+    Each group of variables has one entry, `learning_rate/<name>`: the optimizer's learning rate
+    times the group's multiplier at that time. Groups are:
 
-    Args:
-        None.
+    - the variables that match a pattern of `lr_multipliers`, named by the pattern;
+    - the other variables of a layer, named by the layer. If they have several rates, each has an
+      entry, `learning_rate/<layer>/<variable>`.
+
+    Layers of the same name, as in nested models, are numbered: `dense`, `dense:2`. The names are
+    the same after the model is loaded from a file. List callbacks that read the logs, such as
+    `CSVLogger` and `TensorBoard`, after this one.
 
     Raises:
         TypeError: When `fit` begins, if the model's optimizer is not a `MultiplierOptimizer` or a
@@ -39,8 +41,7 @@ class LogLearningRates(keras.callbacks.Callback):
     [0.25]
 
     Reference:
-        Howard and Ruder, "Universal language model fine-tuning for text classification", 2018,
-        https://arxiv.org/abs/1801.06146, on learning rates by layer
+        Keras's callback for curves, https://keras.io/api/callbacks/tensorboard/
     """
 
     def on_train_begin(self, logs=None):
@@ -66,6 +67,39 @@ class LogLearningRates(keras.callbacks.Callback):
         return optimizer
 
 
+class MergeMovingStatistics(keras.callbacks.Callback):
+    """Gives all replicas the same moving statistics at the end of each epoch.
+
+    The callback calls `keras_norm.merge_moving_statistics`. It costs one message an epoch, where
+    `synchronized=True` costs three a layer and step, and needs no pass over data, as
+    `PopulationStatistics` does. List callbacks that save the model after this one.
+
+    Raises:
+        ValueError: When `fit` begins, if the model has no `keras_norm.BatchNormalization` layer.
+
+    Example:
+    >>> import keras, keras_norm
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras_norm.BatchNormalization()])
+    >>> model.compile(loss="mse")
+    >>> callback = keras_norm.callbacks.MergeMovingStatistics()  # in every process
+    >>> _ = model.fit(np.ones((4, 1)), np.ones((4, 1)), callbacks=[callback], verbose=0)
+
+    Reference:
+        Chan, Golub, LeVeque, "Algorithms for computing the sample variance: analysis and
+        recommendations", The American Statistician 37 (1983), 242-247
+    """
+
+    def on_train_begin(self, logs=None):
+        """Checks the model before the time for its training is spent."""
+        if self.model.built:
+            population.normalizations(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Merges the statistics."""
+        population.merge_moving_statistics(self.model)
+
+
 class PopulationStatistics(keras.callbacks.Callback):
     """Gives batch normalization the statistics of all of the data when `fit` ends.
 
@@ -86,6 +120,8 @@ class PopulationStatistics(keras.callbacks.Callback):
         before_validation: Boolean, whether to do it before each validation too. Training goes on
             with moving statistics that start from there.
         every: Positive integer, updates after every n epochs too; None for only at the end.
+        merge_replicas: Boolean, whether all processes get the statistics of the data of all of
+            them; see `update_population_statistics`.
 
     Raises:
         ValueError: If a number is not a positive integer or `x` is None; and when `fit` begins,
@@ -115,6 +151,7 @@ class PopulationStatistics(keras.callbacks.Callback):
         verbose="auto",
         before_validation=False,
         every=None,
+        merge_replicas=False,
     ):
         super().__init__()
         population.check(x, batch_size, steps, passes)
@@ -127,6 +164,7 @@ class PopulationStatistics(keras.callbacks.Callback):
         self.verbose = verbose
         self.before_validation = before_validation
         self.every = every
+        self.merge_replicas = _validation.boolean("merge_replicas", merge_replicas)
         self._in_fit = False
 
     def set_model(self, model):
@@ -157,7 +195,13 @@ class PopulationStatistics(keras.callbacks.Callback):
     def _update(self):
         try:
             population.update_population_statistics(
-                self.model, self.x, self.batch_size, self.steps, self.passes, self.verbose
+                self.model,
+                self.x,
+                self.batch_size,
+                self.steps,
+                self.passes,
+                self.verbose,
+                self.merge_replicas,
             )
         except Exception as error:
             # Hours of training must not end with an error of what comes after them.
@@ -167,3 +211,70 @@ class PopulationStatistics(keras.callbacks.Callback):
                 f"error was {type(error).__name__}: {error}",
                 stacklevel=2,
             )
+
+
+class Diagnosis(keras.callbacks.Callback):
+    """Prints what goes wrong with the normalization layers of a model while it trains.
+
+    Every n epochs, the callback calls `keras_norm.diagnose`, and prints a table of the findings
+    that it has not printed in this `fit` yet: a kind of fault of a layer is printed once.
+
+    If a diagnosis fails, the callback warns and the training goes on.
+
+    Args:
+        x: The data, as `fit` takes it: a part of the training data as a rule.
+        batch_size: Positive integer, samples per batch of arrays, as in training; None for 32.
+        steps: Positive integer, number of batches; None for all.
+        every: Positive integer, how many epochs to train between two diagnoses.
+
+    Raises:
+        ValueError: If a number is not a positive integer or `x` is None.
+
+    Example:
+    >>> import keras, keras_norm
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras_norm.BatchNormalization(name="norm")])
+    >>> model.compile("sgd", "mse")
+    >>> x = np.random.default_rng(0).normal(100, 1, (64, 1)).astype("float32")
+    >>> callback = keras_norm.callbacks.Diagnosis(x)
+    >>> _ = model.fit(x, x, callbacks=[callback], verbose=0)
+    Diagnosis after epoch 1:
+    layer  kind        channels  value
+    norm   statistics  1         ...
+
+    Reference:
+        Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, https://arxiv.org/abs/2105.07576
+    """
+
+    def __init__(self, x, batch_size=None, steps=None, every=1):
+        super().__init__()
+        population.check(x, batch_size, steps, passes=1)
+        population.check_positive("every", every)
+        self.x = x
+        self.batch_size = batch_size
+        self.steps = steps
+        self.every = every
+        self._printed = set()
+
+    def on_train_begin(self, logs=None):
+        """Forgets what was printed in an earlier `fit`."""
+        self._printed = set()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Prints new findings, after every n epochs."""
+        if (epoch + 1) % self.every:
+            return
+        try:
+            report = diagnose(self.model, self.x, self.batch_size, self.steps, verbose=0)
+        except Exception as error:
+            # Hours of training must not end with an error of what looks on.
+            warnings.warn(
+                f"Diagnosis failed after epoch {epoch + 1}, and the training goes on. "
+                f"The error was {type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+            return
+        new = report.without(self._printed)
+        self._printed |= {finding.key for finding in new.findings}
+        if new.findings:
+            print(f"Diagnosis after epoch {epoch + 1}:\n{new}")

@@ -197,8 +197,8 @@ def _part(net, place):
         hint = _name_value.hint(place, [part.name for part in parts])
     else:
         hint = ""
-        if _validation.is_integer(place) and 1 <= abs(place) <= len(parts):
-            return parts[place - 1 if place > 0 else place]
+        if _validation.is_whole(place) and 1 <= abs(place) <= len(parts):
+            return parts[int(place) - (place > 0)]
     raise ValueError(
         f"Model '{net.name}' has layers at positions 1 to {len(parts)}, as in "
         f"NetExtract(model, [1, 'Gamma']). Received: {_validation.shown(place)}, which is neither "
@@ -251,9 +251,9 @@ def _size_of_an_input(values):
 
 def _checked_size(port, value):
     sizes = list(value) if isinstance(value, (list, tuple)) else [value]
-    if not sizes or not all(_validation.is_integer(size) and size > 0 for size in sizes):
+    if not sizes or not all(_validation.is_whole(size) and size > 0 for size in sizes):
         raise ValueError(
             f"`{port}` must be a positive integer, or a list of them, for the size of one input. "
             f"Received: {port}={_validation.shown(value)}"
         )
-    return sizes
+    return list(map(int, sizes))

@@ -2,8 +2,12 @@
 
 import importlib.util
 import os
+import random
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# The tests run in parallel processes. With more threads than cores, OpenMP's wait for each other:
+# PyTorch took six times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # JAX and TensorFlow show two CPU devices, for the tests of distributed training; TensorFlow is
 # told below.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
@@ -19,8 +23,35 @@ if keras.backend.backend() == "tensorflow":
     )
 
 
+VERSION = f"keras {keras.__version__}, backend {keras.backend.backend()}"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cases",
+        type=int,
+        metavar="N",
+        help="of the cases of each test function, run N: always the same ones of one version of "
+        "Keras and backend, others of another",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    most = config.getoption("cases")
+    if most is None:
+        return
+    functions = {}
+    for item in items:
+        functions.setdefault(item.nodeid.split("[")[0], []).append(item)
+    chosen = set()
+    for name, cases in functions.items():
+        chosen.update(random.Random(f"{VERSION} {name}").sample(cases, min(most, len(cases))))
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]
+
+
 def pytest_report_header():
-    return f"keras {keras.__version__}, backend {keras.backend.backend()}"
+    return VERSION
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -39,6 +70,19 @@ def _fixed_seeds():
     """Every test starts from the same random state and an empty Keras name space."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+
+
+if keras.backend.backend() == "jax":
+    import jax
+
+    @pytest.fixture(autouse=True)
+    def _quick_compilation(request):
+        """Leaves out LLVM's optimizations, most of the time of a compilation, in tests of models.
+
+        Tests of accuracy and of executors run the machine code that users run.
+        """
+        is_exact = {"kernels", "ops"} & {parent.name for parent in request.path.parents}
+        jax.config.update("jax_disable_most_optimizations", not is_exact)
 
 
 # Some versions of Keras, as 3.15, ship their tests inside the package: there they are run.

@@ -4,7 +4,7 @@ import pytest
 from keras import layers
 
 from keras_norm import BatchNormalization, population
-from keras_norm.callbacks import PopulationStatistics
+from keras_norm.callbacks import Diagnosis, PopulationStatistics
 from tests import oracle
 from tests.gradients import numpy
 
@@ -152,3 +152,55 @@ def test_the_model_is_checked_before_it_is_trained():
     with pytest.raises(ValueError, match="at least one `keras_norm"):
         model.fit(data(2, 3), data(2, 1), callbacks=callbacks, verbose=0)
     assert not epochs
+
+
+def norms_of(printed):
+    """Returns epochs, and the layers and kinds of the tables under them."""
+    lines = [line.split() for line in printed.splitlines()]
+    return [line[3] if line[0] == "Diagnosis" else " ".join(line[:2]) for line in lines
+            if line[:1] in (["Diagnosis"], ["norm"])]  # fmt: skip
+
+
+def test_diagnosis_prints_new_findings(capsys):
+    x, y = data(64, 3), data(64, 1)
+    # The moving statistics never move.
+    norm = BatchNormalization(name="norm", momentum=1.0)
+    model = keras.Sequential([keras.Input((3,)), norm, layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    callback = Diagnosis(x, batch_size=16, every=2)
+    for _ in range(2):
+        model.fit(x, y, epochs=5, callbacks=[callback], verbose=0)
+        assert norms_of(capsys.readouterr().out) == ["2:", "norm statistics"]
+    norm.gamma.assign([0.0, 1.0, 1.0])
+    norm.gamma.trainable = False
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    model.fit(x, y, epochs=2, callbacks=[callback], verbose=0)
+    assert norms_of(capsys.readouterr().out) == ["2:", "norm gamma", "norm statistics"]
+
+
+def test_diagnosis_of_a_healthy_model_prints_nothing_and_changes_nothing(capsys):
+    x, y = data(64, 3), data(64, 1)
+    results = []
+    for callbacks in ([Diagnosis(x)], []):
+        keras.utils.set_random_seed(0)
+        norm = BatchNormalization(moving_mean_initializer=[3.0] * 3)
+        model = keras.Sequential([keras.Input((3,)), norm, layers.Dropout(0.5), layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.01), "mse")
+        model.fit(x, y, epochs=3, callbacks=callbacks, verbose=0)
+        results.append([numpy(v) for v in model.variables])
+    assert capsys.readouterr().out == ""
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_diagnosis_that_fails_warns_and_training_goes_on():
+    x, y = data(20, 3), data(20, 1)
+    model, _ = make_model()
+    with pytest.warns(UserWarning, match=r"Diagnosis failed after epoch .*training goes") as caught:
+        history = model.fit(x, y, epochs=2, callbacks=[Diagnosis(data(20, 7))], verbose=0)
+    assert any("after epoch 1," in str(one.message) for one in caught)
+    assert len(history.history["loss"]) == 2
+    with pytest.raises(ValueError, match="every=0"):
+        Diagnosis(x, every=0)
+    with pytest.raises(ValueError, match="`x` must be data"):
+        Diagnosis(None)

@@ -98,7 +98,7 @@ def test_numbers_of_calls_follow_what_is_left(tmp_path):
     copy = keras_norm.from_keras(model)
     copy.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    part = keras.Model(copy.inputs, copy.layers[-1].output)
+    part = keras.Model(copy.input, copy.layers[-1].output)
     x = models.batch(3, 4)
     for other in (copy, loaded, part):
         assert error(models.outputs(other, x), models.outputs(model, x)) < 1e-6

@@ -4,15 +4,13 @@ Each backend has a list of its formats: their packages belong to its environment
 that is missing fails the test. What does not work, and why, is in docs/export.md.
 """
 
-import functools
-
 import keras
 import pytest
 
 import keras_norm
-from keras_norm.conversion.kinds import KINDS
 from tests.conversion import models
 from tests.gradients import numpy
+from tests.kinds import makers
 from tests.old_keras import EXPORTS_FROM_JAX_AND_TORCH
 from tests.oracle import error
 
@@ -22,11 +20,7 @@ FORMATS = {
     "torch": ["openvino"] + ["onnx", "torch"] * EXPORTS_FROM_JAX_AND_TORCH,
 }[keras.backend.backend()]
 SUFFIXES = {"onnx": "onnx", "openvino": "xml", "litert": "tflite", "torch": "pt2"}
-SETTINGS = {keras_norm.GroupNormalization: {"groups": 4}}
-LAYERS = {
-    kind.layer.__name__: functools.partial(kind.layer, **SETTINGS.get(kind.layer, {}))
-    for kind in KINDS
-}
+LAYERS = makers()
 LAYERS["layer, channels"] = lambda: keras_norm.LayerNormalization(reduction_axes=-1)
 LAYERS["renorm"] = lambda: keras_norm.BatchNormalization(renorm=True)
 TOLERANCE = 1e-5

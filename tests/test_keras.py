@@ -5,6 +5,7 @@ import pathlib
 import re
 
 import keras
+import pytest
 
 import keras_norm
 from keras_norm import _keras
@@ -22,6 +23,7 @@ LISTED = (
     | _keras.OPTIMIZER_OF_BACKEND
     | _keras.RMSPROP
     | _keras.MODEL
+    | _keras.MODEL_AT_TIMES
     | _keras.LAYER
     | _keras.TENSOR
 )
@@ -67,3 +69,18 @@ def test_the_installed_keras_has_them():
     # Copies leave this one out where Keras has it: from 3.14.
     assert LISTED.keys() - words <= {"_compiled_trainable_state"}
     assert all(LISTED.values())
+
+
+@pytest.mark.parametrize("name", ["_nodes_by_depth", "_inbound_nodes", "_keras_mask"])
+def test_a_name_that_is_gone_is_an_error_before_a_model_is_touched(name, monkeypatch):
+    """As if Keras had renamed it: nothing that has no such name would be left out of a copy."""
+    names = {"_nodes_by_depth": "MODEL", "_inbound_nodes": "LAYER", "_keras_mask": "TENSOR"}[name]
+    listed = getattr(_keras, names) | {name + "_of_old": "renamed"}
+    monkeypatch.setattr(_keras, names, listed)
+    _keras.check_models.cache_clear()
+    model = keras.Sequential([keras.Input((2,)), keras_norm.BatchNormalization()])
+    with pytest.raises(RuntimeError, match=f"Keras {keras.__version__}.*`{name}_of_old`.*newer"):
+        keras_norm.fold_normalization(model)
+    monkeypatch.undo()
+    _keras.check_models.cache_clear()
+    keras_norm.fold_normalization(model)

@@ -38,4 +38,5 @@ def test_notebook_has_no_output(notebook):
 
 
 def test_there_are_notebooks():
-    assert {p.stem for p in FOLDER.glob("*.ipynb")} >= {"quickstart", "masks", "multipliers"}
+    names = {"quickstart", "masks", "multipliers", "diagnosis"}
+    assert {p.stem for p in FOLDER.glob("*.ipynb")} >= names

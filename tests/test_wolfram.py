@@ -110,6 +110,8 @@ def test_in_a_model_and_a_file(tmp_path):
         ((), {"MovingMean": [np.inf]}, "`MovingMean` must hold finite numbers"),
         ((), {"Interleaving": 1}, "`Interleaving` must be True or False"),
         ((), {"Input": 0}, "`Input` must be a positive integer"),
+        ((), {"Input": [3, 2.5]}, "`Input` must be a positive integer"),
+        ((), {"Input": [3, True]}, "`Input` must be a positive integer"),
         ((), {"Output": 0}, "`Output` must be a positive integer"),
         ((), {"Input": 2, "Output": 3}, r"Received: Input=\[2\], Output=\[3\]"),
         ((), {"Epsilon": 10**400}, "`Epsilon` must be a finite number > 0"),
@@ -138,12 +140,12 @@ def test_parts_of_models():
     inner = keras.Sequential([keras.Input((2, 4)), BatchNormalizationLayer()], name="inner")
     net = keras.Sequential([keras.Input((2, 4)), BatchNormalizationLayer(Gamma=[5, 6]), inner])
     name = net.layers[0].name
-    for place in (1, -2, name):
+    for place in (1, 1.0, -2, name):
         assert NetExtract(net, [place, "Gamma"]).tolist() == [5, 6]
     assert NetExtract(net, 1) is net.layers[0]
     assert NetExtract(net, ["inner", 1, "Biases"]).tolist() == [0, 0]
     assert NetExtract(net, (2, -1, "Output")) == [2, 4]
-    for place in (0, 3, "inne", [], None, np.array([1, 2])):
+    for place in (0, 3, 1.5, "inne", [], None, np.array([1, 2])):
         with pytest.raises(ValueError, match="has layers at positions 1 to 2"):
             NetExtract(net, [place, "Gamma"])
     with pytest.raises(ValueError, match="Did you mean 'inner'"):
@@ -155,6 +157,13 @@ def test_both_functions_take_the_same_names():
     assert NetExtract(layer, "epsilon") == 0.5
     assert NetExtract(layer, "gamma").tolist() == [2, 3]
     assert NetExtract(layer, "output") == NetExtract(layer, "INPUT") == [2, 3]
+
+
+@pytest.mark.parametrize("size", [3.0, [3.0, 8.0], np.float64(3), (np.int64(3), 8.0)])
+def test_sizes_can_be_floats(size):
+    found = NetExtract(BatchNormalizationLayer(Input=size), "Input")
+    assert found == [int(n) for n in np.ravel(size)]
+    assert all(type(n) is int for n in found)
 
 
 @pytest.mark.parametrize("options", [{}, {"Input": 2}])

@@ -36,6 +36,8 @@ from keras_norm._validation import callable_name
 
 _CALLS = ("_inbound_nodes", "_outbound_nodes")
 _DROPPED = object()
+# What Keras keeps of a model that OpenVINO has compiled; without it, it compiles the copy.
+_COMPILED_BY_OPENVINO = ("ov_compiled_model", "struct_params", "struct_outputs")
 
 
 def copied(root, substitutes=None, aliases=None, dropped=()):
@@ -71,6 +73,8 @@ class _Copier:
                 self.copied.append(x)
             if isinstance(x, keras.Variable):
                 self._copy_value(x)
+            for name in _COMPILED_BY_OPENVINO:
+                self.copies[id(attributes(x).get(name))] = None
             buffers = attributes(x).get("_buffers")  # of a module of PyTorch
             for buffer in buffers.values() if isinstance(buffers, dict) else ():
                 self.copies[id(buffer)] = copy.deepcopy(buffer)
@@ -131,7 +135,9 @@ class _Copier:
         """Copies a variable's tensor, so that all who hold it get the same copy."""
         value = variable._value
         if value is not None and id(value) not in self.copies:
-            self.copies[id(value)] = copy.deepcopy(value)
+            # OpenVINO's tensors cannot be copied, nor changed: a variable gets another one.
+            is_fixed = keras.backend.backend() == "openvino"
+            self.copies[id(value)] = value if is_fixed else copy.deepcopy(value)
 
     def _fill(self, new, x):
         if isinstance(x, types.FunctionType):

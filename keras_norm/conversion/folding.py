@@ -5,7 +5,7 @@ import collections
 import keras
 
 from keras_norm._contents import contents
-from keras_norm.conversion import linear
+from keras_norm.conversion import attention, linear
 from keras_norm.conversion.affine import Folding
 from keras_norm.conversion.arguments import overridden
 from keras_norm.conversion.copying import copied
@@ -23,11 +23,11 @@ def fold_normalization(model):
 
         dense(gamma * standardized + beta) = (kernel * gamma) standardized + (bias + kernel beta)
 
-    Layers that follow take this up if they are Dense layers or convolutions without padding, and
-    if nothing else follows. There may be several of them, as query, key and value. Folding is
-    exact up to rounding. It works on functional and Sequential models, also on those inside
-    other models, for the layers of keras_norm and of Keras. Layers that something else uses as
-    well stay as they are.
+    Dense, EinsumDense and attention layers (in their projections) and convolutions without padding
+    take this up, if nothing else follows. Several of them may follow, as query, key and value.
+    Folding is exact up to rounding. It works on functional and Sequential models, also on those
+    inside other models, for the layers of keras_norm and of Keras. Layers that something else uses
+    as well stay as they are.
 
     Prints how many layers were folded, and for each that was left its name and why.
     `fold_batch_normalization` is the older name of this function.
@@ -128,8 +128,8 @@ class _Plan:
                 is_layer = isinstance(node.operation, keras.layers.Layer)
                 if is_layer and node.arguments.kwargs.get("training"):
                     self._in_training.update(map(id, node.operation._flatten_layers()))
-                for tensor in node.arguments.keras_tensors:
-                    self._readers[id(tensor)].append(node.operation)
+                for key in dict.fromkeys(map(id, node.arguments.keras_tensors)):
+                    self._readers[key].append(node)
         for tensor in function.outputs:
             self._readers[id(tensor)].append(None)
 
@@ -157,20 +157,26 @@ class _Plan:
         elif not why_not_before and previous.compute_dtype != layer.compute_dtype:
             why_not_before = f"computes in {previous.compute_dtype}"
         if not why_not_before:
-            return self._put(linear.with_outputs_mapped, [previous], layer, folding)
+            mapped = linear.with_outputs_mapped(previous, folding.factor, folding.shift, axis)
+            return self._put([(previous, mapped)], layer, folding)
         why_not_before = f"the layer before it, '{previous.name}', {why_not_before}"
         why_not_after = self._fold_into_all_after(layer, folding, made, axis)
         return why_not_after and f"{why_not_before}; and {why_not_after}"
 
     def _fold_into_all_after(self, layer, folding, made, axis):
-        following = self._readers[id(made)]
-        if not following or None in following:
+        readers = self._readers[id(made)]
+        if not readers or None in readers:
             return "it makes an output of the model"
-        for neighbour in following:
-            why_not = self._why_not(neighbour) or linear.why_not_after(neighbour, axis)
+        neighbours = [(node.operation, attention.reads(node, made)) for node in readers]
+        for neighbour, reads in neighbours:
+            why_not = self._why_not(neighbour) or linear.why_not_after(neighbour, axis, reads)
             if why_not:
                 return f"the layer after it, '{neighbour.name}', {why_not}"
-        return self._put(linear.with_inputs_mapped, following, layer, folding)
+        mapped = [
+            (x, linear.with_inputs_mapped(x, folding.factor, folding.shift, axis, reads))
+            for x, reads in neighbours
+        ]
+        return self._put(mapped, layer, folding)
 
     def _why_not(self, neighbour):
         """Says why a neighbour cannot change; or None."""
@@ -180,10 +186,17 @@ class _Plan:
             return f"is used by '{self._holders[id(neighbour)].name}', too"
         return "has taken up another one" if id(neighbour) in self.substitutes else None
 
-    def _put(self, mapped, neighbours, layer, folding):
+    def _put(self, mapped, layer, folding):
+        """Puts layers in the place of the neighbours that they take up the map for.
+
+        Args:
+            mapped: List of a neighbour, and the layer and pairs of variables that replace it.
+            layer: The normalization layer.
+            folding: Its `Folding`.
+        """
         self.folded += 1
-        for neighbour in neighbours:
-            self._substitute(neighbour, *mapped(neighbour, folding.factor, folding.shift))
+        for neighbour, replacement in mapped:
+            self._substitute(neighbour, *replacement)
         if folding.disappears:
             self.dropped += [layer, *layer._inbound_nodes]
             for node in layer._inbound_nodes:

@@ -108,7 +108,7 @@ def _spanned_and_reduced(layer, makes_masks):
     """Returns the axes that gamma spans, after checking that the moments are those over them."""
     _refuse_masks(layer, makes_masks)
     axes = sorted_axes(layer, "axis")
-    is_default = layer.reduction_axes is None and not layer.centered
+    is_default = layer.reduction_axes is None and layer.reduces_axis
     if not is_default and axes != sorted_axes(layer, "reduction_axes"):
         raise ValueError(
             "Keras's layer takes the moments over the axes that gamma and beta span: argument "

@@ -31,9 +31,9 @@ class Kind:
         torch: Names in `torch.nn`, and functions of a module that return our layer.
         to_torch: Function of our built layer that returns a module without gamma and beta.
         flax: Names in `flax.nnx`, and functions of a module that return our layer.
-        matlab: Name of the function in `keras_norm.matlab`; None if MATLAB has none.
+        matlab: Import path of the class that MATLAB's function returns; None if there is none.
         folding: Function of a layer, ours or Keras's, that returns its `Folding`.
-        variants: Import paths of classes derived from ours that are translated like it.
+        variants: Import paths of other classes derived from ours that are translated like it.
     """
 
     layer: type
@@ -50,13 +50,23 @@ class Kind:
     @property
     def ours(self):
         """Our classes of this kind."""
-        paths = (path.rpartition(".") for path in self.variants)
-        return (self.layer, *(getattr(importlib.import_module(m), name) for m, _, name in paths))
+        of_matlab = () if self.matlab is None else (self.matlab_class,)
+        return (self.layer, *map(_imported, self.variants), *of_matlab)
+
+    @property
+    def matlab_class(self):
+        """The class of the layers that MATLAB's function returns."""
+        return _imported(self.matlab)
 
     def parent_of(self, layer):
         """Returns the class of this kind that a layer's class is or derives from."""
         known = (*self.ours, self.keras)
         return next(cls for cls in type(layer).__mro__ if cls in known)
+
+
+def _imported(path):
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 KINDS = (
@@ -73,12 +83,9 @@ KINDS = (
         },
         to_torch=torch_modules.to_batch_norm,
         flax={"BatchNorm": flax_modules.from_batch_norm},
-        matlab="batchNormalizationLayer",
+        matlab="keras_norm.matlab.layer_classes.BatchNormalizationLayer",
         folding=affine.of_statistics,
-        variants=(
-            "keras_norm.wolfram.AppliedBatchNormalization",
-            "keras_norm.matlab.layer_classes.BatchNormalizationLayer",
-        ),
+        variants=("keras_norm.wolfram.AppliedBatchNormalization",),
     ),
     Kind(
         layer=layers.LayerNormalization,
@@ -88,12 +95,9 @@ KINDS = (
         torch={"LayerNorm": torch_modules.from_layer_norm},
         to_torch=torch_modules.to_layer_norm,
         flax={"LayerNorm": flax_modules.from_layer_norm},
-        matlab="layerNormalizationLayer",
+        matlab="keras_norm.matlab.layer_classes.LayerNormalizationLayer",
         folding=affine.of_parameters,
-        variants=(
-            f"{unmasked.__name__}.UnmaskedLayerNormalization",
-            "keras_norm.matlab.layer_classes.LayerNormalizationLayer",
-        ),
+        variants=(f"{unmasked.__name__}.UnmaskedLayerNormalization",),
     ),
     Kind(
         layer=layers.GroupNormalization,
@@ -103,12 +107,9 @@ KINDS = (
         torch={"GroupNorm": torch_modules.from_group_norm},
         to_torch=torch_modules.to_group_norm,
         flax={"GroupNorm": flax_modules.from_group_norm},
-        matlab="groupNormalizationLayer",
+        matlab="keras_norm.matlab.layer_classes.GroupNormalizationLayer",
         folding=affine.of_parameters,
-        variants=(
-            f"{unmasked.__name__}.UnmaskedGroupNormalization",
-            "keras_norm.matlab.layer_classes.GroupNormalizationLayer",
-        ),
+        variants=(f"{unmasked.__name__}.UnmaskedGroupNormalization",),
     ),
     Kind(
         layer=layers.InstanceNormalization,
@@ -122,9 +123,8 @@ KINDS = (
         },
         to_torch=torch_modules.to_group_norm,
         flax={"InstanceNorm": flax_modules.from_instance_norm},
-        matlab="instanceNormalizationLayer",
+        matlab="keras_norm.matlab.layer_classes.InstanceNormalizationLayer",
         folding=affine.of_parameters,
-        variants=("keras_norm.matlab.layer_classes.InstanceNormalizationLayer",),
     ),
     Kind(
         layer=layers.RMSNormalization,
@@ -148,12 +148,14 @@ def kind_of(layer):
 
 
 def names(field):
-    """Returns what the table has in a field, as messages list it: 'A, B or C'."""
-    found = [name for kind in KINDS for name in getattr(kind, field)]
-    return f"{', '.join(found[:-1])} or {found[-1]}"
+    """Returns the names in a field of the table for a message: 'A, B or C'."""
+    return _listed([name for kind in KINDS for name in getattr(kind, field)])
 
 
-def our_names():
-    """Returns the names of our layers, as messages list them."""
-    found = [kind.layer.__name__ for kind in KINDS]
-    return f"{', '.join(found[:-1])} or {found[-1]}"
+def our_names(kinds=KINDS):
+    """Returns the names of our layers for a message: 'A, B or C'."""
+    return _listed([kind.layer.__name__ for kind in kinds])
+
+
+def _listed(names):
+    return f"{', '.join(names[:-1])} or {names[-1]}"

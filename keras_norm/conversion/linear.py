@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from keras_norm._validation import callable_name
-from keras_norm.conversion.placing import put_in_place
+from keras_norm.conversion import attention, einsum
+from keras_norm.conversion.placing import arrays_of, with_arrays
 
 _DENSE = (keras.layers.Dense,)
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -18,21 +19,36 @@ _TRANSPOSED = (
 )
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
-_LINEAR = (*_DENSE, *_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE)
+_EINSUM = (keras.layers.EinsumDense,)
+_LINEAR = (*_DENSE, *_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE, *_EINSUM)
 
 
 def why_not_before(layer, axis):
-    """Says why a layer cannot take up a map of its outputs' channels, on `axis`; or None."""
-    if why_not := _why_not_linear(layer, axis):
+    """Says why a layer cannot take up a map of axis `axis` of its outputs; or None."""
+    if why_not := _why_not_linear(layer):
         return why_not
     if layer.activation is not keras.activations.linear:
         return f"has the activation {callable_name(layer.activation)}"
-    return None
+    if isinstance(layer, _EINSUM):
+        return einsum.why_not_before(layer, axis)
+    return _why_not_on_axis(layer, axis)
 
 
-def why_not_after(layer, axis):
-    """Says why a layer cannot take up a map of its inputs' channels, on `axis`; or None."""
-    if why_not := _why_not_linear(layer, axis):
+def why_not_after(layer, axis, reads):
+    """Says why a layer cannot take up a map of axis `axis` of its inputs; or None.
+
+    Args:
+        layer: The layer.
+        axis: The axis.
+        reads: What `attention.reads` returns for the layer's call.
+    """
+    if type(layer) in attention.LAYERS:
+        return attention.why_not_after(layer, axis, reads)
+    if why_not := _why_not_linear(layer):
+        return why_not
+    if isinstance(layer, _EINSUM):
+        return einsum.why_not_after(layer, axis)
+    if why_not := _why_not_on_axis(layer, axis):
         return why_not
     if isinstance(layer, _TRANSPOSED):
         return "is transposed: fewer terms sum up to its border"
@@ -43,11 +59,17 @@ def why_not_after(layer, axis):
     return None
 
 
-def _why_not_linear(layer, axis):
+def _why_not_linear(layer):
     if type(layer) not in _LINEAR:
-        return f"is no Dense or convolution layer ({type(layer).__name__})"
+        return (
+            f"is not a Dense, EinsumDense, convolution or attention layer ({type(layer).__name__})"
+        )
     if layer.quantization_mode is not None or getattr(layer, "lora_enabled", False):
         return "is quantized, or has LoRA enabled"
+    return None
+
+
+def _why_not_on_axis(layer, axis):
     rank = len(layer.get_build_config()["input_shape"])
     channel_axis = 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
     if axis != channel_axis:
@@ -55,21 +77,29 @@ def _why_not_linear(layer, axis):
     return None
 
 
-def with_outputs_mapped(layer, factor, shift):
+def with_outputs_mapped(layer, factor, shift, axis):
     """Returns a layer whose outputs are `factor * outputs + shift` of `layer`, and variables."""
-    arrays = _arrays(layer)
+    if isinstance(layer, _EINSUM):
+        return einsum.with_outputs_mapped(layer, factor, shift, axis)
+    arrays = arrays_of(layer)
     if isinstance(layer, _DEPTHWISE):
         arrays["kernel"] *= factor.reshape(arrays["kernel"].shape[-2:])
     elif isinstance(layer, _TRANSPOSED):
         arrays["kernel"] *= factor[:, np.newaxis]
     else:
         arrays["pointwise_kernel" if isinstance(layer, _SEPARABLE) else "kernel"] *= factor
-    return _with_arrays(layer, arrays | {"bias": arrays.get("bias", 0) * factor + shift})
+    arrays["bias"] = arrays.get("bias", 0) * factor + shift
+    return with_arrays(layer, arrays, use_bias=True)
 
 
-def with_inputs_mapped(layer, factor, shift):
+def with_inputs_mapped(layer, factor, shift, axis, reads):
     """Returns a layer that gives for `x` what `layer` gives for `factor * x + shift`."""
-    arrays = _arrays(layer)
+    if type(layer) in attention.LAYERS:
+        return attention.with_inputs_mapped(layer, factor, shift, axis, reads)
+    if isinstance(layer, _EINSUM):
+        return einsum.with_inputs_mapped(layer, factor, shift, axis)
+    arrays = arrays_of(layer)
+    has_bias = layer.use_bias or bool(shift.any())
     name = "depthwise_kernel" if isinstance(layer, _SEPARABLE) else "kernel"
     kernel = arrays[name]
     if isinstance(layer, _DEPTHWISE + _SEPARABLE):
@@ -81,7 +111,8 @@ def with_inputs_mapped(layer, factor, shift):
     offset = offset.ravel() if isinstance(layer, _DEPTHWISE + _SEPARABLE) else offset.sum(0)
     if isinstance(layer, _SEPARABLE):
         offset = offset @ arrays["pointwise_kernel"].reshape(offset.size, -1)
-    return _with_arrays(layer, arrays | {"bias": arrays.get("bias", 0) + offset})
+    arrays["bias"] = arrays.get("bias", 0) + offset
+    return with_arrays(layer, arrays, use_bias=has_bias)
 
 
 def _per_output(values, kernel_shape):
@@ -89,20 +120,3 @@ def _per_output(values, kernel_shape):
     inputs, outputs = kernel_shape
     groups = values.size // inputs
     return np.repeat(values.reshape(groups, inputs), outputs // groups, axis=0).T
-
-
-def _arrays(layer):
-    return {v.name: keras.ops.convert_to_numpy(v).astype("float64") for v in layer.weights}
-
-
-def _with_arrays(layer, arrays):
-    """Returns a layer like `layer` that has a bias and these values, and the pairs of variables."""
-    activation = layer.activation
-    if not isinstance(activation, keras.layers.Layer):
-        layer.activation = keras.activations.linear  # not every function has a config
-    new = type(layer).from_config(layer.get_config() | {"use_bias": True})
-    new.activation = layer.activation = activation
-    variables = put_in_place(new, layer)
-    for variable in new.weights:
-        variable.assign(arrays[variable.name])
-    return new, variables

@@ -146,7 +146,7 @@ def _last_sizes(layer):
     shape = layer.get_build_config()["input_shape"]
     axes = sorted_axes(layer, "axis")
     last = list(range(len(shape) - len(axes), len(shape)))
-    is_default = layer.reduction_axes is None and not layer.centered
+    is_default = layer.reduction_axes is None and layer.reduces_axis
     reduced = axes if is_default else sorted_axes(layer, "reduction_axes")
     if not axes == reduced == last:
         raise ValueError(

@@ -2,7 +2,11 @@
 
 One module per backend, all with the same names. The backend is chosen here and nowhere else:
 
-- `replicas()`: the `Replicas` that train together with this one, or None.
+- `total()`: the function of an array that returns its sum over the replicas that train together,
+  or None if there is one replica. The gradient of a sum is the sum of the gradients.
+- `checked_group(group)`: a group of replicas for `groups.chosen`, checked.
+- `gathered(function, model)`: the arrays that `function()` returns on all replicas of a running
+  model, or in all processes, stacked; called outside of compiled code.
 - `recomputing()`: whether the running code repeats a forward pass to compute a gradient.
 - `default_training(layer)`: the training mode of a call that does not say `training`; None if
   Keras's default applies.
@@ -11,6 +15,10 @@ One module per backend, all with the same names. The backend is chosen here and 
 - `batch_function(function, model)`: `function` of a batch of inputs that calls the model and
   returns an array, as a compiled function that returns a list of arrays, one for each replica.
   Assignments to variables in `function` are discarded.
+- `inlined()`: a context in which Python runs, one operation after the other, what is compiled by
+  itself; on JAX also loops and branches.
+- `on_replicas(function, model)`: `function` of a batch of inputs, run on each replica with its part
+  of the batch, not compiled.
 - `trace()`: the trace that runs this code, equal to itself only. Loops, branches, and functions
   that are compiled by themselves have their own.
 - `nesting(outer)`: how this code is nested in the trace `outer`: "none" if that trace runs it,
@@ -31,12 +39,16 @@ import keras
 _backend = keras.backend.backend()
 _trains = _backend in ("jax", "tensorflow", "torch")
 _engine = importlib.import_module(f"{__name__}.{_backend if _trains else 'inference'}")
-replicas = _engine.replicas
+total = _engine.total
+checked_group = _engine.checked_group
+gathered = _engine.gathered
 recomputing = _engine.recomputing
 default_training = _engine.default_training
 scope = _engine.scope
 compiled = _engine.compiled
 batch_function = _engine.batch_function
+inlined = _engine.inlined
+on_replicas = _engine.on_replicas
 trace = _engine.trace
 nesting = _engine.nesting
 accumulator = _engine.accumulator

@@ -3,9 +3,19 @@
 import keras
 
 
-def replicas():
+def total():
     """Returns None: there is one process."""
     return None
+
+
+def checked_group(group):
+    """Raises an error: there are no replicas."""
+    _refuse("A group of replicas")
+
+
+def gathered(function, model):
+    """Raises an error: there are no replicas."""
+    _refuse("Statistics of several replicas")
 
 
 def recomputing():
@@ -20,37 +30,50 @@ def default_training(layer):
 
 def scope(model):
     """Raises an error: a pass over data needs a backend that trains."""
-    _refuse("Population statistics")
+    _refuse(_PASS)
 
 
 def compiled(function, model):
     """Raises an error: there are no compiled steps."""
-    _refuse("Population statistics")
+    _refuse(_PASS)
 
 
 def batch_function(function, model):
     """Raises an error: there are no compiled steps."""
-    _refuse("Population statistics")
+    _refuse(_PASS)
+
+
+def inlined():
+    """Raises an error: there are no compiled steps."""
+    _refuse(_PASS)
+
+
+def on_replicas(function, model):
+    """Raises an error: there is one process."""
+    _refuse(_PASS)
 
 
 def trace():
     """Raises an error: there is no pass."""
-    _refuse("Population statistics")
+    _refuse(_PASS)
 
 
 def nesting(outer):
     """Raises an error: there is no pass."""
-    _refuse("Population statistics")
+    _refuse(_PASS)
 
 
 def accumulator(shape):
     """Raises an error: there is no pass."""
-    _refuse("Population statistics")
+    _refuse(_PASS)
 
 
 def add_multiples(tensors, others, factor):
     """Raises an error: there are no gradients to add to."""
     _refuse("An optimizer")
+
+
+_PASS = "A pass over data, as for population statistics or a diagnosis,"
 
 
 def _refuse(what):

@@ -5,22 +5,50 @@ import contextlib
 import jax
 import keras
 
-from keras_norm.ops import Replicas
+from keras_norm import _validation
+from keras_norm.engines import groups
 
 
-def replicas():
-    """Returns the replicas along the named axes of an enclosing `jax.shard_map` or `jax.pmap`.
+def total():
+    """Returns the sum along the named axes of an enclosing `jax.shard_map` or `jax.pmap`.
 
     Under `keras.distribution`, arrays and their moments are global already.
     """
     names = jax.sharding.get_abstract_mesh().manual_axes
     if not names:
         return None
-    return Replicas(
-        size=jax.lax.psum(1, names),
-        rank=jax.lax.axis_index(names),
-        sum=lambda x: jax.lax.psum(x, names),
-    )
+    if groups.chosen is not None:
+        unknown = [name for name in groups.chosen if name not in names]
+        if unknown:
+            raise ValueError(
+                f"`replica_group` names axes that the enclosing `jax.shard_map` or `jax.pmap` does "
+                f"not have. Received: {unknown}, with the axes {list(names)}"
+            )
+        names = groups.chosen
+    return lambda x: jax.lax.psum(x, names)
+
+
+def checked_group(group):
+    """Returns the names of mesh axes as a tuple."""
+    names = (group,) if isinstance(group, str) else group
+    if not (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)):
+        raise TypeError(
+            "On JAX, argument `group` must be the name of a mesh axis, or a list of names. "
+            f"Received: group={_validation.shown(group)}"
+        )
+    if not names:
+        raise ValueError("Argument `group` must name at least one mesh axis. Received: group=[]")
+    return tuple(names)
+
+
+def gathered(function, model):
+    """Returns what `function` returns in all processes."""
+    value = keras.ops.convert_to_numpy(function())
+    if jax.process_count() == 1:
+        return value[None]
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(value)
 
 
 def recomputing():
@@ -58,6 +86,16 @@ def batch_function(function, model):
 
     call = compiled(call, model)
     return lambda x: [call([variable.value for variable in variables], x)]
+
+
+def inlined():
+    """Returns a context in which Python runs compiled functions, loops and branches."""
+    return jax.disable_jit()
+
+
+def on_replicas(function, model):
+    """Returns `function`."""
+    return function
 
 
 def trace():

@@ -1,5 +1,7 @@
 """TensorFlow: `tf.distribute` connects replicas, `tf.function` compiles."""
 
+import contextlib
+
 import keras
 import tensorflow as tf
 from tensorflow.python.ops.control_flow_v2_func_graphs import (
@@ -8,19 +10,36 @@ from tensorflow.python.ops.control_flow_v2_func_graphs import (
     WhileCondFuncGraph,
 )
 
-from keras_norm.ops import Replicas
+from keras_norm import _validation
 
 
-def replicas():
-    """Returns the replicas of the `tf.distribute` strategy whose `run` encloses this call."""
+def total():
+    """Returns the sum over the replicas of the `tf.distribute` strategy that runs this call."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return None
-    return Replicas(
-        size=context.num_replicas_in_sync,
-        rank=context.replica_id_in_sync_group,
-        sum=lambda x: context.all_reduce(tf.distribute.ReduceOp.SUM, x),
+    return lambda x: context.all_reduce(tf.distribute.ReduceOp.SUM, x)
+
+
+def checked_group(group):
+    """Raises an error: a strategy has one group of replicas."""
+    raise NotImplementedError(
+        "`replica_group` is for PyTorch and JAX. On TensorFlow the replicas are those of the "
+        "`tf.distribute` strategy that the model was created in: create a strategy with these "
+        f"devices. Received: group={_validation.shown(group)}"
     )
+
+
+def gathered(function, model):
+    """Returns what `function` returns on all replicas of the model's strategy, in all processes."""
+    strategy = model.distribute_strategy
+
+    # Strategies are slow, and warn of it, outside of a `tf.function`.
+    @tf.function
+    def gather():
+        return strategy.gather(strategy.run(lambda: tf.expand_dims(function(), 0)), axis=0)
+
+    return keras.ops.convert_to_numpy(gather())
 
 
 def recomputing():
@@ -61,6 +80,23 @@ def batch_function(function, model):
     if not model.run_eagerly:
         parts = tf.function(parts, reduce_retracing=True)
     return lambda x: parts(keras.tree.map_structure(_without_optional, x))
+
+
+@contextlib.contextmanager
+def inlined():
+    """Runs the functions of `tf.function` in Python."""
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def on_replicas(function, model):
+    """Returns `function` run on every replica of the model's strategy, not compiled."""
+    strategy = model.distribute_strategy
+    return lambda x: strategy.run(function, args=(keras.tree.map_structure(_without_optional, x),))
 
 
 def trace():

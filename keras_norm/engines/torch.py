@@ -6,34 +6,64 @@ import keras
 import torch
 from torch import distributed
 
-from keras_norm.ops import Replicas
+from keras_norm import _validation
+from keras_norm.engines import groups
 
 
-def replicas():
-    """Returns the processes of the default group of `torch.distributed`."""
+def total():
+    """Returns the sum over the processes of the chosen or the default group."""
+    group = groups.chosen
+    return (lambda x: _Sum.apply(x, group)) if _size() > 1 else None
+
+
+def _size():
+    """Returns the number of processes in the chosen or the default group."""
     if not (distributed.is_available() and distributed.is_initialized()):
-        return None
-    if distributed.get_world_size() == 1:
-        return None
-    return Replicas(size=distributed.get_world_size(), rank=distributed.get_rank(), sum=_Sum.apply)
+        return 1
+    return distributed.get_world_size(groups.chosen)
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes. Its gradient is the sum of the gradients of all processes."""
+    """The sum over a group's processes. Its gradient is the sum of the gradients of all of them."""
 
     @staticmethod
-    def forward(x):
+    def forward(x, group):
         total = x.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)
+        distributed.all_reduce(total, group=group)
         return total
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        pass
+        # A backward pass may run in another thread, and after the group was chosen.
+        ctx.group = inputs[1]
 
     @staticmethod
     def backward(ctx, gradient):
-        return _Sum.apply(gradient)
+        return _Sum.apply(gradient, ctx.group), None
+
+
+def checked_group(group):
+    """Returns the process group of `torch.distributed` that `group` is or has."""
+    if hasattr(group, "get_group"):
+        group = group.get_group()  # of a DeviceMesh with one dimension
+    if not (distributed.is_available() and isinstance(group, distributed.ProcessGroup)):
+        raise TypeError(
+            "On PyTorch, argument `group` must be a process group of `torch.distributed` that this "
+            "process is a member of, or a DeviceMesh with one dimension, such as `mesh['data']`. "
+            f"Received: group={_validation.shown(group)}"
+        )
+    return group
+
+
+def gathered(function, model):
+    """Returns what `function` returns in all processes of the chosen or the default group."""
+    value = function().contiguous()
+    values = [torch.empty_like(value) for _ in range(_size())]
+    if len(values) == 1:
+        values = [value]
+    else:
+        distributed.all_gather(values, value, group=groups.chosen)
+    return keras.ops.convert_to_numpy(torch.stack(values))
 
 
 def recomputing():
@@ -92,6 +122,16 @@ def batch_function(function, model):
             return [function(x)]
 
     return parts
+
+
+def inlined():
+    """Returns a context that changes nothing."""
+    return contextlib.nullcontext()
+
+
+def on_replicas(function, model):
+    """Returns `function`."""
+    return function
 
 
 def trace():

@@ -85,7 +85,8 @@ def _compiled(view, epsilon, centered, combine, x, gamma, beta, weights):
     # Its steps would be kept for a backward pass.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def affine(gamma, beta, residual, variance):
-        scale = gamma * jnp.where(count > 0, jax.lax.rsqrt(variance + epsilon), 0)
+        # Not `rsqrt`: its derivative holds the third power of the result, which may overflow.
+        scale = gamma * jnp.where(count > 0, 1 / jnp.sqrt(variance + epsilon), 0)
         # The residual is subtracted after the scaling: (x - shift) - residual, reassociated, is
         # x - (shift + residual).
         return scale, beta - residual * scale
@@ -198,12 +199,12 @@ def _rows_jvp(view, epsilon, centered, primals, tangents):
         y = gamma r (x - mean) + beta
         dr = -1/2 r^3 dvariance = -r^3 product
         dy = gamma r (dx - first) + gamma dr (x - mean) + r (x - mean) dgamma + dbeta
-           = gamma r (dx - first) - gamma r slope (x - mean) + r (x - mean) dgamma + dbeta,
-             slope := r^2 product
+           = gamma r (dx - first) - gamma slope (x - mean) + r (x - mean) dgamma + dbeta,
+             slope := r^3 product
 
     Without centring, first and mean are 0, and x has one factor, which is a matrix product:
 
-        dy = gamma r dx + x (-r^3 product gamma + r dgamma) + dbeta
+        dy = gamma r dx + x (-slope gamma + r dgamma) + dbeta
     """
     x, gamma, _, weights = primals
     y, shift, residual, variance = _rows(view, epsilon, centered, *primals)
@@ -217,10 +218,11 @@ def _rows_jvp(view, epsilon, centered, primals, tangents):
         x, dx = sets.held(x), sets.held(dx, like=x)
         inverse = sets.selected(jax.lax.rsqrt(variance + epsilon))
         # Transposed, what is multiplied by dgamma, slope or offset here becomes what sums read.
+        # Factor by factor: the third power of the inverse may overflow.
+        slope = product * inverse * inverse * inverse
         if not centered:
-            dy = x * (_times(-product * inverse**3, gamma) + _times(inverse, dgamma)) + dbeta
+            dy = x * (_times(-slope, gamma) + _times(inverse, dgamma)) + dbeta
         else:
-            slope = product * inverse**3
             offset = residual * slope - first * inverse
             dy = ((x + -shift) * -gamma) * slope + (0.5 * gamma) * (2 * offset)
             dy += ((0.5 * x - 0.5 * shift) * (2 * inverse)) * dgamma

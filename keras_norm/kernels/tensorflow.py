@@ -58,9 +58,10 @@ def _part(sizes, is_last):
     Returns:
         The index and the size; 1 for none.
     """
-    *others, index = [index for index, size in enumerate(sizes) if size is not None] or [None]
-    if index is None:
+    known = [index for index, size in enumerate(sizes) if size is not None]
+    if not known:
         return None, 1
+    *others, index = known
     size = sizes[index]
     part = max(n for n in range(1, WINDOW + 1) if size % n == 0)
     # What remains is to be a sum in windows, or else both are one loop, which is slow where it
@@ -155,7 +156,8 @@ class Task:
             count = tf.reshape(moments.count, [])
         if view.parts[0] == SAMPLES:
             gamma, beta = (_spread(v, tf.shape(variance)) for v in (gamma, beta))
-        inverse = tf.math.rsqrt(variance + self._epsilon)
+        # Not `rsqrt`: its derivative holds the third power of the result, which may overflow.
+        inverse = 1.0 / tf.sqrt(variance + self._epsilon)
         if self._is_masked or combine is not None:
             inverse = tf.where(count > 0, inverse, tf.zeros_like(inverse))
         scale = gamma * inverse

@@ -139,8 +139,10 @@ class View:
         return ops.reshape(self._ordered(values), self._sizes(GROUPS))
 
     def count(self, values, x):
-        """Returns counts by sample, of the rank of the input."""
-        return self._as_given(ops.reshape(values, self._filled(self.plan.counts, x)))
+        """Returns counts by sample, or one for all samples, of the rank of the input."""
+        is_one = self.plan.mask.form.samples == 1
+        sizes = [1] * len(self.plan.counts) if is_one else self._filled(self.plan.counts, x)
+        return self._as_given(ops.reshape(values, sizes))
 
     def mean(self, x):
         """Returns means over the positions; 0 over none. Divisions keep XLA from joining sums."""

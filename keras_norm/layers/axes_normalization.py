@@ -19,12 +19,14 @@ class AxesNormalization(Normalization):
         epsilon: Number > 0, in squared units of the input, added to the variance.
         **shared: Arguments that all layers have; see `Normalization`.
         reduction_axes: Integer or list of integers: the axes that the moments are taken over.
-            None: what the layer takes them over by default.
+            None: the default of the layer.
         **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
     """
 
     # Whether the mean is subtracted.
     centered = True
+    # Whether `reduction_axes=None` means `axis`. If not, it means all axes except the batch.
+    reduces_axis = False
 
     def __init__(
         self, axis=-1, epsilon=1e-5, *, reduction_axes=None, **shared: Unpack[SharedArguments]
@@ -84,12 +86,16 @@ class AxesNormalization(Normalization):
 
     def _reduced(self, rank):
         """Returns the axes that the moments are taken over, counted from the front."""
-        if self.reduction_axes is None:
-            return self._reduced_by_default(rank)
-        return self._indices("reduction_axes", rank)
-
-    def _reduced_by_default(self, rank):
-        raise NotImplementedError
+        if self.reduction_axes is not None:
+            return self._indices("reduction_axes", rank)
+        if self.reduces_axis:
+            return self._indices("axis", rank)
+        if rank < 2:
+            raise ValueError(
+                f"The input of {self._described} must have an axis besides the batch, or "
+                f"`reduction_axes` must name one. Received: an input of rank {rank}"
+            )
+        return list(range(1, rank))
 
     def _indices(self, name, rank):
         axes = _as_list(getattr(self, name))

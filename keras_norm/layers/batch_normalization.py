@@ -63,9 +63,10 @@ class BatchNormalization(Renormalization):
         synchronized: Boolean, whether to use the moments of the global batch over all replicas:
             those of `tf.distribute`, of the default group of `torch.distributed` (where shards may
             differ in size and be empty, but every process must call the layer), and of the named
-            axes of `jax.shard_map` and `jax.pmap` (give these axes to the batch only). There is
-            one message each way. Under `keras.distribution` on JAX arrays are global: moments are
-            those of the global batch in any case. Without replicas this changes nothing.
+            axes of `jax.shard_map` and `jax.pmap`. `keras_norm.replica_group` names another group,
+            or those axes that the batch is split over. There are two messages forward and one
+            back. Under `keras.distribution` on JAX arrays are global: moments are those of the
+            global batch in any case. Without replicas this changes nothing.
         renorm: Boolean, whether training corrects outputs towards those of inference (batch
             renormalization): standardized inputs become `r * standardized + d`, with constants
             `r = batch deviation / renorm_stddev` and `d = (batch mean - renorm_mean) /
@@ -231,8 +232,9 @@ class BatchNormalization(Renormalization):
 
     def _combine_replicas(self):
         """Returns the function that makes local moments global; None if they are."""
-        replicas = engines.replicas() if self.synchronized else None
-        return None if replicas is None else functools.partial(merge_replicas, replicas=replicas)
+        is_local = self._observer is not None and self._observer.merges_replicas
+        total = engines.total() if self.synchronized and not is_local else None
+        return None if total is None else functools.partial(merge_replicas, total=total)
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         """Returns `layer_call` itself, so that under `keras.RematScope` a batch counts once.

@@ -147,8 +147,7 @@ class GroupNormalization(Normalization):
 def _check_groups(groups):
     if isinstance(groups, str) and groups in (ALL_CHANNELS, CHANNEL_WISE):
         return groups
-    whole = _validation.is_integer(groups) or _validation.is_whole_float(groups)
-    if whole and (groups > 0 or groups == -1):
+    if _validation.is_whole(groups) and (groups > 0 or groups == -1):
         return int(groups)
     raise ValueError(
         f"Received an invalid value for argument `groups`: expected a positive integer, "

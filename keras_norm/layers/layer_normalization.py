@@ -93,15 +93,6 @@ class LayerNormalization(AxesNormalization):
             config = {**config, "reduction_axes": config.get("axis", -1)}
         return cls(**config)
 
-    def _reduced_by_default(self, rank):
-        """Returns every axis but the batch."""
-        if rank < 2:
-            raise ValueError(
-                f"The input of {self._described} must have an axis besides the batch, or "
-                f"`reduction_axes` must name one. Received: an input of rank {rank}"
-            )
-        return list(range(1, rank))
-
 
 # What every config of Keras's layer holds, in all versions. Keras drops an `axis` of several axes
 # when it reads `.h5` files.

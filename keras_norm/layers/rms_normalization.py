@@ -69,6 +69,7 @@ class RMSNormalization(AxesNormalization):
     """
 
     centered = False
+    reduces_axis = True
 
     def __init__(
         self,
@@ -89,10 +90,6 @@ class RMSNormalization(AxesNormalization):
                 "Argument `gamma_offset` is added to gamma, which `scale=False` leaves out. "
                 f"Received: gamma_offset={gamma_offset}, scale=False"
             )
-
-    def _reduced_by_default(self, rank):
-        """Returns the axes that gamma spans."""
-        return self._indices("axis", rank)
 
     def _scale_and_offset(self, shape, dtype):
         gamma, beta = super()._scale_and_offset(shape, dtype)

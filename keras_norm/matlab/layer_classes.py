@@ -19,11 +19,16 @@ class Properties(Normalization):
     Other names that start with an upper-case letter, as MATLAB's properties do, are refused.
     """
 
-    def __init_subclass__(cls, **kwargs):
-        """Adds the properties of a class's kind of layer, to be read."""
+    def __init_subclass__(cls, properties=None, **kwargs):
+        """Adds the properties in a table to a class, to be read.
+
+        A class that gives no table inherits its parent's.
+        """
         super().__init_subclass__(**kwargs)
-        table = property_table.table_of_class(cls)
-        for name, entry in table.items():
+        if properties is None:
+            return
+        cls.property_table = properties
+        for name, entry in properties.items():
             setattr(cls, name, property(entry.read))
         for name, value in property_table.READ_ONLY.items():
             setattr(cls, name, property(_constant(value)))
@@ -42,22 +47,30 @@ class Properties(Normalization):
 
 
 @keras.saving.register_keras_serializable("keras_norm")
-class BatchNormalizationLayer(Properties, layers.BatchNormalization):
+class BatchNormalizationLayer(
+    Properties, layers.BatchNormalization, properties=property_table.BATCH
+):
     """A `BatchNormalization` with MATLAB's properties as attributes; the arguments are its own."""
 
 
 @keras.saving.register_keras_serializable("keras_norm")
-class GroupNormalizationLayer(Properties, layers.GroupNormalization):
+class GroupNormalizationLayer(
+    Properties, layers.GroupNormalization, properties=property_table.GROUP
+):
     """A `GroupNormalization` with MATLAB's properties as attributes; the arguments are its own."""
 
 
 @keras.saving.register_keras_serializable("keras_norm")
-class InstanceNormalizationLayer(Properties, layers.InstanceNormalization):
+class InstanceNormalizationLayer(
+    Properties, layers.InstanceNormalization, properties=property_table.INSTANCE
+):
     """An `InstanceNormalization` with MATLAB's properties; the arguments are its own."""
 
 
 @keras.saving.register_keras_serializable("keras_norm")
-class LayerNormalizationLayer(Properties, layers.LayerNormalization):
+class LayerNormalizationLayer(
+    Properties, layers.LayerNormalization, properties=property_table.LAYER
+):
     """A `LayerNormalization` with MATLAB's properties, among them `OperationDimension`.
 
     With "auto" the axes of the moments depend on the number of the input's axes, so that

@@ -193,7 +193,7 @@ def instanceNormalizationLayer(*pairs, **properties):
 def _made(cls, pairs, keywords, **given):
     """Returns a layer of a class with MATLAB's properties, for pairs and keywords."""
     function = f"{cls.__name__[0].lower()}{cls.__name__[1:]}"
-    table = property_table.table_of_class(cls)
+    table = cls.property_table
     refused = dict(_REFUSED)
     if "NumGroups" in table:
         refused["NumGroups"] = f"is its first argument: {function}(4). Leave the name out."

@@ -1,4 +1,4 @@
-"""MATLAB's properties of the three layers: each with the way in and the way out."""
+"""MATLAB's properties of the layers, and how each is set and read."""
 
 import copy
 import dataclasses
@@ -9,13 +9,9 @@ import keras
 import numpy as np
 
 from keras_norm import _name_value, _validation, initializers
-from keras_norm.layers import (
-    BatchNormalization,
-    GroupNormalization,
-    InstanceNormalization,
-    LayerNormalization,
-)
+from keras_norm.conversion.kinds import KINDS, kind_of, our_names
 from keras_norm.layers.group_normalization import ALL_CHANNELS, CHANNEL_WISE
+from keras_norm.layers.normalization import Normalization
 from keras_norm.matlab.given_values import GivenValues, given, overridden
 
 _DIMENSIONS = ("batch-excluded", "auto", "channel-only", "spatial-channel")
@@ -193,13 +189,6 @@ GROUP = {
     ),
     **INSTANCE,
 }
-# A class comes before the one that it derives from.
-TABLES = {
-    BatchNormalization: BATCH,
-    LayerNormalization: LAYER,
-    InstanceNormalization: INSTANCE,
-    GroupNormalization: GROUP,
-}
 
 
 def arguments(function, table, values):
@@ -263,20 +252,25 @@ def table_of(layer):
     """Returns the table of a layer's properties.
 
     Raises:
-        TypeError: If it is no layer of `keras_norm`.
+        TypeError: If `layer` is not a layer of `keras_norm` that MATLAB has.
     """
-    table = table_of_class(type(layer))
-    if table is None:
+    return matlab_class(layer).property_table
+
+
+def matlab_class(layer):
+    """Returns the class that MATLAB's function for a layer of this kind returns.
+
+    Raises:
+        TypeError: If `layer` is not a layer of `keras_norm` that MATLAB has.
+    """
+    kind = kind_of(layer) if isinstance(layer, Normalization) else None
+    if kind is None or kind.matlab is None:
+        accepted = our_names([kind for kind in KINDS if kind.matlab])
         raise TypeError(
-            "Argument `layer` must be a batch, layer, group or instance normalization of "
-            f"keras_norm. Received: {_validation.shown(layer)} (of type {type(layer).__name__})"
+            f"Argument `layer` must be a {accepted} of keras_norm. "
+            f"Received: {_validation.shown(layer)} (of type {type(layer).__name__})"
         )
-    return table
-
-
-def table_of_class(cls):
-    """Returns the table of a class of layers; None if it is none of `TABLES`."""
-    return next((table for kind, table in TABLES.items() if issubclass(cls, kind)), None)
+    return kind.matlab_class
 
 
 def names_of_arguments(layer):

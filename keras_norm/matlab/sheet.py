@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from keras_norm.matlab.property_table import TABLES, properties, table_of
+from keras_norm.matlab.property_table import matlab_class, properties
 
 _GROUPS = {
     "Hyperparameters": (
@@ -53,7 +53,8 @@ def display(layer):
     Reference:
         https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.groupnormalizationlayer.html
     """  # noqa: RUF002
-    table = table_of(layer)
+    cls = matlab_class(layer)
+    table = cls.property_table
     values = properties(layer)
     width = 4 + max(len(name) for group in _GROUPS.values() for name in group if name in table)
     width = max(width, 4 + len("NumChannels"))
@@ -61,8 +62,7 @@ def display(layer):
     def rows(names):
         return [f"{name:>{width}}: {_text(values[name])}" for name in names if name in table]
 
-    kind = next(kind for kind in TABLES if isinstance(layer, kind))
-    lines = [f"  {kind.__name__}Layer with properties:", "", *rows(("Name", "NumChannels"))]
+    lines = [f"  {cls.__name__} with properties:", "", *rows(("Name", "NumChannels"))]
     for heading, names in _GROUPS.items():
         if any(name in table for name in names):
             lines += ["", f"   {heading}", *rows(names)]

@@ -7,13 +7,12 @@ from keras_norm.ops.moving import moving_averages
 from keras_norm.ops.normalize import normalize, normalize_plain
 from keras_norm.ops.problem import Problem
 from keras_norm.ops.renorm import renorm_corrections, standard_deviation
-from keras_norm.ops.replicas import Replicas, merge_replicas
+from keras_norm.ops.replicas import merge_replicas
 from keras_norm.ops.standardize import scale_and_shift, standardize, standardize_plain
 
 __all__ = [
     "Moments",
     "Problem",
-    "Replicas",
     "convert",
     "mask_weights",
     "merge",

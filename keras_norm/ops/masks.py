@@ -1,5 +1,6 @@
 """Converts masks to weights of elements."""
 
+import keras
 from keras import ops
 
 
@@ -10,7 +11,8 @@ def mask_weights(mask, shape, channel_axis):
         mask: Array or list; where it is 0 or False, the input is padding. Its dimensions are those
             of the input without the channel axis, or a leading part of them; a size of 1 is
             broadcast. A mask that fits only the dimensions without the last axis is interpreted
-            that way: `keras.layers.Masking` makes such masks for any channel axis.
+            that way: `keras.layers.Masking` makes such masks for any channel axis. A mask of
+            whole samples that have positions must not be of integers, which may be lengths.
         shape: The input's shape, None where a size is unknown.
         channel_axis: The input's channel axis, counted from the front.
 
@@ -18,7 +20,7 @@ def mask_weights(mask, shape, channel_axis):
         float32 array of the input's rank.
 
     Raises:
-        ValueError: If the mask has another shape.
+        ValueError: If the mask has another shape, or may hold lengths.
     """
     mask = ops.convert_to_tensor(mask)
     rank = len(shape)
@@ -26,6 +28,7 @@ def mask_weights(mask, shape, channel_axis):
         sizes = [*shape[:axis], *shape[axis + 1 :]]
         shortest = 1 if axis == channel_axis else rank - 1
         if shortest <= len(mask.shape) < rank and _broadcasts(mask.shape, sizes):
+            _refuse_lengths(mask, sizes)
             kept = list(ops.shape(mask)) + [1] * (rank - 1 - len(mask.shape))
             kept.insert(axis, 1)
             return ops.cast(ops.reshape(ops.cast(mask, "bool"), kept), "float32")
@@ -34,6 +37,23 @@ def mask_weights(mask, shape, channel_axis):
         f"(axis {channel_axis}), or a leading part of them. "
         f"Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(shape)}"
     )
+
+
+def _refuse_lengths(mask, sizes):
+    """Raises if a mask of integers has one integer for all positions of a sample.
+
+    The dtype and the shape decide, as the values may not be known yet, or lie on a device.
+    """
+    has_positions = any(size != 1 for size in sizes[1:])
+    covers_positions = any(size != 1 for size in mask.shape[1:])
+    dtype = keras.backend.standardize_dtype(mask.dtype)
+    if has_positions and not covers_positions and dtype.startswith(("int", "uint")):
+        raise ValueError(
+            "A mask with one entry for each sample must hold booleans: integers may be the lengths "
+            "of sequences. `keras.ops.arange(steps) < lengths[:, None]` converts lengths to a "
+            "mask, and `mask > 0` converts 0s and 1s. "
+            f"Received: mask.shape={tuple(mask.shape)}, mask.dtype={dtype}"
+        )
 
 
 def _broadcasts(mask_shape, sizes):

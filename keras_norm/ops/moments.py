@@ -109,27 +109,45 @@ def merge(parts, axes):
         """Empty parts hold nothing, whatever stands in their place."""
         return values if uniform else ops.where(parts.count > 0, values, 0)
 
-    def mean(values):
+    def means(*values):
         if uniform:
-            return _staged_mean(values, axes)
-        return _staged_mean(parts.count * values, axes) / share
+            return [_staged_mean(v, axes) for v in values]
+        return [_staged_mean(parts.count * v, axes) / share for v in values]
 
-    means = parts.shift if parts.residual is None else parts.shift + parts.residual
-    shift = ops.stop_gradient(mean(held(means)))
+    shift = shared_shift(*means(held(parts.shift if parts.residual is None else parts.mean)))
+    return Moments(count, shift, *moments_around(shift, parts, held, means))
+
+
+def shared_shift(mean):
+    """Returns the mean of a union, rounded, as the constant that is subtracted from all parts."""
+    mean = ops.stop_gradient(mean)
     # All uses must see one and the same rounded shift. Without this selection compilers contract
-    # the division above with a subtraction below, into one instruction that rounds differently.
-    shift = ops.where(ops.isfinite(shift), shift, 0)
+    # the division behind the mean with the subtraction of it, into one instruction that rounds
+    # differently.
+    return ops.where(ops.isfinite(mean), mean, 0)
+
+
+def moments_around(shift, parts, held, means):
+    """Returns the residual and the variance of a union.
+
+    Args:
+        shift: The `shared_shift` of the union.
+        parts: `Moments` of the parts.
+        held: A function of one value for each part that returns 0 for the empty parts.
+        means: A function of arrays, each with one value for each part, that returns the list of
+            the values' means over the parts, weighted by the parts' counts.
+    """
     # Exact where the part's shift is within a factor of 2 of the union's (Sterbenz's lemma).
     distance = parts.shift - shift
     if parts.residual is not None:
         distance = distance + parts.residual
     distance = held(distance)
-    residual = mean(distance)
     square = ops.square(distance)
     if parts.variance is not None:
         square = square + parts.variance
-    variance = mean(square) - ops.square(residual)
-    return Moments(count, shift, residual, ops.where(variance < 0, 0, variance))
+    residual, mean_square = means(distance, square)
+    variance = mean_square - ops.square(residual)
+    return residual, ops.where(variance < 0, 0, variance)
 
 
 def _staged_mean(values, axes):

@@ -21,12 +21,10 @@ def moving_averages(averages, moments, momenta):
         A list of two arrays of the shapes and dtypes of `averages`.
     """
     found = []
-    means = moments.mean, moments.variance
-    is_usable = moments.count > 0
-    for batch in means:
-        is_usable = is_usable & (abs(batch) < math.inf)  # NaN is not
-    is_usable = ops.all(is_usable)
-    for old, batch, momentum in zip(averages, means, momenta, strict=True):
+    mean, variance = moments.mean, moments.variance
+    # NaN is not less than infinity.
+    is_usable = ops.all((abs(mean) + variance < math.inf) & (moments.count > 0))
+    for old, batch, momentum in zip(averages, (mean, variance), momenta, strict=True):
         batch = convert(batch, keras.backend.standardize_dtype(old.dtype), old.shape)
         found.append(ops.where(is_usable, old * momentum + batch * (1.0 - momentum), old))
     return found

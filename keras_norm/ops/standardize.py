@@ -49,11 +49,14 @@ def standardize_plain(problem, x, moments, gamma=None, beta=None):
 
 
 def _standardized(problem, x, moments, gamma, beta):
-    inverse = ops.rsqrt(moments.variance + problem.epsilon)
     if moments.residual is None:
         # One number a mean, for inference: its graph stays plain, for exporters too.
+        inverse = ops.rsqrt(moments.variance + problem.epsilon)
         scale = inverse if gamma is None else ops.multiply(inverse, gamma)
         return _plus((x - moments.shift) * scale, beta)
+    # Not `ops.rsqrt`: its derivative holds the third power of the result, which overflows in
+    # float32 where variance + epsilon is below 1e-25. A constant set then has NaN gradients.
+    inverse = 1 / ops.sqrt(moments.variance + problem.epsilon)
     inverse = ops.where(moments.count > 0, inverse, 0)
     # What is left of the mean is subtracted after the scaling: as (x - shift) - residual, compilers
     # that reassociate sums make it x - (shift + residual), and the second half of the mean is lost.

@@ -44,18 +44,18 @@ def check(name, mapping):
     }
 
 
-def match(name, mapping, paths):
-    """Returns, for each path, the value of the pattern that matches all of it, or None.
+def match(name, mapping, paths, every=True):
+    """Returns, for each path, the pattern that matches all of it, or None.
 
     Raises:
-        ValueError: If a pattern matches no path, or two match the same one.
+        ValueError: If two patterns match the same path, or, with `every`, one matches no path.
     """
     found = [None] * len(paths)
     for pattern in mapping:
         positions = [
             i for i, path in enumerate(paths) if path == pattern or re.fullmatch(pattern, path)
         ]
-        if not positions:
+        if every and not positions:
             closest = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
             raise ValueError(
                 f"The pattern {pattern!r} of `{name}` matches none of the {len(paths)} variables "
@@ -69,4 +69,4 @@ def match(name, mapping, paths):
                     f"{pattern!r}. Change one of them, so that the variable has one multiplier."
                 )
             found[i] = pattern
-    return [mapping.get(pattern) for pattern in found]
+    return found

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_norm import _validation, multipliers
-from keras_norm.optimizers import hooks, maps, report
+from keras_norm.optimizers import hooks, maps, rehearsal, report, state
 from keras_norm.optimizers.views import per_variable
 from keras_norm.optimizers.wrapper import OptimizerWrapper
 
@@ -50,7 +50,8 @@ class MultiplierOptimizer(OptimizerWrapper):
     does not stop weight decay: a weight-decay multiplier of 0 does, as does
     `exclude_from_weight_decay`. A learning-rate multiplier of 0 stops both.
 
-    When it is built it checks that the installed Keras still calls what it overrides.
+    When it is built it checks that the installed Keras still calls what it overrides, by a step of
+    a throw-away optimizer with two small variables.
 
     Args:
         inner_optimizer: The Keras optimizer that does the work.
@@ -123,20 +124,27 @@ class MultiplierOptimizer(OptimizerWrapper):
                 inner_optimizer, f"weight_decay_multipliers={weight_decay_multipliers!r}"
             )
         self._saved: Any = None
-        # For each kind the multiplier of each variable by the maps, None where none matches.
+        # For each kind the pattern that each variable's multiplier comes from, or None.
         self._by_map: Any = {}
 
     def build(self, variables):
-        """Builds the inner optimizer on `variables` and finds out which patterns match which."""
+        """Builds the inner optimizer on `variables` and finds out which patterns match which.
+
+        A built optimizer is built again where the variables are others than before, as after a
+        change of `trainable`: those that stay keep their state, and the step count goes on.
+
+        Raises:
+            ValueError: If no variable stays: another model needs a new optimizer.
+        """
         # Keras builds the optimizer of an `.h5` file before the model has variables.
         if not variables:
             return
-        self.build_inner(variables)
-        self.inner_optimizer._check_variables_are_known(variables)
         if self.built:
+            self._build_again(variables)
             return
-        variables = self._trainable_variables
+        self.build_inner(variables)
         hooks.check(self.inner_optimizer)
+        rehearsal.check(self.inner_optimizer)
         if self._saved is not None and len(self._saved) != len(variables):
             warnings.warn(
                 f"The multipliers saved with optimizer '{self.name}' are left out: they belong to "
@@ -146,10 +154,7 @@ class MultiplierOptimizer(OptimizerWrapper):
             )
             self._saved = None
         if self._saved is None:
-            paths = [report.path(variable) for variable in variables]
-            self._by_map = {
-                kind: maps.match(f"{kind}s", self._map(kind), paths) for kind in multipliers.KINDS
-            }
+            self._by_map = self._match(variables)
         else:
             self._restore(variables)
         self._check_weight_decay()
@@ -164,6 +169,19 @@ class MultiplierOptimizer(OptimizerWrapper):
         self._apply = stepper.apply
         self._stateless_apply = stepper.stateless_apply
         self.built = True
+
+    def _build_again(self, variables):
+        key = self.inner_optimizer._var_key
+        before = {key(variable): i for i, variable in enumerate(self._trainable_variables)}
+        # Each pattern matched a variable once, which may be frozen now.
+        by_map = self._match(variables, every=False)
+        for index, variable in enumerate(variables):
+            if key(variable) in before:
+                for kind in multipliers.KINDS:
+                    by_map[kind][index] = self._by_map[kind][before[key(variable)]]
+        self.build_inner(variables)
+        self._by_map = by_map
+        self._check_weight_decay()
 
     def apply(self, grads, trainable_variables=None):
         """Updates the variables, as `keras.optimizers.Optimizer.apply` does."""
@@ -186,12 +204,17 @@ class MultiplierOptimizer(OptimizerWrapper):
                 "To call `stateless_apply`, the optimizer must be built. "
                 "Call `optimizer.build(trainable_variables)` first."
             )
-        for value, variable in zip(trainable_variables, self._trainable_variables, strict=False):
+        if len(trainable_variables) != len(self._trainable_variables):
+            raise ValueError(
+                f"Optimizer '{self.name}' was built with {len(self._trainable_variables)} "
+                f"variables. Received: {len(trainable_variables)} values. {state.CHANGED}"
+            )
+        for value, variable in zip(trainable_variables, self._trainable_variables, strict=True):
             if tuple(value.shape) != tuple(variable.shape):
                 raise ValueError(
                     f"Optimizer '{self.name}' was built on other variables: it received a value "
                     f"of shape {tuple(value.shape)} for '{report.path(variable)}', whose shape is "
-                    f"{tuple(variable.shape)}. Make a new optimizer for a new model."
+                    f"{tuple(variable.shape)}. {state.CHANGED}"
                 )
         return self._stateless_apply(optimizer_variables, grads, trainable_variables)
 
@@ -238,11 +261,25 @@ class MultiplierOptimizer(OptimizerWrapper):
 
     def multiplier(self, kind, index):
         """Returns a multiplier of the variable at a position: by a map, else what it carries."""
-        mapped = self._by_map[kind][index]
-        return multipliers.of(self._trainable_variables[index], kind) if mapped is None else mapped
+        pattern = self.pattern(kind, index)
+        if pattern is None:
+            return multipliers.of(self._trainable_variables[index], kind)
+        # A file of version 0.1.0 may hold the multiplier itself.
+        return self._map(kind).get(pattern, pattern)
+
+    def pattern(self, kind, index):
+        """Returns the pattern that a multiplier of the variable at a position comes from."""
+        return self._by_map[kind][index]
 
     def _map(self, kind):
         return getattr(self, f"{kind}s")
+
+    def _match(self, variables, every=True):
+        paths = [report.path(variable) for variable in variables]
+        return {
+            kind: maps.match(f"{kind}s", self._map(kind), paths, every)
+            for kind in multipliers.KINDS
+        }
 
     def _check_weight_decay(self):
         if self.weight_decay is not None:
@@ -257,7 +294,7 @@ class MultiplierOptimizer(OptimizerWrapper):
 
     # Keras drops what variables carry in files and copies, and paths are neither unique nor the
     # same in a loaded model: positions among the variables that are trainable are. A row is what
-    # a variable carries and what the maps say, of learning rate and L2, then of weight decay.
+    # a variable carries and the patterns that win, of learning rate and L2, then of weight decay.
     def _multipliers_by_position(self):
         if not self.built:
             return _serialized(self._saved)
@@ -272,8 +309,11 @@ class MultiplierOptimizer(OptimizerWrapper):
     def _restore(self, variables):
         for variable, (lr, l2, _, _, weight_decay, _) in zip(variables, self._saved, strict=True):
             multipliers.restore(variable, (lr, l2, weight_decay))
-        columns = zip(multipliers.KINDS, (2, 3, 5), strict=True)
-        self._by_map = {kind: [row[column] for row in self._saved] for kind, column in columns}
+        for kind, column in zip(multipliers.KINDS, (2, 3, 5), strict=True):
+            # Version 0.1.0 saved multipliers in place of patterns.
+            patterns = {value: pattern for pattern, value in self._map(kind).items()}
+            saved = [row[column] for row in self._saved]
+            self._by_map[kind] = [patterns.get(pattern, pattern) for pattern in saved]
 
 
 def _serialized(rows):

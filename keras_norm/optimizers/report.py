@@ -1,7 +1,5 @@
 """What a `MultiplierOptimizer` does to each variable, as it is now."""
 
-import re
-
 import keras
 
 from keras_norm import multipliers
@@ -39,26 +37,37 @@ def table(optimizer, group):
 def learning_rates(optimizer):
     """Returns the learning rate of each group of variables, as it is now, by the group's name.
 
-    A group is what a pattern of `lr_multipliers` matches, else a layer, else, where the weights
-    of a layer have several rates, a weight. Layers of one name go by their paths.
+    A group is what a pattern of `lr_multipliers` matched, else a layer, else, where the weights of
+    a layer have several rates, a weight. Names do not depend on the names of models around a
+    layer, which are others in a loaded model: layers of one name are numbered.
     """
-    rates: dict[tuple, dict[str, float]] = {}
+    groups: dict[str | int, dict[str, float]] = {}
+    names: list[str] = []  # of layers, in the order of the variables
+    place, seen = None, set[str]()
     for index, variable in enumerate(_variables(optimizer)):
-        layer, _, name = path(variable).rpartition("/")
-        pattern = _pattern(optimizer, index)
-        key = ("pattern", pattern) if pattern is not None else ("layer", layer)
-        rates.setdefault(key, {})[name] = _rate(optimizer, index)
-    layers = [name for kind, name in rates if kind == "layer"]
-    short = [name.rpartition("/")[2] for name in layers]
+        layer, _, weight = path(variable).rpartition("/")
+        # A weight of a name that the layer has belongs to another layer with the same path.
+        if layer != place or weight in seen:
+            place, seen = layer, set[str]()
+            names.append(layer.rpartition("/")[2])
+        seen.add(weight)
+        pattern = optimizer.pattern(multipliers.LR, index)
+        group = len(names) - 1 if pattern is None else pattern
+        groups.setdefault(group, {})[weight] = _rate(optimizer, index)
     found = {}
-    for (kind, name), by_weight in rates.items():
-        if kind == "layer" and short.count(name.rpartition("/")[2]) == 1:
-            name = name.rpartition("/")[2]
-        if len(set(by_weight.values())) == 1:
-            found[name] = next(iter(by_weight.values()))
+    for group, rates in groups.items():
+        name = group if isinstance(group, str) else _numbered(names, group)
+        if len(set(rates.values())) == 1:
+            found[name] = next(iter(rates.values()))
         else:
-            found |= {f"{name}/{weight}": rate for weight, rate in by_weight.items()}
+            found |= {f"{name}/{weight}": rate for weight, rate in rates.items()}
     return found
+
+
+def _numbered(names, position):
+    """Returns the name at a position, with a number if it is not the first of this name."""
+    earlier = names[:position].count(names[position])
+    return f"{names[position]}:{earlier + 1}" if earlier else names[position]
 
 
 def _variables(optimizer):
@@ -68,12 +77,6 @@ def _variables(optimizer):
             "Call `optimizer.build(model.trainable_variables)` first."
         )
     return optimizer._trainable_variables
-
-
-def _pattern(optimizer, index):
-    """Returns the pattern that gave a variable its rate, or None."""
-    place = path(optimizer._trainable_variables[index])
-    return next((p for p in optimizer.lr_multipliers if p == place or re.fullmatch(p, place)), None)
 
 
 def _now(optimizer, kind, index):

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from keras_norm import engines, multipliers
+from keras_norm.optimizers import state
 
 
 def per_variable(optimizer, lr_multiplier, l2, l2_multiplier, weight_decay_multiplier):
@@ -88,6 +89,9 @@ class _PerVariable:
         groups.pop(0.0, None)
         return groups.items()
 
+    def _check_variables_are_known(self, variables):
+        state.check_known(self, variables)
+
     def _backend_apply_gradients(self, grads, trainable_variables):
         # Here gradients are unscaled, but neither clipped nor accumulated yet.
         grads = list(grads)
@@ -126,7 +130,7 @@ class _PerVariable:
         # One fused update for each group of equal multipliers. What an optimizer holds directly,
         # and not in a list over variables (Nadam's momentum product), is common to all groups:
         # each starts from the same value.
-        common = [v for v in vars(self).values() if isinstance(v, keras.Variable)]
+        common = state.common(self).values()
         common_before = [keras.ops.copy(v) for v in common]
         for number, (factor, group) in enumerate(self._groups(self.lr_multiplier, variables)):
             if number > 0:
@@ -144,38 +148,30 @@ class _PerVariable:
         if not multipliers.is_schedule(factor):
             return []
         return [
-            [(v, keras.ops.copy(keras.ops.convert_to_tensor(v))) for v in (variable, *state)]
-            for variable, state in zip(variables, map(self._state, variables), strict=True)
+            [
+                (v, keras.ops.copy(keras.ops.convert_to_tensor(v)))
+                for v in (variable, *held.values())
+            ]
+            for variable in variables
+            for held in [state.of_variable(self, self._get_variable_index(variable))]
         ]
-
-    def _state(self, variable):
-        """Returns what the optimizer holds for one variable."""
-        index = self._get_variable_index(variable)
-        lists = [
-            held
-            for held in vars(self).values()
-            if isinstance(held, (list, tuple)) and len(held) == len(self._trainable_variables)
-        ]
-        known = (self._trainable_variables, self._variables)
-        found = [held[index] for held in lists if not any(held is other for other in known)]
-        return [state for state in found if isinstance(state, keras.Variable)]
 
     def _keep_at_0(self, factor, before):
         # Momentum moves a variable also at the rate 0. Its state may go on moving, unless it is
         # lost: Ftrl divides by the rate.
-        for (variable, value), *state in before:
+        for (variable, value), *held in before:
             still = keras.ops.equal(multipliers.now(factor, self._iterations), 0.0)
             self.assign(
                 variable, keras.ops.where(still, value, keras.ops.convert_to_tensor(variable))
             )
             lost = still
-            if state:
-                finite = [keras.ops.all(keras.ops.isfinite(s)) for s, _ in state]
+            if held:
+                finite = [keras.ops.all(keras.ops.isfinite(s)) for s, _ in held]
                 lost = keras.ops.logical_and(
                     still, keras.ops.logical_not(keras.ops.all(keras.ops.stack(finite)))
                 )
-            for held, value in state:
-                self.assign(held, keras.ops.where(lost, value, keras.ops.convert_to_tensor(held)))
+            for item, value in held:
+                self.assign(item, keras.ops.where(lost, value, keras.ops.convert_to_tensor(item)))
 
     def _update_model_variables_moving_average(self, trainable_variables):
         super()._update_model_variables_moving_average(trainable_variables)

@@ -5,6 +5,8 @@ import contextlib
 import keras
 import numpy as np
 
+from keras_norm.optimizers import state
+
 
 def _outside_a_trace():
     """Returns a context in which TensorFlow assigns at once, and not in each traced step."""
@@ -72,13 +74,21 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
             self._waiting_weights = tuple(map(np.array, weights))
 
     def build_inner(self, variables):
-        """Builds the inner optimizer, with the values that wait for its variables."""
-        if not self.inner_optimizer.built:
-            self.inner_optimizer.build(variables)
+        """Builds the inner optimizer for `variables`, with the state that there is for them."""
+        inner = self.inner_optimizer
+        if not inner.built:
+            inner.build(variables)
             if self._waiting_weights:
                 with _outside_a_trace():
-                    self.inner_optimizer.set_weights(self._waiting_weights)
+                    inner.set_weights(self._waiting_weights)
                 self._waiting_weights = ()
+            return
+        known = inner._trainable_variables_indices
+        keys = [inner._var_key(variable) for variable in variables]
+        if known.keys().isdisjoint(keys):
+            state.check_known(inner, variables)
+        if keys != list(known):
+            state.rebuild(inner, variables)
 
     # A file holds the inner optimizer too, as a part of this one: once is enough.
     def save_own_variables(self, store):

@@ -1,6 +1,7 @@
 """Folded models give what the models give in inference, without batch normalization."""
 
 import functools
+import inspect
 import re
 
 import keras
@@ -70,6 +71,16 @@ def test_into_the_layer_after(name):
     check(model, shape, ["ReLU", type(linear).__name__])
 
 
+def test_epsilon_counts():
+    check(stack((4,), layers.Dense(4), keras_norm.BatchNormalization(epsilon=0.5)), (4,), ["Dense"])
+
+
+def test_a_layer_that_is_called_in_training_stays(capsys):
+    inputs = keras.Input((4,))
+    outputs = keras_norm.BatchNormalization(name="norm")(layers.Dense(4)(inputs), training=True)
+    assert "called with training=True" in left(capsys, keras.Model(inputs, outputs))
+
+
 def test_channels_first():
     if keras.backend.backend() == "tensorflow":
         return  # its CPU has no such convolutions
@@ -103,7 +114,11 @@ def left(capsys, model):
         ((6, 6, 4), ["norm", layers.Conv2D(3, 3, padding="same")], "pads its input with zeros"),
         ((6, 6, 4), ["norm", layers.Conv2DTranspose(3, 3)], "is transposed"),
         ((4,), [layers.Dense(4, activation="relu"), "norm"], "has the activation relu"),
-        ((4,), [layers.ReLU(), "norm"], "is no Dense or convolution layer .ReLU.; and it makes"),
+        (
+            (4,),
+            [layers.ReLU(), "norm"],
+            "is not a Dense, EinsumDense, convolution or attention layer .ReLU.; and it makes",
+        ),
         ((6, 4), [layers.TimeDistributed(layers.Dense(4)), "norm"], "TimeDistributed"),
         ((6, 4), [layers.Permute((2, 1)), layers.Dense(4), "norm at 1"], "channels on axis 2, not"),
     ],
@@ -266,7 +281,8 @@ def test_parameters_into_all_heads_that_follow(name, capsys):
         return
     assert out == "Folded 1 of 1 normalization layers.\n"
     assert not norm.weights
-    assert len(folded.weights) == 8
+    # A layer without a bias gets one only if there is a beta to take up.
+    assert len(folded.weights) == (7 if name in ("rms", "rms with offset", "instance") else 8)
     assert keras.Model.from_config(folded.get_config()).get_layer("norm").count_params() == 0
     keras_norm.fold_normalization(folded)
     assert capsys.readouterr().out == "Folded 0 of 0 normalization layers.\n"
@@ -282,6 +298,148 @@ def test_batch_normalization_goes_into_all_heads(capsys):
     assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE
 
 
+EINSUM = {
+    "features": ((4,), layers.EinsumDense("ab,bc->ac", 6, bias_axes="c")),
+    "heads": ((5, 4), layers.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de")),
+    "heads first": ((5, 4), layers.EinsumDense("btc,nch->bnth", (2, None, 3))),
+    "part of the bias": ((5, 4), layers.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="e")),
+    "elided": ((3, 5, 4), layers.EinsumDense("...b,bc->...c", 6, bias_axes="c")),
+    "two axes at once": ((3, 4), layers.EinsumDense("abc,bcd->ad", 6, activation="relu")),
+    "each position": ((3, 4), layers.EinsumDense("abc,bcd->abd", (3, 6))),
+    "each channel": ((3, 4), layers.EinsumDense("abc,cd->abcd", (3, 4, 2), bias_axes="d")),
+}
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+@pytest.mark.parametrize("name", EINSUM)
+def test_parameters_into_einsum_dense(name, norm, capsys):
+    shape, einsum = EINSUM[name]
+    norm = PARAMETERS[norm]()
+    model = stack(shape, norm, einsum)
+    folded = check(model, shape, [type(norm).__name__, "EinsumDense"])
+    assert capsys.readouterr().out == "Folded 1 of 1 normalization layers.\n"
+    assert folded.layers[0].count_params() == 0
+    again = keras.Sequential.from_config(folded.get_config())
+    assert [v.shape for v in again.weights] == [v.shape for v in folded.weights]
+
+
+@pytest.mark.parametrize("name", EINSUM)
+def test_batch_normalization_into_einsum_dense(name):
+    shape, einsum = EINSUM[name]
+    model = stack(shape, einsum, keras_norm.BatchNormalization(), layers.ReLU())
+    stays = name == "two axes at once"  # which has an activation
+    check(model, shape, ["EinsumDense", *["BatchNormalization"] * stays, "ReLU"])
+    model = stack(shape, layers.ReLU(), keras_norm.BatchNormalization(), einsum)
+    check(model, shape, ["ReLU", "EinsumDense"])
+
+
+def test_einsum_dense_over_an_axis_in_front():
+    einsum = layers.EinsumDense("ab...,bc->ac...", 6, bias_axes="c")
+    model = stack((4, 3), keras_norm.LayerNormalization(1, reduction_axes=1), einsum)
+    check(model, (4, 3), ["LayerNormalization", "EinsumDense"])
+    model = stack((4, 3), einsum, keras_norm.BatchNormalization(1), layers.ReLU())
+    check(model, (4, 3), ["EinsumDense", "ReLU"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "einsum", "why"),
+    [
+        ((3, 4), layers.EinsumDense("abc,bd->acd", (4, 2)), "no axis 2 of its inputs in its kern"),
+        ((3, 4), layers.EinsumDense("abc,cd->ad", 2), "sums over an axis of its inputs that its"),
+        ((3, 4), layers.EinsumDense("abc,c->ab", 3), "has no axis for a bias"),
+    ],
+)
+def test_einsum_dense_that_cannot_take_parameters_up(shape, einsum, why, capsys):
+    model = stack(shape, keras_norm.LayerNormalization(name="norm"), einsum)
+    assert why in left(capsys, model)
+
+
+def attention(norm, cls, which, **arguments):
+    """Attention between two layers, whose arguments are normalized or not."""
+    inputs = keras.Input((5, 4))
+    other = layers.Dense(4)(inputs)
+    layer = cls(**arguments, name="attention")
+    x = norm(other)
+    outputs = {
+        "all": lambda: layer(x, x),
+        "query": lambda: layer(x, other),
+        "value": lambda: layer(other, x),
+        "key": lambda: layer(other, value=other, key=x, use_causal_mask=True),
+        "query and key": lambda: layer(x, other, x),
+    }[which]()
+    return models.shake(keras.Model(inputs, outputs))
+
+
+ATTENTION = {
+    "multi-head": (layers.MultiHeadAttention, {"num_heads": 2, "key_dim": 3}),
+    "without bias": (
+        layers.MultiHeadAttention,
+        {"num_heads": 2, "key_dim": 3, "use_bias": False},
+    ),
+    "grouped query": (
+        layers.GroupQueryAttention,
+        {"head_dim": 3, "num_query_heads": 4, "num_key_value_heads": 2, "use_bias": False},
+    ),
+}
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+@pytest.mark.parametrize("which", ["all", "query", "value", "key", "query and key"])
+@pytest.mark.parametrize("name", ATTENTION)
+def test_parameters_into_projections_of_attention(name, which, norm, capsys):
+    cls, arguments = ATTENTION[name]
+    model = attention(PARAMETERS[norm](), cls, which, **arguments)
+    folded = keras_norm.fold_normalization(model)
+    assert capsys.readouterr().out == "Folded 1 of 1 normalization layers.\n"
+    x = models.batch(3, 5, 4)
+    assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE
+    assert folded.get_layer("norm").count_params() == 0
+    again = keras.Model.from_config(folded.get_config())
+    assert [v.shape for v in again.weights] == [v.shape for v in folded.weights]
+
+
+def test_gate_of_attention(capsys):
+    if "use_gate" not in inspect.signature(layers.MultiHeadAttention).parameters:
+        return
+    gated = {"num_heads": 2, "key_dim": 3, "use_gate": True, "use_bias": False}
+    norm = keras_norm.LayerNormalization(reduction_axes=-1)
+    model = attention(norm, layers.MultiHeadAttention, "query", **gated)
+    folded = keras_norm.fold_normalization(model)
+    assert "Folded 1 of 1" in capsys.readouterr().out
+    x = models.batch(3, 5, 4)
+    assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE
+
+
+def test_attention_that_cannot_take_parameters_up(capsys):
+    class Mine(layers.MultiHeadAttention):
+        pass
+
+    norm = keras_norm.LayerNormalization(name="norm")
+    model = attention(norm, Mine, "all", num_heads=2, key_dim=3)
+    assert "is not a Dense, EinsumDense, convolution or attention layer (Mine)" in left(
+        capsys, model
+    )
+    inputs, scores = keras.Input((5, 4)), keras.Input((5, 5))
+    norm = keras_norm.LayerNormalization(name="norm")
+    outputs = layers.MultiHeadAttention(2, 3)(inputs, inputs, attention_mask=norm(scores))
+    model = keras.Model([inputs, scores], outputs)
+    assert "reads it as argument `attention_mask`" in left(capsys, model)
+
+
+def test_several_heads_on_one_normalization(capsys):
+    """Query, key and value as three `EinsumDense` layers, as in KerasHub's models."""
+    inputs = keras.Input((5, 4))
+    x = keras_norm.RMSNormalization(gamma_offset=1.0)(inputs)
+    heads = [layers.EinsumDense("abc,cde->abde", (None, 2, 3))(x) for _ in range(3)]
+    model = models.shake(keras.Model(inputs, heads))
+    folded = keras_norm.fold_normalization(model)
+    assert capsys.readouterr().out == "Folded 1 of 1 normalization layers.\n"
+    assert len(folded.weights) == 3
+    x = models.batch(3, 5, 4)
+    for found, expected in zip(folded(x), model(x), strict=True):
+        assert error(numpy(found), numpy(expected)) < TOLERANCE
+
+
 def test_parameters_stay_where_something_else_reads_them(capsys):
     inputs = keras.Input((4,))
     norm = keras_norm.RMSNormalization(name="norm")
@@ -290,7 +448,9 @@ def test_parameters_stay_where_something_else_reads_them(capsys):
     norm = keras_norm.RMSNormalization(name="norm")
     x = norm(inputs)
     model = keras.Model(inputs, layers.Add()([layers.Dense(4)(x), x]))
-    assert "is no Dense or convolution layer (Add)" in left(capsys, model)
+    assert "is not a Dense, EinsumDense, convolution or attention layer (Add)" in left(
+        capsys, model
+    )
     norm = keras_norm.LayerNormalization([1, 2], name="norm")
     model = keras.Sequential([keras.Input((3, 4)), norm, layers.Dense(2)])
     assert "its parameters span several axes (axis=[1, 2])" in left(capsys, model)

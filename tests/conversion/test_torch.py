@@ -259,6 +259,9 @@ def test_rms_norm():
     layer.build((None, 4))
     with pytest.raises(ValueError, match=r"`center` must be False"):
         to_torch(layer)
+    for dtype in (torch.float32, torch.float64):
+        layer = from_torch(nn.RMSNorm(4, dtype=dtype))
+        assert layer.epsilon == torch.finfo(dtype).eps
     assert type(from_torch(nn.InstanceNorm1d(3))) is keras_norm.InstanceNormalization
 
 

@@ -21,6 +21,44 @@ def all_orders(function, arrays, cotangent, compiled=DEFAULT):
     ]
 
 
+def third_order(function, x):
+    """Returns the gradient of s(gradient of s(gradient of s(y))), s being a sum of cubes."""
+    x = keras.ops.convert_to_tensor(x)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(lambda x: _of_order(3, function, x))(x)
+    return _of_order(3, function, x)
+
+
+def _cubes(v):
+    return keras.ops.sum(v**3)
+
+
+def _of_order(order, function, x):
+    """Returns a gradient as above; of order 0 the value of the function."""
+    if order == 0:
+        return function(x)
+    backend = keras.backend.backend()
+    lower = lambda x: _cubes(_of_order(order - 1, function, x))  # noqa: E731
+    if backend == "jax":
+        import jax
+
+        return jax.grad(lower)(x)
+    if backend == "torch":
+        import torch
+
+        if not x.requires_grad:
+            x = x.clone().requires_grad_()
+        return torch.autograd.grad(lower(x), x, create_graph=True)[0]
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = lower(x)
+    return tape.gradient(value, x)
+
+
 def _jax(function, arrays, cotangent, compiled):
     import jax
     import jax.numpy as jnp

@@ -1,5 +1,6 @@
 """The kernel against the plain function, and the switches."""
 
+import math
 import os
 import pathlib
 import shutil
@@ -14,7 +15,7 @@ import keras_norm
 from keras_norm import kernels, ops
 from keras_norm.ops import registry
 from tests import plain
-from tests.kernels.derivatives import all_orders
+from tests.kernels.derivatives import all_orders, third_order
 
 BACKEND = keras.backend.backend()
 COMPILED = {"jax": ["jit"], "torch": [None], "tensorflow": [None, "graph", "xla"]}[BACKEND]
@@ -152,7 +153,7 @@ def test_no_length_is_declined(shape, axes, spanned, compiled):
     assert_promised_accuracy(shape, axes, spanned, -1e5, compiled=compiled)
 
 
-@pytest.mark.parametrize("mean", [0.0, 0.9, 2.9])
+@pytest.mark.parametrize("mean", [0.0, 0.9, 2.9, 100.0])
 @pytest.mark.parametrize(("shape", "axes", "spanned"), [
     ((16, 700, 64), (0, 1), (2,)),
     ((4, 700, 64), (1, 2), (2,)),
@@ -207,6 +208,26 @@ def test_gamma_and_beta_may_be_missing(shape, axes, spanned, given_gamma, given_
     assert_close(call(ops.normalize), call(plain.normalize))
 
 
+def test_gamma_and_beta_may_span_different_axes():
+    x, _, _, g = problem((5, 3, 4), ())
+    gamma, beta = np.float32([[[1, 2, 3, 4]]]), np.float32([[[1], [2], [3]]])
+
+    def call(function):
+        return all_orders(lambda *a: function(a[0], (0,), 1e-2, *a[1:])[0], (x, gamma, beta), g)
+
+    assert_close(call(ops.normalize), call(plain.normalize))
+
+
+def test_long_axes_are_viewed_as_short_ones():
+    from keras_norm.kernels.view import short
+
+    for size in (7, 512, 100_000, 3 * 2**14):
+        sizes = short(size, 512)
+        assert math.prod(sizes) == size
+        assert max(sizes) <= 512
+    assert short(8209, 512) == (8209,)  # a prime
+
+
 @pytest.mark.parametrize(("shape", "axes", "spanned"), [CASES[3], CASES[8], CASES[15]])
 def test_moments_are_the_plain_ones(shape, axes, spanned):
     x, gamma, beta, _ = map(keras.ops.convert_to_tensor, problem(shape, spanned, mean=50.0))
@@ -259,6 +280,38 @@ def test_masks_are_the_plain_functions():
         lambda *a: f(a[0], (0, 1), 1e-2, *a[1:], keras.ops.convert_to_tensor(weights))[0],
         (x, gamma, beta), g)  # fmt: skip
     assert_close(call(ops.normalize), call(plain.normalize))
+
+
+def formula(x, axes, weights):
+    """Returns the standardized input, as the formulas have it."""
+    count = keras.ops.sum(weights + 0 * x, axes, keepdims=True)
+    mean = keras.ops.sum(weights * x, axes, keepdims=True) / count
+    variance = keras.ops.sum(weights * (x - mean) ** 2, axes, keepdims=True) / count
+    return (x - mean) / keras.ops.sqrt(variance + 1e-2)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("shape", "axes"), [
+    ((5, 3, 4), (0, 1)),  # batch
+    ((5, 4, 3), (0, 2)),
+    ((5, 3, 4), (2,)),  # layer over channels
+    ((3, 4, 2), (1, 2)),  # layer over all
+    ((2, 5, 2, 3), (1, 3)),  # groups
+])  # fmt: skip
+def test_third_derivatives(shape, axes, masked):
+    x = problem(shape, ())[0]
+    weights = np.ones([n if axis == 1 and axis in axes else 1 for axis, n in enumerate(shape)])
+    if masked:
+        weights.ravel()[0] = weights.size == 1
+    weights = keras.ops.convert_to_tensor(weights.astype("float32"))
+    expected, actual = (
+        keras.ops.convert_to_numpy(third_order(function, x))
+        for function in (
+            lambda x: formula(x, axes, weights),
+            lambda x: ops.normalize(x, axes, 1e-2, weights=weights if masked else None)[0],
+        )
+    )
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from keras_norm import kernels, ops
 from keras_norm.ops import registry
-from tests import gradients, oracle
+from tests import gradients, old_keras, oracle
 from tests.kernels import modes, problems
 
 # Of values in the 2-norm: the contract's figure, the rounding of 16 bits, and what is left of
@@ -87,6 +87,8 @@ def test_values_and_gradients(case, mode, declined):
 )
 def test_replicas(case, mode, declined):
     """Half of a batch whose other half is elsewhere, with another mean, stands for a replica."""
+    if mode == "compiled" and not old_keras.COMPILES_WHOLE_LAYERS:
+        pytest.skip("the plain functions answer, and this Keras cannot be traced in one graph")
     given = problems.arrays(case)
     other = problems.arrays(case)
     other = other._replace(

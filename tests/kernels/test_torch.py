@@ -216,6 +216,21 @@ def test_masks_keep_the_promised_accuracy(shape, axes, mask, mean):
     assert oracle.error(dx.numpy(), to_x, scale) < 2e-6
 
 
+@pytest.mark.parametrize("axes", [(0, 1), (2,)])
+def test_nan_in_padding_of_a_compiled_graph(x, axes):
+    weights = torch.tensor([1.0, 0.0, 1.0])[None, :, None]
+
+    def gradient(x):
+        y, _ = ops.normalize(x, axes, 1e-2, torch.ones(1, 1, 4), torch.zeros(1, 1, 4), weights)
+        return torch.autograd.grad((y * weights).pow(3).sum(), x)[0]
+
+    clean = gradient(x.requires_grad_())
+    spoilt = torch.where(weights > 0, x, torch.nan).detach().requires_grad_()
+    torch.testing.assert_close(
+        torch.compile(gradient, backend="aot_eager")(spoilt), clean, rtol=1e-5, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize("given_mask", [False, True])
 @pytest.mark.parametrize("axes", [(0, 1), (1, 2), (2,)])
 def test_the_output_and_the_gradient_are_all_that_is_allocated(axes, given_mask):

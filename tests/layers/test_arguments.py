@@ -11,14 +11,11 @@ from keras_norm import (
     LayerNormalization,
     RMSNormalization,
 )
+from keras_norm.ops import registry
+from tests.gradients import vjp
+from tests.kinds import LAYERS
 
-ALL = [
-    BatchNormalization,
-    LayerNormalization,
-    GroupNormalization,
-    InstanceNormalization,
-    RMSNormalization,
-]
+ALL = list(LAYERS.values())
 NAN = float("nan")
 HUGE = 10**400  # beyond float64
 
@@ -113,6 +110,24 @@ def test_smallest_epsilon_keeps_constant_inputs_finite(layer):
     epsilon = float(np.finfo("float32").tiny)
     y = layer(epsilon=epsilon)(np.full((2, 3, 32), 2.0, "float32"), training=True)
     assert np.isfinite(keras.ops.convert_to_numpy(y)).all()
+
+
+@pytest.mark.parametrize("layer", ALL)
+@pytest.mark.parametrize("executors", [True, False], ids=["executors", "plain functions"])
+def test_smallest_epsilon_keeps_gradients_of_constant_inputs_finite(layer, executors):
+    # The root mean square of zeros is 0 too. 1 / sqrt(epsilon) to the third power is infinite.
+    x = np.full((2, 3, 32), 0.0 if layer is RMSNormalization else 2.0, "float32")
+    upstream = np.random.default_rng(0).standard_normal(x.shape).astype("float32")
+    layer = layer(epsilon=float(np.finfo("float32").tiny))
+    layer.build(x.shape)
+    was_enabled = registry.is_enabled()
+    registry.set_enabled(executors)
+    try:
+        for compiled in (False, True):
+            found = vjp(lambda x: layer(x, training=True), [x], upstream, compiled)
+            assert all(np.isfinite(v).all() for v in found)
+    finally:
+        registry.set_enabled(was_enabled)
 
 
 @pytest.mark.parametrize("layer", ALL)

@@ -7,9 +7,13 @@ import pytest
 import keras_norm
 from tests import oracle
 from tests.gradients import numpy
+from tests.kinds import LAYERS, NEEDED
 
-NAMES = {"BatchNormalization": {}, "LayerNormalization": {}, "GroupNormalization": {"groups": 2}}
-NAMES |= {"RMSNormalization": {}}
+NAMES = {
+    layer.__name__: NEEDED.get(kind, {})
+    for kind, layer in LAYERS.items()
+    if hasattr(keras.layers, layer.__name__)
+}
 
 
 def data(shape, seed=0):

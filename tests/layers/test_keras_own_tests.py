@@ -17,6 +17,9 @@ from keras.src.layers.normalization import (
 
 import keras_norm
 
+# Keras's tests meet Keras's warnings, which differ between versions.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 
 def _with_keras_layers_replaced(module, name, layer):
     """Points the test module's `layers` at ours."""

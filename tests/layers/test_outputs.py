@@ -5,22 +5,18 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_norm import (
-    BatchNormalization,
-    GroupNormalization,
-    InstanceNormalization,
-    LayerNormalization,
-    RMSNormalization,
-)
+from keras_norm import GroupNormalization
 from tests import oracle
 from tests.gradients import numpy
+from tests.kinds import makers
 
-LAYERS = {
-    "batch": BatchNormalization,
-    "layer": LayerNormalization,
-    "group": lambda **kwargs: GroupNormalization(groups=2, **kwargs),
-    "instance": InstanceNormalization,
-    "rms": lambda **kwargs: RMSNormalization(**{"center": True, "epsilon": 1e-5, **kwargs}),
+LAYERS = makers(rms={"center": True, "epsilon": 1e-5})
+# The axes of a set in channels-last input of a rank; groups have their own rule.
+SETS = {
+    "batch": lambda rank: range(rank - 1),
+    "layer": lambda rank: range(1, rank),
+    "instance": lambda rank: range(1, rank - 1),
+    "rms": lambda rank: [rank - 1],
 }
 # Features; sequences of features; 1-D, 2-D and 3-D images; sequences of 3-D images.
 SHAPES = [(5, 6), (3, 7, 6), (3, 4, 5, 6), (2, 3, 4, 5, 6), (2, 2, 3, 3, 4, 6)]
@@ -36,19 +32,11 @@ def channels_first(x):
 
 def expected(kind, x, weights=None, **kwargs):
     """The layer's output for channels-last input, from the definition of its sets."""
-    rank = x.ndim
-    if kind == "batch":
-        return oracle.normalize(x, range(rank - 1), weights=weights, **kwargs)[0]
-    if kind == "layer":
-        return oracle.normalize(x, range(1, rank), weights=weights, **kwargs)[0]
-    if kind == "instance":
-        return oracle.normalize(x, range(1, rank - 1), weights=weights, **kwargs)[0]
-    if kind == "rms":
-        return oracle.normalize(x, [rank - 1], weights=weights, centered=False, **kwargs)[0]
-    halves = [
-        oracle.normalize(half, range(1, rank), weights=weights)[0] for half in np.split(x, 2, -1)
-    ]
-    return np.concatenate(halves, -1) * kwargs.get("gamma", 1) + kwargs.get("beta", 0)
+    if kind == "group":
+        halves = (expected("layer", half, weights) for half in np.split(x, 2, -1))
+        return np.concatenate(list(halves), -1) * kwargs.get("gamma", 1) + kwargs.get("beta", 0)
+    axes = SETS[kind](x.ndim)
+    return oracle.normalize(x, axes, weights=weights, centered=kind != "rms", **kwargs)[0]
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["channels last", "channels first"])
@@ -117,6 +105,13 @@ def test_mask_as_a_list(kind):
     mask = [[True, False, True], [True, True, False]]
     y, same = (LAYERS[kind]()(x, mask=m, training=True) for m in (mask, np.array(mask)))
     np.testing.assert_array_equal(numpy(y), numpy(same))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_one_mask_for_all_samples(kind):
+    x, mask = data((3, 5, 6)), np.array([[True, True, False, True, False]])
+    y, same = (LAYERS[kind]()(x, mask=m, training=True) for m in (mask, np.tile(mask, (3, 1))))
+    np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (y, same)), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -228,3 +223,17 @@ if keras.backend.backend() == "tensorflow":
         call = tf.function(lambda x: layer(x, **arguments))
         graph = call.get_concrete_function(tf.TensorSpec((None, 4, 6)))
         assert graph.output_shapes.as_list() == [None, 4, 6]
+
+    @pytest.mark.parametrize("kind", LAYERS)
+    def test_a_view_of_unknown_sizes_has_no_more_axes_than_tensorflow_broadcasts(kind):
+        import tensorflow as tf
+
+        layer = LAYERS[kind]()
+        layer.build((None, None, None, None, None, 6))
+        signature = [tf.TensorSpec([None] * 5 + [6]), tf.TensorSpec([None] * 5, "bool")]
+        call = tf.function(lambda x, mask: layer(x, mask=mask, training=True), signature)
+        x = data((2, 3, 2, 3, 2, 6))
+        mask = np.random.default_rng(0).random(x.shape[:-1]) < 0.7
+        weights = mask[..., None].astype("float32")
+        y = call(tf.constant(x), tf.constant(mask))
+        np.testing.assert_allclose(y, expected(kind, x, weights=weights), atol=5e-6)

@@ -147,6 +147,16 @@ def test_population_statistics_set_what_inference_uses():
     np.testing.assert_allclose(numpy(layer.moving_variance), stddev**2 - EPSILON, rtol=1e-5)
 
 
+def test_population_statistics_are_found_without_corrections():
+    x = data((40, 4), 5)
+    first, second = make(), make()
+    first(data((8, 4), 100), training=True)  # what corrections would go by
+    model = keras.Sequential([keras.Input((4,)), first, second])
+    update_population_statistics(model, x, batch_size=8, verbose=0)
+    seen = [oracle.normalize(batch, [0], EPSILON)[0] for batch in np.split(x, 5)]
+    np.testing.assert_allclose(numpy(second.moving_mean), np.mean(seen, (0, 1)), atol=1e-5)
+
+
 def test_file_and_fit(tmp_path):
     x = data((32, 4))
     model = keras.Sequential(
@@ -178,6 +188,13 @@ def test_wrong_arguments(arguments, error):
     (name,) = arguments
     with pytest.raises(error, match=rf"{name}.*Received: {name}="):
         BatchNormalization(**arguments)
+
+
+def test_a_moving_deviation_of_0_counts_as_that_of_epsilon():
+    layer = make(moving_variance_initializer="zeros")
+    x = data((8, 4), 0)
+    expected = (x - 0.0) / np.sqrt(EPSILON)  # the moving mean is 0
+    np.testing.assert_allclose(numpy(layer(x, training=True)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_bounds_that_are_not_there():

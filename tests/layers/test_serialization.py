@@ -17,6 +17,7 @@ from keras_norm import (
     RMSNormalization,
 )
 from tests.gradients import numpy
+from tests.kinds import LAYERS
 
 SHARED = {
     "axis": 1,
@@ -37,9 +38,8 @@ SHARED = {
     "name": "norm",
     "dtype": "mixed_bfloat16",
 }
-FULL = {
-    BatchNormalization: {
-        **SHARED,
+OWN = {
+    "batch": {
         "momentum": 0.8,
         "variance_momentum": 0.7,
         "moving_mean_initializer": "narrow-normal",
@@ -48,11 +48,12 @@ FULL = {
         "renorm_clipping": {"rmax": 3.0, "dmax": 5.0},
         "renorm_momentum": 0.95,
     },
-    LayerNormalization: {**SHARED, "reduction_axes": [1, 2]},
-    GroupNormalization: {**SHARED, "groups": "channel-wise"},
-    InstanceNormalization: SHARED,
-    RMSNormalization: {**SHARED, "reduction_axes": [1, 2], "gamma_offset": 1.0},
+    "layer": {"reduction_axes": [1, 2]},
+    "group": {"groups": "channel-wise"},
+    "instance": {},
+    "rms": {"reduction_axes": [1, 2], "gamma_offset": 1.0},
 }
+FULL = {layer: SHARED | OWN[kind] for kind, layer in LAYERS.items()}
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["defaults", "every argument"])
@@ -195,6 +196,7 @@ def test_files_from_every_backend(backend):
     assert loss[-1] < loss[0]
 
 
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
 def test_unsafe_file_is_refused(tmp_path):
     """Keras's own guard holds: a lambda smuggled in as an initializer is not run."""
     layer = BatchNormalization()

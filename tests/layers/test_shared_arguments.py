@@ -9,10 +9,8 @@ import pytest
 import keras_norm
 from keras_norm.layers.arguments import SharedArguments
 from keras_norm.layers.normalization import Normalization
+from tests.kinds import LAYERS
 
-LAYERS = [
-    getattr(keras_norm, name) for name in keras_norm.__all__ if name.endswith("Normalization")
-]
 BASE = inspect.signature(Normalization).parameters
 
 
@@ -22,7 +20,7 @@ def described(layer):
     return re.findall(r"^ {8}\**(\w+): ", section, re.MULTILINE)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", LAYERS.values())
 def test_signature_and_docstring_have_every_argument(layer):
     parameters = inspect.signature(layer).parameters
     assert set(BASE) <= set(parameters)
@@ -30,7 +28,7 @@ def test_signature_and_docstring_have_every_argument(layer):
     assert "**shared" not in layer.__doc__
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", LAYERS.values())
 def test_defaults_are_what_a_layer_without_arguments_has(layer):
     config = layer().get_config()
     for name, parameter in inspect.signature(layer).parameters.items():
@@ -50,7 +48,7 @@ def test_type_checkers_see_every_argument():
     assert set(SharedArguments.__annotations__) == own | of_keras | inputs
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", LAYERS.values())
 def test_arguments_by_position_are_keras_s(layer):
     theirs = getattr(keras.layers, layer.__name__, None)
     if theirs is None:

@@ -10,6 +10,8 @@ from tests.gradients import numpy
 
 # The promise is 2e-5; what is seen is float32's rounding (3e-7).
 TOLERANCE = 2e-6
+# Two forward and one back, of which XLA can make two; None where they cannot be counted.
+MESSAGES = (3, 2, None) if keras.backend.backend() == "jax" else (3, None)
 SHARDS = {"uneven": (7, 5), "empty": (12, 0), "far from zero": (7, 5), "rank 4": (3, 2)}
 
 
@@ -24,7 +26,7 @@ def case(name, engine):
     return replicas.Case(
         shards(lambda s: mean + rng.standard_normal(s)),
         shards(rng.standard_normal),
-        [np.ones(n, "float32") for n in SHARDS[name]],
+        [np.ones(n, bool) for n in SHARDS[name]],
         rng.standard_normal(4).astype("float32"),
         rng.standard_normal(4).astype("float32"),
         engine,
@@ -116,12 +118,12 @@ def test_renorm_corrects_with_the_global_batch(results):
     for moved_mean, moved_variance in zip(result.means, result.variances, strict=True):
         assert oracle.error(moved_mean, 0.5 * mean.ravel()) < TOLERANCE
         assert oracle.error(moved_variance, moved) < TOLERANCE
-    assert result.messages in (2, None)
+    assert result.messages in MESSAGES
 
 
 @pytest.mark.parametrize("engine", replicas.ENGINES)
-def test_one_message_each_way(results, engine):
-    assert results["uneven", engine].messages in (2, None)
+def test_two_messages_forward_and_one_back(results, engine):
+    assert results["uneven", engine].messages in MESSAGES
 
 
 def test_alone_it_is_the_ordinary_layer():

@@ -73,3 +73,25 @@ def test_a_layer_outside_of_torch_modules_has_the_mode_of_keras(images):
     model.layers[0](images)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.norm = keras_norm.BatchNormalization(axis=1)
+
+    def call(self, x):
+        return self.norm(x)
+
+
+def test_an_attribute_of_a_keras_model_has_the_mode_of_keras(images):
+    model = Subclassed()
+    assert close(model(images), images)
+    model.train()
+    assert close(model(images), images)
+
+
+def test_a_layer_that_is_compiled_by_itself_has_the_mode_of_keras(images):
+    layer = keras_norm.BatchNormalization(axis=1)
+    torch.compile(layer)
+    assert close(layer(images), images)

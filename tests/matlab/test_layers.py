@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_norm import matlab
+from tests.kinds import LAYERS
 
 BATCH = np.array([[1.0, 10.0], [3.0, 30.0]], "float32")  # means 2, 20; variances 1, 100
 # A few roundings of float32 on numbers of size 1.
@@ -20,6 +21,11 @@ EVERY_PROPERTY = {
     "layer": {"OperationDimension": "channel-only"},
     "group": {},
     "instance": {},
+}
+FUNCTIONS = {
+    kind: getattr(matlab, f"{kind}NormalizationLayer")
+    for kind in LAYERS
+    if hasattr(matlab, f"{kind}NormalizationLayer")
 }
 COMMON = {
     "Epsilon": 0.5,
@@ -38,13 +44,8 @@ READ_ONLY = {"NumInputs": 1, "InputNames": ["in"], "NumOutputs": 1, "OutputNames
 
 
 def make(kind, *pairs, **properties):
-    if kind == "batch":
-        return matlab.batchNormalizationLayer(*pairs, **properties)
-    if kind == "layer":
-        return matlab.layerNormalizationLayer(*pairs, **properties)
-    if kind == "instance":
-        return matlab.instanceNormalizationLayer(*pairs, **properties)
-    return matlab.groupNormalizationLayer("all-channels", *pairs, **properties)
+    first = ["all-channels"] if kind == "group" else []
+    return FUNCTIONS[kind](*first, *pairs, **properties)
 
 
 def as_lists(properties):
@@ -55,7 +56,7 @@ def to_numpy(tensor):
     return keras.ops.convert_to_numpy(tensor)
 
 
-@pytest.mark.parametrize("kind", EVERY_PROPERTY)
+@pytest.mark.parametrize("kind", FUNCTIONS)
 @pytest.mark.parametrize("built", [False, True])
 def test_every_property_is_read_as_it_was_given(kind, built):
     given = {**EVERY_PROPERTY[kind], **COMMON}
@@ -71,7 +72,7 @@ def test_every_property_is_read_as_it_was_given(kind, built):
     assert as_lists(matlab.properties(by_pairs)) == expected
 
 
-@pytest.mark.parametrize("kind", EVERY_PROPERTY)
+@pytest.mark.parametrize("kind", FUNCTIONS)
 def test_defaults_are_matlabs(kind):
     expected = {
         "Epsilon": 1e-5,
@@ -192,7 +193,7 @@ def test_empty_values_leave_the_defaults_and_names_know_no_case():
     assert matlab.batchNormalizationLayer(Name="").name == "batch_normalization"
 
 
-@pytest.mark.parametrize("kind", EVERY_PROPERTY)
+@pytest.mark.parametrize("kind", FUNCTIONS)
 def test_files_keep_everything(kind, tmp_path):
     model = keras.Sequential(
         [keras.Input((2,)), make(kind, **{**EVERY_PROPERTY[kind], **COMMON, "Scale": []})]
@@ -355,7 +356,7 @@ CHANGED_OF_KIND = {
 }
 
 
-@pytest.mark.parametrize("kind", EVERY_PROPERTY)
+@pytest.mark.parametrize("kind", FUNCTIONS)
 @pytest.mark.parametrize("built", [False, True])
 def test_a_property_that_is_set_is_as_if_it_had_been_given(kind, built):
     changed = {**CHANGED, **CHANGED_OF_KIND[kind]}
@@ -439,5 +440,5 @@ def test_numbers_of_groups_and_channels_that_are_set_must_agree():
 
 
 def test_properties_are_those_of_our_layers_only():
-    with pytest.raises(TypeError, match="normalization of keras_norm"):
+    with pytest.raises(TypeError, match="InstanceNormalization of keras_norm"):
         matlab.properties(keras.layers.Dense(1))

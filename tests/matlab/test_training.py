@@ -393,7 +393,8 @@ def test_population_refuses_kerass_batch_normalization(ours):
     for old, new in zip(before, net.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     net.layers[0].trainable = False
-    train(net, "sgdm", X, X, BatchNormalizationStatistics="population")
+    with pytest.warns(UserWarning, match="keep their statistics: 'theirs'"):
+        train(net, "sgdm", X, X, BatchNormalizationStatistics="population")
 
 
 @pytest.mark.parametrize("value", [np.array([1.0, 2.0]), [1, 2], "x", None, 10**400])

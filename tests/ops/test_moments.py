@@ -43,6 +43,12 @@ def test_weights_keep_elements_out_whatever_they_are():
         assert np.all(numpy(field)[2] == 0)
 
 
+def test_no_variance_is_negative():
+    values = np.random.default_rng(0).uniform(-1e3, 1e3, (2000, 1)).astype("float32")
+    found = moments(ops.convert_to_tensor(np.tile(values, 7)), [1])
+    assert numpy(found.variance).min() >= 0
+
+
 def test_no_elements_at_all():
     found = moments(ops.zeros((0, 3)), [0])
     assert float(found.count) == 0

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_norm.ops import moments, normalize, standardize
-from tests import gradients, oracle
+from keras_norm.ops import Moments, moments, normalize, standardize
+from tests import gradients, oracle, plain
 
 BACKEND = keras.backend.backend()
 COMPILED = [False] if BACKEND == "torch" else [False, True]
@@ -198,6 +198,28 @@ def test_second_derivatives_match_finite_differences_of_the_oracle(masked):
     for found, slope in zip(actual, expected, strict=True):
         # Central differences are good to 1e-9, float32 second derivatives to some 1e-6.
         assert oracle.error(found, slope) < 1e-5
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e5])
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((9, 50, 4), (0, 1)), ((9, 50, 4), (2,)), ((9, 50, 4), (1, 2)), ((1_000_000, 2), (0,))],
+)
+def test_the_plain_function_is_accurate(shape, axes, mean):
+    x = (np.random.default_rng(0).standard_normal(shape) + mean).astype("float32")
+    expected = oracle.normalize(x, axes, 1e-5)[0]
+    y = plain.normalize(keras.ops.convert_to_tensor(x), axes, 1e-5)[0]
+    assert oracle.error(y, expected) < 2e-6
+
+
+def test_beta_is_of_its_own_axis_in_the_plain_function():
+    tensor = keras.ops.convert_to_tensor
+    x = np.random.default_rng(0).standard_normal((2, 3, 3)).astype("float32")
+    beta = np.float32([[[1], [2], [3]]])
+    zeros, ones = np.zeros_like(beta), np.ones_like(beta)
+    stored = Moments(1, tensor(zeros), None, tensor(ones))
+    y = plain.standardize(tensor(x), stored, 1e-5, beta=tensor(beta))
+    assert oracle.error(y, x / np.sqrt(1 + 1e-5) + beta) < 2e-6
 
 
 def test_standardize_with_given_moments_is_exact_at_large_means():

@@ -79,5 +79,6 @@ def assert_same(got, expected):
 def assert_close(got, expected, tolerance=2e-6):
     """Relative, in the 2-norm; the default is ten roundings of float32 over a few steps."""
     for a, b in zip(got, expected, strict=True):
-        error = np.linalg.norm(np.float64(a) - b) / np.linalg.norm(np.float64(b))
+        a = np.asarray(a, "float64")
+        error = np.linalg.norm(a - b) / np.linalg.norm(np.float64(b))
         assert error <= tolerance, error

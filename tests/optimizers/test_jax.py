@@ -51,7 +51,7 @@ def test_a_step_can_be_differentiated():
 def test_stateless_apply_refuses_the_values_of_another_model():
     _, variables, optimizer = build((1,))
     state, weights = [v.value for v in optimizer.variables], [v.value for v in variables]
-    with pytest.raises(ValueError, match=r"built on other variables.*shape \(2,\).*Make a new opt"):
+    with pytest.raises(ValueError, match=r"built on other variables.*shape \(2,\).*make a new opt"):
         optimizer.stateless_apply(state, weights, [np.ones(2), *weights[1:]])
     with pytest.raises(ValueError, match="was built with 3 variables"):
         optimizer.stateless_apply(state, weights[:2], weights[:2])

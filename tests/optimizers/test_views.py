@@ -61,6 +61,14 @@ def test_equals_it_with_everything_around(name, settings):
     check(lambda rate: cases.OPTIMIZERS[name](rate, **settings), cases.gradients(4))
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adam", "Muon"])
+def test_a_variable_at_multiplier_0_stays_whatever_its_gradient_is(name):
+    (group,) = groups = [cases.variables(lr=0)]
+    gradients = [[np.full_like(g, np.inf) for g in step] for step in cases.gradients(2)]
+    cases.run(MultiplierOptimizer(cases.OPTIMIZERS[name](RATE)), groups, gradients)
+    cases.assert_same(cases.values(group), cases.arrays(0))
+
+
 def test_ema_that_is_finalized_leaves_a_variable_at_multiplier_0():
     (group,) = groups = [cases.variables(lr=0)]
     optimizer = MultiplierOptimizer(keras.optimizers.SGD(RATE, use_ema=True, ema_momentum=0.7))

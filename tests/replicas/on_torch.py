@@ -1,5 +1,3 @@
-import datetime
-import os
 import pickle
 from unittest import mock
 
@@ -10,34 +8,16 @@ from torch import distributed
 from tests import replicas
 from tests.gradients import numpy
 from tests.old_keras import COMPILES_WHOLE_LAYERS
+from tests.replicas import processes
 
 ENGINES = ("eager", "DistributedDataParallel", "torch.compile")
 
 
 def run(cases, folder):
     """Runs all cases in one pair of processes: importing Keras there takes seconds."""
-    spawn(_run, cases, folder)
+    processes.spawn(_run, cases, folder)
     by_rank = [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(2)]
     return [_joined(*results) for results in zip(*by_rank, strict=True)]
-
-
-def spawn(function, argument, folder):
-    """Calls `function(rank, argument, folder)` in two processes that are connected."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.multiprocessing.spawn(_connected, (function, argument, folder), nprocs=2)
-
-
-def _connected(rank, function, argument, folder):
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=2,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    function(rank, argument, folder)
-    distributed.barrier()  # as in examples/distributed/torch_ddp.py
-    distributed.destroy_process_group()
 
 
 def _run(rank, cases, folder):

@@ -14,7 +14,7 @@ from keras_norm import ops
 from keras_norm.kernels.torch import compiled
 from keras_norm.kernels.torch.functions import Moments, Normalize, Standardize, is_transformed
 from keras_norm.kernels.torch.sets import HALF
-from keras_norm.kernels.torch.task import task_of
+from keras_norm.kernels.torch.task import cleaned, task_of
 from keras_norm.ops import registry
 
 _count_modes = torch._C._len_torch_dispatch_stack
@@ -45,9 +45,10 @@ def _normalize_replica(problem, task, x, gamma, beta, weights, combine):
     """Solves a problem whose moments are combined between two functions."""
     if task.plan.is_rows:
         return None
-    if weights is not None and not x.sum().isfinite():
-        x = torch.where((weights > 0) | x.isfinite(), x, 0)
-    found = combine(task.moments([*Moments.apply(x, weights, task), None], weights))
+    moments = Moments.apply(x, weights, task)
+    if weights is not None and moments[0] is not None:
+        x = cleaned(x, weights)
+    found = combine(task.moments([*moments, None], weights))
     y = _standardize(task, x, found, gamma, beta)
     return y, ops.Moments(*(v.detach() for v in found)) if problem.moments else None
 

@@ -4,6 +4,7 @@ A compiler sees two operations, one for each direction, and the sizes of what th
 them the problem is solved as it is eagerly.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from keras_norm import ops
 from keras_norm.kernels.torch.functions import plain_gradients
-from keras_norm.kernels.torch.sets import HALF, are_near
+from keras_norm.kernels.torch.sets import HALF
 from keras_norm.kernels.torch.task import task_of
 
 # Versions that cannot tell leave exported and compiled graphs to the plain functions.
@@ -31,10 +32,23 @@ def normalize(problem, x, gamma, beta, weights):
     inner = spanned if spanned is not None else ()
     if problem.mask is not None and any(problem.mask[axis] != 1 for axis in inner):
         return None
-    y, *moments, _ = _normalize(
+    y, shift, mean, inverse, _ = _normalize(
         x, gamma, beta, weights, problem.axes, spanned, problem.epsilon, problem.centered
     )
-    return y, ops.Moments(*(v.detach() for v in moments)) if problem.moments else None
+    return y, _moments(problem, x, weights, shift, mean, inverse) if problem.moments else None
+
+
+def _moments(problem, x, weights, *found):
+    """Returns the moments, by operations that the compiler leaves out where nobody asks."""
+    shift, mean, inverse = (v.detach() for v in found)
+    variance = (inverse**-2 - problem.epsilon).clamp(min=0)
+    if weights is None:
+        count = mean.new_ones(()) * math.prod([x.shape[axis] for axis in problem.axes])
+    else:
+        repeats = [x.shape[axis] for axis in problem.axes if problem.mask[axis] == 1]
+        count = weights.to(mean.dtype).sum(problem.axes, keepdim=True) * math.prod(repeats)
+        variance = torch.where(count > 0, variance, 0)
+    return ops.Moments(count, shift, mean, variance)
 
 
 def _task(x, weights, axes, spanned, epsilon, centered):
@@ -57,20 +71,22 @@ def _normalize(
     spanned: Sequence[int] | None,
     epsilon: float,
     centered: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Returns output, count, shift, mean, variance and inverse."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Returns output, shift, mean, inverse, and whether there is a shift."""
     task = _task(x, weights, axes, spanned, epsilon, centered)
-    y, *moments = task.solve(x, gamma, beta, weights)
-    fields = *task.moments(moments, weights), task.unview(moments[-1], task.plan.moments)
-    count, *others = (v.contiguous() for v in fields)
-    return _as(x, y), count.expand(others[0].shape).clone(), *others
+    y, shift, mean, _, inverse = task.solve(x, gamma, beta, weights)
+    is_shifted = x.new_tensor(shift is not None, dtype=torch.bool)
+    shift = torch.zeros_like(mean) if shift is None else shift
+    moments = (task.unview(v, task.plan.moments).contiguous() for v in (shift, mean, inverse))
+    return _as(x, y), *moments, is_shifted
 
 
 @_normalize.register_fake
 def _(x, gamma, beta, weights, axes, spanned, epsilon, centered):
     sizes = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
     dtype = torch.promote_types(x.dtype, torch.float32)
-    return torch.empty_like(x), *(x.new_empty(sizes, dtype=dtype) for _ in range(5))
+    moments = (x.new_empty(sizes, dtype=dtype) for _ in range(3))
+    return torch.empty_like(x), *moments, x.new_empty((), dtype=torch.bool)
 
 
 @torch.library.custom_op("keras_norm::normalize_backward", mutates_args=())
@@ -82,6 +98,7 @@ def _normalize_backward(
     shift: Tensor,
     mean: Tensor,
     inverse: Tensor,
+    is_shifted: Tensor,
     axes: Sequence[int],
     spanned: Sequence[int] | None,
     epsilon: float,
@@ -90,23 +107,23 @@ def _normalize_backward(
     """Returns the gradients of input, gamma and beta."""
     task = _task(x, weights, axes, spanned, epsilon, centered)
     shift, mean, inverse = (task.by_set(v) for v in (shift, mean, inverse))
-    if are_near(shift + mean, inverse):
-        shift, mean = None, shift + mean
+    shift = shift if is_shifted else None
     dx, *columns = task.gradients(gradient, x, gamma, weights, shift, mean, inverse)
     columns = (x.new_empty(0) if spanned is None else v.contiguous() for v in columns)
     return _as(x, dx), *columns
 
 
 @_normalize_backward.register_fake
-def _(gradient, x, gamma, weights, shift, mean, inverse, axes, spanned, epsilon, centered):
+def _(
+    gradient, x, gamma, weights, shift, mean, inverse, is_shifted, axes, spanned, epsilon, centered
+):
     sizes = _parameter_sizes(x, spanned)
     return torch.empty_like(x), *(shift.new_empty(sizes) for _ in range(2))
 
 
 def _keep(ctx, inputs, output):
     x, gamma, beta, weights, *ctx.options = inputs
-    _, _, shift, mean, _, inverse = output
-    ctx.save_for_backward(x, gamma, beta, weights, shift, mean, inverse)
+    ctx.save_for_backward(x, gamma, beta, weights, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
 
 

@@ -165,10 +165,18 @@ class Channels:
     def __init__(self, form):
         self._samples, self._before, self._groups, self._group_size, self._after = form
         self._channels, self._count = form.channels, form.count
+        self._rows = (-1, form.channels, form.after)
         self._are_last = form.after == 1
         self._by_batch = form.samples == form.group_size == 1
         # What PyTorch's group normalization takes.
-        self._is_native = form.before == 1 and form.after <= LONGEST_ROW and not self._by_batch
+        are_rows_short = form.after <= LONGEST_ROW
+        self._is_native = form.before == 1 and are_rows_short and not self._by_batch
+        # Its batch normalization adds up rows in lanes, and their sums one after the other. That is
+        # fast and exact enough for gradients; it takes its time for moments, but for few.
+        self._has_batch_gradients = (
+            self._by_batch and are_rows_short and form.before <= LONGEST_COLUMN
+        )
+        self._is_small_batch = self._by_batch and form.count <= LONGEST_COLUMN
         # Samples that are whole sets, and rows in memory; it takes a few to be worth a gamma each.
         enough = max(FEWEST_SAMPLES, torch.get_num_threads())
         self._are_rows = form.groups == form.after == 1 and form.samples >= enough
@@ -208,6 +216,11 @@ class Channels:
         if centered and self._is_native:
             sizes = self._samples, self._channels, self._after, self._groups
             y, mean, inverse = torch.native_group_norm(x, gamma, beta, *sizes, epsilon)
+        elif centered and self._is_small_batch:
+            rows = x.view(self._rows)
+            y, *found = torch.native_batch_norm(rows, gamma, beta, None, None, True, 0.0, epsilon)
+            mean, inverse = (v.view(1, -1) for v in found)
+            y = y.view(x.shape)
         elif centered and self._are_rows:
             gamma, beta = (None if v is None else v.repeat(self._before) for v in (gamma, beta))
             options = (self._count,), gamma, beta, epsilon
@@ -280,6 +293,11 @@ class Channels:
             gamma = x.new_ones(self._channels) if gamma is None else gamma
             sizes = self._samples, self._channels, self._after, self._groups
             return group_norm_backward(g, x, mean, inverse, gamma, *sizes, [True] * 3)
+        if self._has_batch_gradients and centered and weights is None:
+            rows = (v.view(self._rows) for v in (g, x))
+            options = None, None, mean.view(-1), inverse.view(-1), True, 0.0, [True] * 3
+            dx, *parameters = batch_norm_backward(*rows, gamma, *options)
+            return dx.view(x.shape), *parameters
         sums, products = self.sums(g, x, self.by_channel(mean)[:, None])
         products = products * self.by_channel(inverse)[:, None]
         first, second = (self.by_set(v, gamma) / count for v in (sums, products))

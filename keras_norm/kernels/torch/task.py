@@ -2,7 +2,8 @@
 
 Kept for the backward pass are the input and the moments of its sets. Where a mean is too far from
 zero for the fast operations (`sets.are_near`), they get what is left of the input after a *shift*,
-the rounded mean, is subtracted: at the cost of a pass.
+the rounded mean, is subtracted: at the cost of a pass. NaN and infinity in padding make a mean NaN,
+which is not near: then they are set to 0 first. So a mask costs no look at the data.
 """
 
 import functools
@@ -64,16 +65,16 @@ class Task(NamedTuple):
     def moments(self, found, weights):
         """Returns shift, mean, variance and inverse that were found as moments of the input."""
         shift, mean, variance, inverse = found
+        count = self.count(self.weights(weights, mean.dtype))
         if variance is None:
             variance = (inverse**-2 - self.problem.epsilon).clamp_(min=0)
-            variance = variance.masked_fill_(inverse == 0, 0)
-        shift, mean = (mean, torch.zeros_like(mean)) if shift is None else (shift, mean)
-        fields = [self.unview(v, self.plan.moments) for v in (shift, mean, variance)]
-        count = self.count(self.weights(weights, mean.dtype))
         if torch.is_tensor(count):
+            variance = variance.masked_fill(count == 0, 0)
             count = self.unview(count.expand(len(mean), 1), self.plan.counts)
         else:
             count = mean.new_tensor(count)
+        shift, mean = (mean, torch.zeros_like(mean)) if shift is None else (shift, mean)
+        fields = [self.unview(v, self.plan.moments) for v in (shift, mean, variance)]
         return ops.Moments(count, *fields)
 
     def spread(self, values):
@@ -94,27 +95,19 @@ class Task(NamedTuple):
         """Returns weights if they weigh the elements of a set; None if they weigh whole sets."""
         return None if weights is None or self.plan.mask.is_by_set else weights
 
-    def cleaned(self, x, weights):
-        """Returns the view of the input with 0 for what is NaN or infinite in padding."""
-        if weights is None:
-            return x
-        # A sum is the fastest way to find one; samples that are padding are fast to take alone.
-        padding = x if self.partial(weights) is not None else x[self._empty(weights)]
-        if padding.sum(dtype=torch.promote_types(x.dtype, torch.float32)).isfinite():
-            return x
-        return torch.where((weights > 0) | x.isfinite(), x, 0)
-
     def solve(self, x, gamma, beta, weights, output=True):
         """Returns the `Solution` for the tensors; for replicas without output, and inverse."""
         given, x, weights = x, self.view(x), self.weights(weights, x.dtype)
         gamma, beta = self.flat(gamma), self.flat(beta)
-        x = self.cleaned(x, weights)
         values = x if self.sets.takes_16_bits else wide(x)
         y, held, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
         shift = None
-        if self.problem.centered and not are_near(mean, inverse):
+        if not are_near(mean, inverse):
+            if weights is not None:
+                values = cleaned(values, weights)
+                mean = self._attempt(values, gamma, beta, weights, output)[2]
             shift = mean
-            room = y if y is not None and y.dtype == shift.dtype else None
+            room = y if weights is None and y is not None and y.dtype == shift.dtype else None
             values = torch.sub(values, self.spread(shift), out=room)
             y, held, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
         if not output:
@@ -123,7 +116,8 @@ class Task(NamedTuple):
             y = self.sets.standardize(values, gamma, beta, mean, inverse, out=held)
         elif weights is not None:
             channels = *y.shape[2:4], 1
-            y[self._empty(weights)] = y.new_zeros(()) if beta is None else beta.view(channels).to(y)
+            is_empty = (weights == 0).view(-1).expand(self.plan.form.samples)
+            y[is_empty] = y.new_zeros(()) if beta is None else beta.view(channels).to(y)
         return Solution(self.unview(y.to(given.dtype)), shift, mean, variance, inverse)
 
     def _attempt(self, x, gamma, beta, weights, output):
@@ -137,9 +131,9 @@ class Task(NamedTuple):
             mean, variance, held = self._moments(x, self.partial(weights))
             inverse = torch.rsqrt(variance + self.problem.epsilon)
         if weights is not None:
-            is_empty = self.count(weights) == 0
-            mean, inverse = (v.masked_fill(is_empty, 0) for v in (mean, inverse))
-            variance = None if variance is None else variance.masked_fill(is_empty, 0)
+            # A product, as what is NaN shall stay so.
+            has_part = (self.count(weights) > 0).to(mean.dtype)
+            mean, inverse = mean * has_part, inverse * has_part
         return y, held, mean, variance, inverse
 
     def _moments(self, x, weights):
@@ -161,9 +155,11 @@ class Task(NamedTuple):
         return mean, variance, held
 
     def shifted(self, x, weights, shift):
-        """Returns the input, cleaned and less its shift, in float32 at least."""
-        x = wide(self.cleaned(self.view(x), weights))
-        return x if shift is None else x - self.spread(shift)
+        """Returns the input less its shift, in float32 at least; where it has one, cleaned."""
+        x = wide(self.view(x))
+        if shift is None:
+            return x
+        return (x if weights is None else cleaned(x, weights)) - self.spread(shift)
 
     def gradients(self, gradient, x, gamma, weights, shift, mean, inverse):
         """Returns the gradients of input, gamma and beta from what was kept of a solution."""
@@ -191,12 +187,13 @@ class Task(NamedTuple):
         ]
         return self.unview(values, sizes)
 
-    def _empty(self, weights):
-        """Returns which samples are empty, of weights by set."""
-        return (weights == 0).view(-1).expand(self.plan.form.samples)
-
     def _ordered(self, x):
         return x if self.plan.is_ordered else x.permute(self.plan.order)
+
+
+def cleaned(x, weights):
+    """Returns an input with 0 for what is NaN or infinite in padding."""
+    return torch.where((weights > 0) | x.isfinite(), x, 0)
 
 
 def task_of(problem, x):

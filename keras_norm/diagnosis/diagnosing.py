@@ -1,0 +1,98 @@
+"""What is wrong with the normalization of a model: the function."""
+
+import keras
+import numpy as np
+
+from keras_norm import engines, population
+from keras_norm.diagnosis import measures
+from keras_norm.diagnosis.report import Examined, Report
+from keras_norm.diagnosis.watching import Watch, check_finite, is_finite
+
+
+def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
+    """Finds what is wrong with the normalization layers of a model.
+
+    In one pass over the data, batch normalization standardizes with each batch's moments, as in
+    training, and everything else runs in inference. The model stays as it is. For each layer of
+    keras_norm or Keras the report says what is wrong, in which channels, and what helps:
+
+    - `statistics`: The moving mean is more than 0.5 deviations from the data's, or the moving
+      variance is off by more than a factor of 2.
+    - `batch`: Means of batches scatter by more than 0.4 deviations.
+    - `gamma`: gamma is below 0.001, or a weight is NaN or infinite.
+    - `constant`: The variance is below epsilon.
+    - `mean`: The mean is so many deviations from zero that a single float32 loses digits.
+    - `mask`: Padding is counted in, because a mask was lost on the way or the layer takes none.
+    - `time`: Layer normalization mixes time steps, and the model has causal layers.
+    - `epsilon`: epsilon is 0 in the dtype that the layer keeps its variance in.
+    - `float16`: float16 cannot hold the variance, or the inputs overflow.
+
+    `gamma` and `mask` are looked for in batch, group, layer and RMS normalization, `time` in layer
+    and RMS normalization, the others in batch normalization. The pass runs without compilation, so
+    a part of the data is enough.
+
+    Under `tf.distribute`, each replica normalizes its part of a batch. Under `torch.distributed`
+    each process reports about its own data.
+
+    Args:
+        model: Keras model.
+        x: The data, as `update_population_statistics` takes it. Arrays are shuffled, as in `fit`.
+        batch_size: Positive integer, samples per batch of arrays, as in training; None for 32.
+        steps: Positive integer, number of batches; None for all.
+        verbose: "auto", 0, 1 or 2, as in `evaluate`.
+
+    Returns:
+        A report. `findings` lists the findings, each with `layer`, `name`, `kind`, `channels`,
+        `value` and `remedy`; `str` and notebooks show a table; `plot(path)` draws all layers.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If the model has no normalization layer, a number is not a positive integer,
+            there is no data, or a batch holds NaN or infinity.
+        RuntimeError: If a layer is called where the pass cannot see it.
+
+    Example:
+    >>> import keras, keras_norm
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras_norm.BatchNormalization()])
+    >>> x = np.random.default_rng(0).normal(100, 1, (64, 1)).astype("float32")
+    >>> [finding.kind for finding in keras_norm.diagnose(model, x, verbose=0).findings]
+    ['statistics']
+
+    Reference:
+        Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, https://arxiv.org/abs/2105.07576
+    """
+    population.check(x, batch_size, steps, passes=1)
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Argument `model` must be a Keras model. Received: {model!r}")
+    with engines.scope(model):
+        watch = Watch(model)
+        watch.run(_shuffled(x, batch_size), batch_size, steps, verbose)
+        broken = next((v.path for v in model.variables if not is_finite(v)), None)
+    return Report([_examined(layer, watch, broken) for layer in watch.layers])
+
+
+def _examined(layer, watch, broken):
+    found, findings = measures.of_weights(layer)
+    batches = watch.batches.get(id(layer))
+    if batches and not (findings and broken):
+        of_data, more = measures.of_batches(layer, batches, broken)
+        found, findings = found | of_data, findings + more
+    findings = findings + watch.padding[id(layer)].findings(layer)
+    return Examined(layer, found, findings + watch.causality.findings(layer))
+
+
+def _shuffled(x, batch_size):
+    """Returns arrays with their samples shuffled, as `fit` does; other data as they are.
+
+    The arrays are checked before, so that an error names the batch that the caller knows.
+    """
+    if not all(hasattr(leaf, "__array__") for leaf in keras.tree.flatten(x)):
+        return x
+    arrays = keras.tree.map_structure(keras.ops.convert_to_numpy, x)
+    size = batch_size or 32
+    count = min(len(array) for array in keras.tree.flatten(arrays))
+    for number, start in enumerate(range(0, count, size), 1):
+        check_finite([array[start : start + size] for array in keras.tree.flatten(arrays)], number)
+    order = np.random.default_rng(0).permutation(count)
+    return keras.tree.map_structure(lambda array: array[order], arrays)

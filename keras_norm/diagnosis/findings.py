@@ -1,0 +1,57 @@
+"""A finding: one fault of one layer."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One fault of one layer.
+
+    Attributes:
+        layer: The layer.
+        name: The layer's name.
+        kind: "statistics", "batch", "gamma", "constant", "mean", "mask", "time", "epsilon" or
+            "float16".
+        channels: Indices of the channels concerned.
+        value: The worst channel's number, in the units that the remedy names.
+        remedy: One sentence.
+    """
+
+    layer: Any
+    name: str
+    kind: str
+    channels: list
+    value: float
+    remedy: str
+
+    @property
+    def key(self):
+        """Equal for findings of the same kind and layer."""
+        return id(self.layer), self.kind
+
+
+def finding(layer, kind, where, badness, remedy):
+    """Returns a list of one finding, or of none.
+
+    Args:
+        layer: The layer.
+        kind: The kind.
+        where: Booleans, which channels are concerned.
+        badness: Numbers for all channels, the largest for the worst; the finding's value is its
+            magnitude.
+        remedy: One sentence.
+    """
+    channels = np.flatnonzero(where)
+    if not len(channels):
+        return []
+    worst = np.broadcast_to(badness, np.shape(where)).ravel()[channels]
+    value = float(np.abs(worst[np.argmax(worst)]))
+    return [Finding(layer, layer.name, kind, channels.tolist(), value, remedy)]
+
+
+def finding_of_all(layer, channels, kind, value, remedy):
+    """Returns a list of one finding that concerns all of a layer's channels."""
+    return finding(layer, kind, np.ones(channels, bool), value, remedy)

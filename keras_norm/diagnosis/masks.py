@@ -1,0 +1,160 @@
+"""Masks on their way through a model: who made them, and where they were lost.
+
+A tensor has its mask with it (Keras keeps it there), or it was returned by a layer or operation
+whose inputs are known. What plain operations return is known by its shape only: the batch and the
+steps of a mask.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_norm.diagnosis.findings import finding_of_all
+from keras_norm.diagnosis.sets import BATCH, channel_axis, family, reduced_axes
+
+
+class Held(NamedTuple):
+    """The mask that a tensor has."""
+
+    mask: Any
+    name: str
+
+
+class Lost(NamedTuple):
+    """A mask that a tensor had to have, and where it was lost."""
+
+    mask: Any
+    place: str
+
+
+class _Call(NamedTuple):
+    """The call that a tensor comes from."""
+
+    name: str
+    takes_mask: bool
+    origins: list
+    output: Any  # kept, so that no other tensor gets its id
+
+
+class Trail:
+    """The calls of one batch, in order."""
+
+    def __init__(self):
+        self._calls = {}
+        self._not_asked = []
+        self._held = []
+        self._probe = _Probe()
+
+    def called(self, operation, takes_mask, origins, outputs):
+        """Takes a call, with the origins of its inputs."""
+        for output in keras.tree.flatten(outputs):
+            # A model returns what its last layer returned, which knows more.
+            if ops.is_tensor(output) and id(output) not in self._calls:
+                call = _Call(operation.name, takes_mask, origins, output)
+                self._calls[id(output)] = call
+                self._not_asked.append(call)
+
+    def origin(self, tensor):
+        """Returns `Held`, `Lost`, or None for a tensor that no mask belongs to."""
+        call = self._calls.get(id(tensor))
+        mask = self._mask_of(tensor)
+        if mask is not None:
+            return Held(mask, call.name if call else "the input")
+        return self._by_shape(tensor) if call is None else self._by_call(call)
+
+    def _by_call(self, call):
+        for origin in call.origins:
+            if isinstance(origin, Lost):
+                # Steps that a layer like an RNN makes one of are gone.
+                return origin if len(call.output.shape) > len(origin.mask.shape) else None
+        for origin in call.origins:
+            if origin is not None and len(call.output.shape) > len(origin.mask.shape):
+                # A layer that takes the mask, and changes the steps, has used it up.
+                if call.takes_mask and not _fits(origin.mask, call.output):
+                    continue
+                return Lost(origin.mask, f"in '{call.name}'")
+        return None
+
+    def _by_shape(self, tensor):
+        for call in self._not_asked:
+            mask = self._mask_of(call.output)
+            if mask is not None:
+                self._held.append(Held(mask, call.name))
+        self._not_asked = []
+        for held in reversed(self._held):
+            if _fits(held.mask, tensor):
+                return Lost(held.mask, f"after '{held.name}', in an operation that is no layer")
+        return None
+
+    def _mask_of(self, tensor):
+        mask = self._probe(tensor)
+        return mask if mask is not None and _fits(mask, tensor) else None
+
+
+class _Probe(keras.layers.Layer):
+    """Returns the mask of its input, as Keras hands it to layers."""
+
+    def __init__(self):
+        super().__init__(name="probe", autocast=False)
+        self.supports_masking = True
+
+    def call(self, inputs, mask=None):
+        return mask
+
+    def compute_mask(self, inputs, previous_mask):
+        return None
+
+
+def _fits(mask, tensor):
+    rank = len(mask.shape)
+    return rank < len(tensor.shape) and tuple(mask.shape) == tuple(tensor.shape[:rank])
+
+
+class Padding:
+    """How much padding a layer has counted in, and why."""
+
+    def __init__(self):
+        self._padding = 0
+        self._positions = 0
+        self._place = None
+        self._channels = 0
+
+    def see(self, layer, takes_mask, inputs, mask, origin):
+        """Takes one use of a layer, and the origin of its inputs."""
+        if origin is None or mask is not None or not _counts(layer, inputs, origin.mask):
+            return
+        held = np.asarray(ops.convert_to_numpy(origin.mask)) > 0
+        self._padding += int(np.sum(~held))
+        self._positions += held.size
+        self._place = origin.place if isinstance(origin, Lost) and takes_mask else None
+        self._channels = inputs.shape[channel_axis(layer, len(inputs.shape))]
+
+    def findings(self, layer):
+        """Returns a list of one finding, or of none."""
+        if not self._padding:
+            return []
+        counted = "This share of the positions is padding, and is counted in: "
+        if self._place is not None:
+            remedy = (
+                f"the mask is lost {self._place}; use layers that pass masks on, or call the layer "
+                "with `mask=`."
+            )
+        else:
+            remedy = (
+                f"{type(layer).__name__} takes no mask; put `keras_norm.{family(layer).__name__}` "
+                "in its place."
+            )
+        share = float(self._padding / self._positions)
+        return finding_of_all(layer, self._channels, "mask", share, counted + remedy)
+
+
+def _counts(layer, inputs, mask):
+    """Says whether a set of a layer extends over valid steps and padding."""
+    if isinstance(layer, BATCH) and not layer.trainable:
+        return False  # it takes no moments
+    rank = len(inputs.shape)
+    channels = channel_axis(layer, rank)
+    steps = [axis for axis in range(1, rank) if axis != channels][: len(mask.shape) - 1]
+    return not reduced_axes(layer, rank).isdisjoint(steps)

@@ -1,0 +1,224 @@
+"""The numbers of each channel of a layer, and what is healthy."""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_norm import layers
+from keras_norm.diagnosis.findings import finding
+from keras_norm.diagnosis.watching import BatchMoments
+
+# Thresholds, and why. Half a deviation turns the sign of one in five values that a ReLU gets, and
+# a variance that is off by a factor of 2 scales outputs by 1.4; good moving statistics are within
+# 0.1. Small convolutional networks for digits with such channels read 81% and 88% in evaluation,
+# and 96% and 99% in training; one without reads 99% in both. What n samples cannot tell apart is
+# added.
+_SHIFT = 0.5
+_VARIANCE_RATIO = 2.0
+# Batch means that scatter by 0.4 deviations are those of 6 independent values a batch.
+_SCATTER = 0.4
+_SCATTER_BATCHES = 4
+# Outputs of such a channel are less than a thousandth of a usual channel's.
+_TINY_GAMMA = 1e-3
+# The means, in deviations, that cost 6% of the variance where it is found as the mean square less
+# the squared mean in float32; and 0.4% of a deviation where the mean is one float32.
+_LARGE_MEAN_OF_KERAS = 1e3
+_LARGE_MEAN = 1e5
+
+
+class Measure(NamedTuple):
+    """One number of each channel, healthy between two bounds.
+
+    Attributes:
+        kind: The kind of finding that a number out of bounds is.
+        values: One number for each channel.
+        low: The lower bound.
+        high: The upper bound.
+    """
+
+    kind: str
+    values: Any
+    low: float
+    high: float
+
+    @property
+    def outside(self):
+        """Says of each channel whether its number is out of bounds."""
+        return ~((self.values >= self.low) & (self.values <= self.high))
+
+
+def of_weights(layer):
+    """Returns the measures by name, and the findings, of a layer's weights alone."""
+    weights = {
+        name: np.asarray(ops.convert_to_numpy(value), "float64")
+        for name in ("gamma", "beta", "scale", "moving_mean", "moving_variance")
+        if isinstance(value := getattr(layer, name, None), keras.Variable)
+    }
+    bad = np.zeros(1, bool)
+    for value in weights.values():
+        bad = bad | ~np.isfinite(value)
+    if bad.any():
+        remedy = (
+            "The value is NaN or infinite: lower the learning rate or clip gradients, then retrain."
+        )
+        return {}, finding(layer, "gamma", bad, np.where(bad, np.nan, 0), remedy)
+    gamma = weights.get("gamma", weights.get("scale"))
+    if gamma is None:
+        return {}, []
+    factor = Measure(
+        "gamma", np.abs(gamma + getattr(layer, "gamma_offset", 0.0)).ravel(), _TINY_GAMMA, np.inf
+    )
+    remedy = (
+        "|gamma| is near 0, so the channel is dead: prune it, or exclude gamma from weight decay "
+        "(`keras_norm.exclude_norms_and_biases`)."
+    )
+    return {"gamma": factor}, finding(layer, "gamma", factor.outside, -factor.values, remedy)
+
+
+def of_batches(layer, batches, broken):
+    """Returns the measures by name, and the findings, of a batch normalization layer's inputs.
+
+    Args:
+        layer: The layer.
+        batches: List of `BatchMoments`.
+        broken: The path of a weight of the model that is not finite; None if there is none.
+    """
+    seen = BatchMoments(*map(np.array, zip(*batches, strict=True)))
+    overflow = ~np.isfinite(seen.mean).all(0) | ~np.isfinite(seen.variance).all(0)
+    if overflow.any():
+        kind, remedy = _overflow(layer, broken)
+        return {}, finding(layer, kind, overflow, np.where(overflow, np.inf, 0), remedy)
+    data = _union(seen)
+    deviation = np.sqrt(data.variance + layer.epsilon)
+    measures = _statistics(layer, data, deviation) | {
+        "variance": Measure("constant", data.variance / layer.epsilon, 1.0, np.inf),
+        "mean": _mean(layer, data, deviation),
+    }
+    takes_batch = layer.trainable and not getattr(layer, "renorm", False)
+    if takes_batch and len(batches) >= _SCATTER_BATCHES:
+        measures["scatter"] = Measure("batch", _scatter(seen, data) / deviation, 0.0, _SCATTER)
+    return measures, [*_findings(layer, measures, data), *_dtypes(layer, data.variance)]
+
+
+def _overflow(layer, broken):
+    """Returns kind and remedy of a layer that NaN or infinity reaches."""
+    if broken is not None:
+        return "gamma", (
+            f"NaN or infinity reaches the layer, as the weight '{broken}' is not finite: lower the "
+            "learning rate or clip gradients, then retrain."
+        )
+    return "float16", (
+        f"Inputs of the layer overflow in {layer.compute_dtype}: normalize or scale them "
+        "earlier, or take float32 or bfloat16 for the layers before."
+    )
+
+
+def _union(seen):
+    """Returns the moments of all batches together."""
+    count = seen.count.sum(0)
+    mean = (seen.count * seen.mean).sum(0) / count
+    spread = seen.variance + (seen.mean - mean) ** 2
+    return BatchMoments(count, mean, (seen.count * spread).sum(0) / count)
+
+
+def _scatter(seen, data):
+    """Returns the standard deviation of the means of batches of the usual size.
+
+    Smaller ones, as the last one, scatter more: each counts by its size.
+    """
+    squares = (seen.count * (seen.mean - data.mean) ** 2).sum(0) / (len(seen.count) - 1)
+    return np.sqrt(squares / np.median(seen.count, 0))
+
+
+def _statistics(layer, data, deviation):
+    mean, variance = (
+        np.asarray(ops.convert_to_numpy(v), "float64")
+        for v in (layer.moving_mean, layer.moving_variance)
+    )
+    if not np.isfinite([mean, variance]).all():
+        return {}
+    noise = 3 / np.sqrt(data.count.min())
+    ratio = np.maximum(variance + layer.epsilon, 1e-38) / deviation**2
+    shift_bound = _SHIFT + noise
+    ratio_bound = _VARIANCE_RATIO * np.exp(noise)
+    return {
+        "moving_mean": Measure(
+            "statistics", (mean - data.mean) / deviation, -shift_bound, shift_bound
+        ),
+        "moving_variance": Measure("statistics", ratio, 1 / ratio_bound, ratio_bound),
+    }
+
+
+def _mean(layer, data, deviation):
+    is_ours = isinstance(layer, layers.BatchNormalization)
+    return Measure(
+        "mean", np.abs(data.mean) / deviation, 0.0, _LARGE_MEAN if is_ours else _LARGE_MEAN_OF_KERAS
+    )
+
+
+def _findings(layer, measures, data):
+    """Returns what is out of bounds."""
+    found = []
+    if "moving_mean" in measures:
+        shift, ratio = measures["moving_mean"], measures["moving_variance"]
+        distance = np.maximum(
+            np.abs(shift.values) / _SHIFT, np.abs(np.log(ratio.values)) / np.log(_VARIANCE_RATIO)
+        )
+        found += finding(
+            layer,
+            "statistics",
+            shift.outside | ratio.outside,
+            distance,
+            "Moving statistics are this many times the tolerance from the data's: call "
+            "`keras_norm.update_population_statistics(model, x)`, after "
+            "`keras_norm.from_keras(model)` for Keras's layers.",
+        )
+    scatter = measures.get("scatter")
+    if scatter is not None and np.median(scatter.values) > _SCATTER:
+        found += finding(
+            layer,
+            "batch",
+            scatter.outside,
+            scatter.values,
+            "Means of batches scatter by this many deviations: shuffle, take larger batches, "
+            "`synchronized=True` or `renorm=True`, or replace the layer with "
+            "`keras_norm.GroupNormalization`.",
+        )
+    found += finding(
+        layer,
+        "constant",
+        measures["variance"].outside,
+        -data.variance,
+        "The variance is below epsilon, which then decides the output: scale or remove the "
+        "channel, or lower epsilon.",
+    )
+    is_ours = isinstance(layer, layers.BatchNormalization)
+    found += finding(
+        layer,
+        "mean",
+        measures["mean"].outside,
+        measures["mean"].values,
+        "The mean is this many deviations from zero, where float32 loses digits: subtract a "
+        "constant from the inputs first"
+        + ("." if is_ours else ", or convert the model with `keras_norm.from_keras`."),
+    )
+    return found
+
+
+def _dtypes(layer, variance):
+    if keras.backend.standardize_dtype(layer.moving_variance.dtype) != "float16":
+        return []
+    range_ = np.finfo("float16")
+    is_lost = (variance > range_.max) | (
+        (variance > 0) & (variance < range_.smallest_subnormal) & (variance > layer.epsilon)
+    )
+    keep = "keep the variance in float32: `dtype='mixed_float16'`, or `keras_norm.from_keras`."
+    vanishes = np.full(variance.shape, float(np.float16(layer.epsilon)) == 0)
+    return [
+        *finding(layer, "epsilon", vanishes, vanishes * layer.epsilon,
+                 f"epsilon is 0 in float16, and a small variance divides by 0: {keep}"),
+        *finding(layer, "float16", is_lost, variance,
+                 f"float16 cannot hold the variance: {keep}"),
+    ]  # fmt: skip

@@ -1,0 +1,101 @@
+"""The report of a diagnosis: findings as a table, and a picture of all layers."""
+
+import html
+import re
+import textwrap
+from typing import Any, NamedTuple
+
+_WIDTH = 100
+
+
+class Examined(NamedTuple):
+    """A normalization layer that was looked at.
+
+    Attributes:
+        layer: The layer.
+        measures: `Measure` by name.
+        findings: List of `Finding`.
+    """
+
+    layer: Any
+    measures: dict
+    findings: list
+
+
+class Report:
+    """The findings of a diagnosis, shown as a table.
+
+    Attributes:
+        findings: List of `Finding`, empty for a healthy model.
+    """
+
+    _HEADER = ("layer", "kind", "channels", "value")
+
+    def __init__(self, examined):
+        self.findings = [finding for one in examined for finding in one.findings]
+        self._examined = examined
+
+    def __str__(self):
+        if not self.findings:
+            return f"No findings in {self._counted}."
+        rows = [self._HEADER, *map(_cells, self.findings)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join([*table, "", *(_wrapped(kind, text) for kind, text in self.remedies)])
+
+    def _repr_html_(self):
+        if not self.findings:
+            return f"<p>No findings in {self._counted}.</p>"
+        rows = [_row("th", (*self._HEADER, "remedy"))]
+        rows += [_row("td", (*_cells(finding), finding.remedy)) for finding in self.findings]
+        return f"<table>{''.join(rows)}</table>"
+
+    def plot(self, path):
+        """Draws all normalization layers of the model, in one picture.
+
+        Each row is a layer, each point a channel. Points in the green area are healthy.
+
+        Args:
+            path: Name of the file; its ending says the format, such as ".png". Needs Matplotlib.
+        """
+        # Here, as Matplotlib is not needed for anything else.
+        from keras_norm.diagnosis import picture
+
+        picture.draw(self._examined, self.remedies, path)
+
+    def without(self, keys):
+        """Returns a report of the findings whose keys are not in a set."""
+        return Report([
+            one._replace(findings=[f for f in one.findings if f.key not in keys])
+            for one in self._examined
+        ])  # fmt: skip
+
+    @property
+    def remedies(self):
+        """Pairs of a kind and a remedy, each pair once."""
+        return list(dict.fromkeys((finding.kind, finding.remedy) for finding in self.findings))
+
+    @property
+    def _counted(self):
+        count = len(self._examined)
+        return f"{count} normalization layer{'s' if count > 1 else ''}"
+
+
+def _cells(finding):
+    return (finding.name, finding.kind, str(len(finding.channels)), f"{finding.value:.3g}")
+
+
+def _wrapped(kind, text):
+    return textwrap.fill(
+        f"{kind}: {text}", _WIDTH, subsequent_indent="    ", break_on_hyphens=False
+    )
+
+
+def _row(tag, texts):
+    cells = (f'<{tag} style="text-align: left">{_marked_up(text)}</{tag}>' for text in texts)
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _marked_up(text):
+    """Returns text as HTML, with code in backticks as such."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))

@@ -1,0 +1,189 @@
+"""A pass over data that sees each call of a model's layers."""
+
+import functools
+import inspect
+import threading
+import warnings
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_norm import engines, population
+from keras_norm._contents import contents, layers_of
+from keras_norm.diagnosis.causality import Causality
+from keras_norm.diagnosis.masks import Padding, Trail
+from keras_norm.diagnosis.sets import BATCH, NORMALIZATIONS, channel_axis
+from keras_norm.ops import Moments, merge_replicas
+
+
+class BatchMoments(NamedTuple):
+    """What one use of a layer saw: count, mean and variance of each channel."""
+
+    count: Any
+    mean: Any
+    variance: Any
+
+
+class Watch:
+    """A pass over data, and what it saw.
+
+    The calls of all layers are seen without compilation: values, masks and shapes are at hand.
+
+    Attributes:
+        layers: The normalization layers of the model.
+        batches: Lists of `BatchMoments` by the ids of batch normalization layers.
+        padding: `Padding` by the ids of layers.
+        causality: `Causality`.
+    """
+
+    def __init__(self, model):
+        self.layers = []
+        self.batches = {}
+        self.padding = {}
+        self._model = model
+        self._number = 0
+        # `tf.distribute` runs replicas in threads of their own, which take turns.
+        self._local = threading.local()
+
+    def run(self, x, batch_size, steps, verbose):
+        """Goes through the data once."""
+        if self._model.built:
+            self._find_layers()
+        population.Loop(self._look).run(x, batch_size, steps, verbose)
+        if not self._number:
+            raise ValueError("A diagnosis needs at least one batch of data, and found none.")
+        unseen = [f"'{layer.name}'" for layer in self.layers if id(layer) not in self._called]
+        if unseen:
+            warnings.warn(
+                f"No data reached these layers, of which only the weights are diagnosed: "
+                f"{', '.join(unseen)}. If the model calls them in a `tf.function` or `jax.jit` of "
+                "its own, the pass cannot see them there: leave the compilation to Keras.",
+                stacklevel=3,
+            )
+
+    def _find_layers(self):
+        found = [layer for layer in layers_of(self._model) if isinstance(layer, NORMALIZATIONS)]
+        if not found:
+            raise ValueError(
+                "A diagnosis needs a model with at least one normalization layer of keras_norm or "
+                f"Keras. Received: model '{self._model.name}'"
+            )
+        # What is not built now is in no path that inference takes.
+        self.layers = [layer for layer in found if layer.built]
+        self.batches = {id(layer): [] for layer in self.layers if isinstance(layer, BATCH)}
+        self.padding = {id(layer): Padding() for layer in self.layers}
+        self._called = set()
+        self._operations = [x for x in contents(self._model) if isinstance(x, keras.Operation)]
+        self.causality = Causality(self._operations)
+
+    def _look(self, x):
+        self._number += 1
+        infer = engines.on_replicas(self._infer, self._model)
+        if not self.layers:
+            infer(x)
+            self._find_layers()
+        for operation in self._operations:
+            operation.__dict__["call"] = self._watching(operation)
+        try:
+            infer(x)
+        finally:
+            for operation in self._operations:
+                del operation.__dict__["call"]
+
+    def _infer(self, x):
+        check_finite(x, self._number)
+        self._local.trail = Trail()
+        self._local.trace = engines.trace()
+        with keras.StatelessScope():
+            population.infer(self._model, x)
+
+    def _watching(self, operation):
+        """Returns a `call` that takes note of inputs and outputs."""
+        call = operation.call
+        signature = inspect.signature(call)
+        takes_mask = "mask" in signature.parameters
+
+        @functools.wraps(call)
+        def watching(*args, **kwargs):
+            is_batch = id(operation) in self.batches
+            if engines.nesting(self._local.trace) != "none":
+                if is_batch:
+                    raise population.not_visible(operation)
+                return call(*args, **kwargs)
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            arguments = given.arguments
+            trail = self._local.trail
+            named = {name: value for name, value in arguments.items() if "mask" not in name}
+            inputs = [x for x in keras.tree.flatten(named) if ops.is_tensor(x)]
+            origins = [trail.origin(x) for x in inputs]
+            if inputs and len(inputs[0].shape) > 1:
+                self.causality.see(operation, inputs[0], arguments)
+            if id(operation) in self.padding:
+                self._called.add(id(operation))
+                mask = arguments.get("mask")
+                self.padding[id(operation)].see(operation, takes_mask, inputs[0], mask, origins[0])
+                if is_batch:
+                    self._see_batch(operation, inputs[0], mask)
+                    # As in training, where the layer is trained.
+                    arguments["training"] = bool(operation.trainable)
+            outputs = call(*given.args, **given.kwargs)
+            trail.called(operation, takes_mask, origins, outputs)
+            return outputs
+
+        return watching
+
+    def _see_batch(self, layer, inputs, mask):
+        found = _moments(layer, inputs, mask)
+        total = engines.total() if getattr(layer, "synchronized", False) else None
+        if total is not None:
+            found = _global(found, total)
+        if found.count[0]:
+            self.batches[id(layer)].append(found)
+
+
+def check_finite(x, number):
+    """Checks a batch of data.
+
+    Raises:
+        ValueError: If it holds NaN or infinity.
+    """
+    if not all(map(is_finite, keras.tree.flatten(x))):
+        raise ValueError(f"Batch {number} of the data holds NaN or infinity.")
+
+
+def is_finite(array):
+    """Says whether an array holds neither NaN nor infinity; texts and objects hold none."""
+    values = np.asarray(ops.convert_to_numpy(array))
+    return values.dtype.kind in "OSU" or bool(np.isfinite(values.astype("float64")).all())
+
+
+def _moments(layer, inputs, mask):
+    """Returns the `BatchMoments` of a layer's inputs."""
+    x = np.asarray(ops.convert_to_numpy(inputs), "float64")
+    x = np.moveaxis(x, channel_axis(layer, x.ndim), -1)
+    if mask is None:
+        x = x.reshape(-1, x.shape[-1])
+    else:
+        held = np.asarray(ops.convert_to_numpy(mask)) > 0
+        held = held.reshape(held.shape + (1,) * (x.ndim - 1 - held.ndim))
+        x = x[np.broadcast_to(held, x.shape[:-1])]
+    count = np.full(x.shape[-1], float(len(x)))
+    if not len(x):
+        return BatchMoments(count, 0 * count, 0 * count)
+    with np.errstate(invalid="ignore"):  # infinity is a finding
+        return BatchMoments(count, x.mean(0), x.var(0))
+
+
+def _global(local, total):
+    """Returns the moments of the batches of all replicas."""
+    shift = local.mean.astype("float32")
+    fields = (local.count[:1], shift, local.mean - shift, local.variance)
+    tensors = [ops.convert_to_tensor(field.astype("float32")) for field in fields]
+    found = merge_replicas(Moments(*tensors), total)
+    count, shift, residual, variance = (
+        np.asarray(ops.convert_to_numpy(field), "float64") for field in found
+    )
+    return BatchMoments(count + 0 * shift, shift + residual, variance)

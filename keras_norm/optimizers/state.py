@@ -1,0 +1,97 @@
+"""What an optimizer holds for its variables, and how it goes over to another set of variables."""
+
+import keras
+
+
+def by_variable(optimizer):
+    """Returns the lists that an optimizer holds over its variables, by attribute."""
+    known = (optimizer._trainable_variables, optimizer._variables)
+    return {
+        name: held
+        for name, held in vars(optimizer).items()
+        if isinstance(held, (list, tuple))
+        and len(held) == len(optimizer._trainable_variables)
+        and not any(held is other for other in known)
+    }
+
+
+def of_variable(optimizer, index):
+    """Returns what an optimizer holds for the variable at a position, by attribute."""
+    found = {name: held[index] for name, held in by_variable(optimizer).items()}
+    return {name: item for name, item in found.items() if isinstance(item, keras.Variable)}
+
+
+def common(optimizer):
+    """Returns what an optimizer holds once for all variables (Nadam's momentum product)."""
+    return {
+        name: held for name, held in vars(optimizer).items() if isinstance(held, keras.Variable)
+    }
+
+
+def check_known(optimizer, variables):
+    """Checks that an optimizer was built for some variables.
+
+    Raises:
+        ValueError: If it was not; the message says what to do.
+    """
+    for variable in variables:
+        if optimizer._var_key(variable) not in optimizer._trainable_variables_indices:
+            raise ValueError(
+                f"Optimizer '{optimizer.name}' was not built for the variable "
+                f"'{getattr(variable, 'path', variable.name)}'. {CHANGED}"
+            )
+
+
+CHANGED = (
+    "If `trainable` of a layer changed, call `optimizer.build(model.trainable_variables)` and "
+    "compile the model again. For another model, make a new optimizer."
+)
+
+
+def rebuild(optimizer, variables):
+    """Builds a built optimizer for another set of variables.
+
+    Variables that stay keep their state, and the step count goes on. Variables that are new start
+    as they do under a new optimizer.
+
+    Raises:
+        ValueError: If the optimizer holds state that belongs neither to one variable nor to all.
+    """
+    before = {
+        key: of_variable(optimizer, index)
+        for key, index in optimizer._trainable_variables_indices.items()
+    }
+    common_before = common(optimizer)
+    for variable in _made_by_build(optimizer, before.values(), common_before):
+        optimizer._untrack_variable(variable)
+    optimizer._trainable_variables_indices.clear()
+    optimizer.built = False
+    optimizer.build(variables)
+    for index, variable in enumerate(variables):
+        held = of_variable(optimizer, index)
+        kept = before.get(optimizer._var_key(variable))
+        if kept is not None:
+            for name, item in held.items():
+                item.assign(kept[name])
+        elif optimizer.use_ema:
+            # Keras starts averages at the first step of an optimizer only.
+            held["_model_variables_moving_average"].assign(variable)
+    for name, item in common(optimizer).items():
+        if item is not common_before.get(name, item):
+            item.assign(common_before[name])
+
+
+def _made_by_build(optimizer, held, common):
+    """Returns the variables that building an optimizer made."""
+    of_one = {id(item) for items in held for item in items.values()}
+    known = of_one | {id(variable) for variable in common.values()}
+    everything = optimizer.variables
+    first = next((i for i, v in enumerate(everything) if id(v) in of_one), len(everything))
+    other = [variable.name for variable in everything[first:] if id(variable) not in known]
+    if other:
+        raise ValueError(
+            f"The state of {type(optimizer).__name__} cannot be kept when the variables change: "
+            f"{', '.join(map(repr, other[:5]))} belongs neither to one variable nor to all. "
+            "Make a new optimizer."
+        )
+    return everything[first:]

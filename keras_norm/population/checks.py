@@ -1,0 +1,46 @@
+"""Checks of the arguments of a pass over data."""
+
+import keras
+
+from keras_norm import _validation
+
+
+def check_model(model):
+    """Checks that an argument is a Keras model."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"Argument `model` must be a Keras model. Received: {_validation.shown(model)}"
+        )
+
+
+def check(x, batch_size, steps, passes):
+    """Checks arguments of `update_population_statistics`."""
+    if x is None:
+        raise ValueError("Argument `x` must be data, as `fit` takes it. Received: x=None")
+    if steps is None and _is_endless(x):
+        raise ValueError(
+            "The data has no end: give `steps`, the number of batches in a pass. "
+            f"Received: steps=None and a {type(x).__name__}"
+        )
+    for name, value in (("batch_size", batch_size), ("steps", steps), ("passes", passes)):
+        is_left_open = value is None and name != "passes"
+        if not is_left_open:
+            check_positive(name, value)
+
+
+def check_positive(name, value):
+    """Checks that an argument is a positive integer."""
+    if not (_validation.is_integer(value) and value >= 1):
+        raise ValueError(
+            f"Argument `{name}` must be a positive integer. Received: {name}={value!r}"
+        )
+
+
+def _is_endless(x):
+    """Says whether data is known to have no end; a generator does not tell."""
+    if isinstance(x, keras.utils.PyDataset):
+        return x.num_batches is None
+    cardinality = getattr(x, "cardinality", None)  # of a tf.data.Dataset, -1 for no end
+    return (
+        cardinality is not None and (cardinality() if callable(cardinality) else cardinality) == -1
+    )

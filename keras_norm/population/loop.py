@@ -1,0 +1,67 @@
+"""The loop over data."""
+
+import inspect
+import warnings
+
+import keras
+
+# Batches of a generator without `steps` after which a warning says that it may have no end.
+_MANY_BATCHES = 10_000
+
+
+class Loop(keras.Model):
+    """Keras's loop over data, progress bar included, with another step in it.
+
+    It has no layers and no variables: on JAX, `evaluate` takes a model's values out of its
+    variables while it runs, and a failure would leave them there.
+
+    Args:
+        step: A function of a batch of inputs.
+    """
+
+    def __init__(self, step):
+        super().__init__(name="population_statistics")
+        self._step = step
+        self._batches_until_warning = 0
+        self.built = True  # or Keras would take a batch to build it with
+        self.compile()
+
+    def run(self, x, batch_size, steps, verbose):
+        """Goes through the data once."""
+        may_be_endless = steps is None and inspect.isgenerator(x)
+        self._batches_until_warning = _MANY_BATCHES if may_be_endless else 0
+        self.evaluate(x, batch_size=batch_size, steps=steps, verbose=verbose)
+
+    def _count(self):
+        self._batches_until_warning -= 1
+        if self._batches_until_warning == 0:
+            warnings.warn(
+                f"The generator has given {_MANY_BATCHES} batches and goes on: if it has no end, "
+                "give `steps`, the number of batches in a pass.",
+                stacklevel=2,
+            )
+
+    @property
+    def metrics(self):
+        """No metrics."""
+        return []
+
+    def make_test_function(self, force=False):
+        """Makes the step that `evaluate` repeats."""
+
+        def step(*arguments):
+            self._count()
+            # This model's state, on JAX only; and an iterator, or on PyTorch a list of one batch.
+            *state, data = arguments
+            batch = data[0] if isinstance(data, list) else next(data)
+            self._step(keras.utils.unpack_x_y_sample_weight(batch)[0])
+            return ({}, *state) if state else {}
+
+        self.test_function = step
+
+
+def infer(model, x):
+    """Calls a model in inference; a `call` without `training` knows no other mode."""
+    if "training" in inspect.signature(model.call).parameters:
+        return model(x, training=False)
+    return model(x)
