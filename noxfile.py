@@ -134,6 +134,20 @@ def triton(session):
 
 
 @nox.session(default=False)
+def xla(session):
+    """Compiles the programs of JAX for a card and counts what they move: no card."""
+    install(session, *BACKENDS["jax"])
+    # The compiler for cards, in the version of the tested JAX.
+    code = "import jax; print(jax.__version__)"
+    version = session.run("python", "-c", code, silent=True).strip()
+    session.install("--no-deps", f"jax-cuda12-pjrt=={version}")
+    session.run(
+        *("python", "-m", "benchmarks.xla", "--output", "benchmarks/results"),
+        env=environment(session, "jax"),
+    )
+
+
+@nox.session(default=False)
 @nox.parametrize("backend", [*BACKENDS, "triton"])
 def mutants(session, backend):
     """Makes small mistakes in the package, and fails if the tests notice less than 95% of them."""

@@ -37,16 +37,17 @@ def layer_step(layer, x, gradient, step, mode, mask=None):
     """Returns a function that runs a step of a layer."""
     state = [v.value for v in layer.non_trainable_variables]
     parameters = [v.value for v in layer.trainable_variables]
-    options = _call_options(layer, step == "training", mask)
+    options = call_options(layer, step == "training", mask)
 
     def forward(parameters, x, state):
         return layer.stateless_call(parameters, state, x, **options)
 
-    run = _step(forward, step != "inference")
+    run = step_of(forward, step != "inference")
     return lambda: run(parameters, x, gradient, state)
 
 
-def _call_options(layer, training, mask):
+def call_options(layer, training, mask):
+    """Returns the options of a call of a layer."""
     options = {"training": training} if isinstance(layer, rows.BATCH_LAYERS) else {}
     return options if mask is None else options | {"mask": mask}
 
@@ -67,7 +68,7 @@ def native_step(name, options, x, gradient, training, mode):
         y = module(x)
         return y, nnx.state(module, nnx.BatchStat)
 
-    step = _step(forward, training)
+    step = step_of(forward, training)
     return lambda: step(parameters, x, gradient, state)
 
 
@@ -77,7 +78,9 @@ def copy(x, mode):
     return lambda: negative(x)
 
 
-def _step(forward, with_gradients):
+def step_of(forward, with_gradients):
+    """Returns a step of a function of parameters, input and state."""
+
     @jax.jit
     def train(parameters, x, gradient, state):
         y, vjp, state = jax.vjp(lambda p, x: forward(p, x, state), parameters, x, has_aux=True)
@@ -138,7 +141,7 @@ def memory(make, policy, x, mask):
     layer.build(x.shape)
     state = [v.value for v in layer.non_trainable_variables]
     parameters = [v.value for v in layer.trainable_variables]
-    options = _call_options(layer, True, mask)
+    options = call_options(layer, True, mask)
 
     def forward(parameters, x):
         return layer.stateless_call(parameters, state, x, **options)

@@ -1,7 +1,9 @@
 """The executor for JAX.
 
-The derivative is written by hand, in forward mode and such that its transpose, which JAX derives,
-reads the gradient for two sums and once more for the result.
+Two functions have a derivative that is written by hand: the moments of sets, and what scales and
+shifts channels by them; JAX derives what lies between. Where gamma and beta span all axes of a set,
+both are one function. The derivatives are in forward mode and such that their transposes, which JAX
+derives, read the gradient for two sums and once more for the result.
 
 On the CPU, XLA fuses into a sum only what nothing else reads, down to an array that it broadcasts;
 what two read it writes to memory first. So the moments are sums of the input and of its squares,
@@ -9,67 +11,42 @@ unless a mean is far from zero; and what a sum for the gradient reads is made fr
 own, the negatives or halves of what others read. A branch is handed arrays from memory: an input of
 16 bits as it is, and not made float32 first.
 
-On an accelerator a branch costs more than a pass: there the program has none
-(`jax.lax.platform_dependent`), and always shifts the data.
+On an accelerator the program has no branch (`jax.lax.platform_dependent`), and always shifts the
+data: benchmarks/xla.py counts its passes over memory.
 """
 
 import functools
-import itertools
-import math
 
 import jax
 import jax.numpy as jnp
 from jax.lax import optimization_barrier, platform_dependent
 
 from keras_norm import ops
-from keras_norm.kernels.plan import AFTER, BEFORE, plan, stages
-from keras_norm.kernels.view import LARGEST_MEAN, LONGEST_STAGE, Masked, View
+from keras_norm.kernels.plan import AFTER, BEFORE, plan
+from keras_norm.kernels.view import LARGEST_MEAN, Sets, View, short
 from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
 
-# Elements along an axis that a sum runs over in one go with an error below 1e-6; longer axes are
-# viewed as several. benchmarks/accuracy.py measures it on rows of long axes.
-LONGEST_AXIS = 16384
+# Elements that a sum runs over in one go with an error below 1e-6; longer axes are viewed as
+# several. benchmarks/accuracy.py measures it on rows of long axes.
+LONGEST_SUM = 16384
 
 
 # One view for a plan, as what is compiled is found by it.
 @functools.lru_cache(maxsize=4096)
 def _view(plan):
-    """Returns the `View` of a plan; None where an axis is too long and has no divisors."""
-    before, after = (
-        [
-            (size,) if size <= LONGEST_AXIS else stages(size, LONGEST_STAGE)
-            for size in plan.sizes_of(part)
-        ]
-        for part in (BEFORE, AFTER)
-    )
-    if None in before + after:
-        return None
-    return View(plan, *(itertools.chain(*sizes) for sizes in (before, after)))
-
-
-def _mean(view, x, masked):
-    """Returns the means of the sets: over the last axis of positions first, then the others.
-
-    Padding is to be 0 in `x`.
-    """
-    for stage in (view.positions[-1:], view.positions[:-1]):
-        if stage:
-            x = jnp.sum(x, stage, keepdims=True)
-            if masked.total is None:
-                x = x / math.prod(view.shape[a] for a in stage)
-    return view.across(x if masked.total is None else x / masked.total)
+    """Returns the `View` of a plan: sums run over the last axis of positions first."""
+    sizes = [[short(size, LONGEST_SUM) for size in plan.sizes_of(part)] for part in (BEFORE, AFTER)]
+    return View(plan, sizes, LONGEST_SUM, most=LONGEST_SUM, first=-1)
 
 
 def normalize(problem, x, gamma, beta, weights, combine):
     """Solves a problem of `keras_norm.ops.normalize`."""
     # Sizes are unknown while a model is exported for sizes that are open.
-    if not all(problem.shape):
+    found = plan(problem) if all(problem.shape) else None
+    if found is None:
         return None
-    found = plan(problem)
-    view = None if found is None else _view(found)
-    if view is None:
-        return None
+    view = _view(found)
     if combine is not None and not (view.is_by_channel and found.form.group_size == 1):
         return None
     dtype = at_least_float32(x.dtype)
@@ -77,93 +54,180 @@ def normalize(problem, x, gamma, beta, weights, combine):
         view.of(x),
         view.parameter(gamma, 1, dtype),
         view.parameter(beta, 0, dtype),
-        None if weights is None else jnp.asarray(weights),
+        None if weights is None else view.weights(weights, x),
     )
+    y, *moments = _compiled(view, problem.epsilon, problem.centered, combine, *arguments)
+    if not problem.moments:
+        return view.back(y, x), None
     if combine is None:
-        y, *moments = _compiled(view, problem.epsilon, problem.centered, *arguments)
-        if not problem.moments:
-            return view.back(y), None
-        moments = [view.moment(jax.lax.stop_gradient(v)) for v in moments]
-        return view.back(y), ops.Moments(_count(view, arguments[3], dtype), *moments)
-    local = _local_moments(view, problem.centered, arguments[0], arguments[3], dtype)
-    count = _count(view, arguments[3], dtype)
-    combined = combine(ops.Moments(count, *map(view.moment, local)))
-    y = _standardized(view, problem.epsilon, *arguments, combined)
-    return view.back(y), ops.Moments(*map(jax.lax.stop_gradient, combined))
-
-
-def _count(view, weights, dtype):
-    if weights is None:
-        return jnp.asarray(view.plan.form.count, dtype)
-    return view.count(Masked(view, weights, dtype).count)
+        count, *moments = moments
+        count = jnp.asarray(count, dtype) if weights is None else view.count(count, x)
+        moments = (count, *(view.moment(v, x) for v in moments))
+    return view.back(y, x), ops.Moments(*map(jax.lax.stop_gradient, moments))
 
 
 # Compiled once for a problem also where nothing else is: a branch is compiled wherever it is met.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
-def _compiled(view, epsilon, centered, x, gamma, beta, weights):
-    return _normalize(view, epsilon, centered, x, gamma, beta, weights)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
+def _compiled(view, epsilon, centered, combine, x, gamma, beta, weights):
+    """Returns the output and the moments: `combine`'s, or those in the view."""
+    sets = Sets(view, x, weights, gamma.dtype)
+    if not view.is_by_channel:
+        y, *moments = _rows(view, epsilon, centered, x, gamma, beta, weights)
+        return y, sets.count, *moments
+    shift, residual, variance = _moments(view, centered, x, weights, gamma.dtype)
+    count, moments = sets.count, (sets.count, shift, residual, variance)
+    if combine is not None:
+        count = jnp.asarray(count, gamma.dtype) if weights is None else view.count(count, x)
+        moments = combine(ops.Moments(count, *(view.moment(v, x) for v in moments[1:])))
+        shift, residual, variance = map(view.of_moment, moments[1:])
+        count = moments.count.reshape(())
+
+    # Its steps would be kept for a backward pass.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def affine(gamma, beta, residual, variance):
+        # Not `rsqrt`: its derivative holds the third power of the result, which may overflow.
+        scale = gamma * jnp.where(count > 0, 1 / jnp.sqrt(variance + epsilon), 0)
+        # The residual is subtracted after the scaling: (x - shift) - residual, reassociated, is
+        # x - (shift + residual).
+        return scale, beta - residual * scale
+
+    y = _scaled(view, x, weights, shift, *affine(gamma, beta, residual, variance))
+    return y, *moments
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _normalize(view, epsilon, centered, x, gamma, beta, weights):
-    """Returns output, shift, residual and variance."""
-    dtype = gamma.dtype
-    masked = Masked(view, weights, dtype)
-    shift, residual, variance = _moments(view, centered, x, masked, dtype)
-    inverse = masked.selected(jax.lax.rsqrt(variance + epsilon))
-    x_held = masked.held(x.astype(dtype))
-    y = (x_held - shift) * inverse - residual * inverse if centered else x_held * inverse
-    return (y * gamma + beta).astype(x.dtype), shift, residual, variance
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 4))
+def _moments(view, centered, x, weights, dtype):
+    """Returns shift, residual and variance of the sets."""
+    sets = Sets(view, x, weights, dtype)
+    mean, variance = map(sets.selected, sets.near(x.astype(dtype), centered))
+    if not centered and sets.share is None:
+        return mean, mean, variance
+
+    def near():
+        return jnp.zeros_like(mean), mean, variance
+
+    def far():
+        if not centered:
+            return mean, *sets.mean_and_variance(sets.counted(x.astype(dtype)), centered)
+        # One rounded number for all uses, however a compiler arranges them.
+        shift = mean if weights is None else sets.mean(sets.counted(x.astype(dtype)))
+        shift = optimization_barrier(shift)
+        return shift, *sets.mean_and_variance(sets.counted(x.astype(dtype) - shift), centered)
+
+    is_near = jnp.square(mean) <= LARGEST_MEAN**2 * variance
+    is_near = jnp.all(is_near & jnp.isfinite(variance))
+    return platform_dependent(cpu=lambda: jax.lax.cond(is_near, near, far), default=far)
 
 
-@_normalize.defjvp
-def _normalize_jvp(view, epsilon, centered, primals, tangents):
-    """The derivative along (dx, dgamma, dbeta).
+@_moments.defjvp
+def _moments_jvp(view, centered, dtype, primals, tangents):
+    """The derivative along dx.
 
-    With w the share of an element in its set, so that mean = sum(w x) and variance =
-    sum(w (x - mean)^2), and r = (variance + epsilon)^(-1/2):
+    With w the share of an element in its set, mean = sum(w x), and variance =
+    sum(w (x - mean)^2), or sum(w x^2) without centring, where mean is 0:
 
-        dmean = sum(w dx)                          =: first
-        dvariance = 2 sum(w (x - mean) dx)
-        dr = -1/2 r^3 dvariance = -r^2 second,     second := r sum(w (x - mean) dx)
-        y = gamma r (x - mean) + beta
-        dy = gamma r (dx - first) - gamma r^2 (x - mean) second + r (x - mean) dgamma + dbeta
+        dmean = sum(w dx)                       =: first, 0 without centring
+        dvariance = 2 sum(w (x - mean) dx)      =: 2 product
 
-    The mean is shift + residual, and shift is a constant. Without centring, first and mean are 0.
+    The mean is shift + residual, and shift is a constant.
     """
-    x, gamma, _, weights = primals
-    y, shift, residual, variance = _normalize(view, epsilon, centered, *primals)
+    shift, residual, variance = _moments(view, centered, *primals, dtype)
 
     # Only its arguments are kept for a backward pass, not what it makes of them.
     @functools.partial(jax.checkpoint, prevent_cse=False)
+    def tangent(x, weights, shift, residual, dx):
+        first, product = _sums(Sets(view, x, weights, dtype), centered, x, shift, residual, dx)
+        return first, 2 * product
+
+    first, dvariance = tangent(*primals, shift, residual, tangents[0])
+    return (shift, residual, variance), (jnp.zeros_like(shift), first, dvariance)
+
+
+def _sums(sets, centered, x, shift, residual, dx):
+    """Returns first and product as above."""
+    x, dx = sets.counted(x.astype(shift.dtype)), sets.counted(dx.astype(shift.dtype))
+    if not centered:
+        return jnp.zeros_like(residual), sets.mean(x * dx)
+    first = sets.mean(dx)
+    return first, sets.mean((x - shift) * dx) - residual * first
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _scaled(view, x, weights, shift, scale, offset):
+    """Returns `(x - shift) * scale + offset`."""
+    held = x.astype(scale.dtype)
+    held = held if weights is None else Sets(view, x, weights, scale.dtype).held(held)
+    return ((held - shift) * scale + offset).astype(x.dtype)
+
+
+@_scaled.defjvp
+def _scaled_jvp(view, primals, tangents):
+    """The derivative: dy = scale (dx - dshift) + (x - shift) dscale + doffset."""
+    dtype = primals[0].dtype
+
+    # As above.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def tangent(x, weights, shift, scale, dx, dshift, dscale, doffset):
+        held, dx = x.astype(scale.dtype), dx.astype(scale.dtype)
+        if weights is not None:
+            sets = Sets(view, x, weights, scale.dtype)
+            held, dx = sets.held(held), sets.held(dx, like=held)
+        dy = scale * dx + ((held + -shift) * dscale + (doffset - scale * dshift))
+        return dy.astype(dtype)
+
+    dx, _, *steps = tangents
+    return _scaled(view, *primals), tangent(*primals[:4], dx, *steps)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _rows(view, epsilon, centered, x, gamma, beta, weights):
+    """Returns output, shift, residual and variance where gamma and beta span the sets."""
+    sets = Sets(view, x, weights, gamma.dtype)
+    shift, residual, variance = _moments(view, centered, x, weights, gamma.dtype)
+    inverse = sets.selected(jax.lax.rsqrt(variance + epsilon))
+    held = sets.held(x.astype(gamma.dtype))
+    y = (held - shift) * inverse - residual * inverse if centered else held * inverse
+    return (y * gamma + beta).astype(x.dtype), shift, residual, variance
+
+
+@_rows.defjvp
+def _rows_jvp(view, epsilon, centered, primals, tangents):
+    """The derivative along (dx, dgamma, dbeta).
+
+    With first and product as above, and r = (variance + epsilon)^(-1/2):
+
+        y = gamma r (x - mean) + beta
+        dr = -1/2 r^3 dvariance = -r^3 product
+        dy = gamma r (dx - first) + gamma dr (x - mean) + r (x - mean) dgamma + dbeta
+           = gamma r (dx - first) - gamma slope (x - mean) + r (x - mean) dgamma + dbeta,
+             slope := r^3 product
+
+    Without centring, first and mean are 0, and x has one factor, which is a matrix product:
+
+        dy = gamma r dx + x (-slope gamma + r dgamma) + dbeta
+    """
+    x, gamma, _, weights = primals
+    y, shift, residual, variance = _rows(view, epsilon, centered, *primals)
+
+    # As above.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
     def tangent(x, gamma, weights, shift, residual, variance, dx, dgamma, dbeta):
-        masked = Masked(view, weights, gamma.dtype)
+        sets = Sets(view, x, weights, gamma.dtype)
+        first, product = _sums(sets, centered, x, shift, residual, dx)
         x, dx = x.astype(gamma.dtype), dx.astype(gamma.dtype)
-        x, dx = masked.held(x), masked.held(dx, like=x)
-        inverse = masked.selected(jax.lax.rsqrt(variance + epsilon))
-        scale = gamma * inverse
-        if not centered:
-            product = _mean(view, masked.counted(x * dx), masked)
-            # Factor by factor: the third power of the inverse may overflow.
-            third = -product * inverse * inverse * inverse
-            slope = _times(third, gamma) + _times(inverse, dgamma)
-            dy = scale * dx + x * slope + dbeta
-            return dy.astype(y.dtype), jnp.zeros_like(residual), 2 * product
-        first = _mean(view, masked.counted(dx), masked)
-        # sum(w (x - mean) dx), as mean = shift + residual
-        product = _mean(view, masked.counted((x - shift) * dx), masked) - residual * first
-        second = product * inverse
+        x, dx = sets.held(x), sets.held(dx, like=x)
+        inverse = sets.selected(jax.lax.rsqrt(variance + epsilon))
         # Transposed, what is multiplied by dgamma, slope or offset here becomes what sums read.
-        if view.is_by_channel:
-            slope = (dgamma - scale * second) * inverse
-            dy = (x + -shift) * slope + (dbeta - scale * first - residual * slope)
+        # Factor by factor: the third power of the inverse may overflow.
+        slope = product * inverse * inverse * inverse
+        if not centered:
+            dy = x * (_times(-slope, gamma) + _times(inverse, dgamma)) + dbeta
         else:
-            slope = second * inverse * inverse
             offset = residual * slope - first * inverse
             dy = ((x + -shift) * -gamma) * slope + (0.5 * gamma) * (2 * offset)
             dy += ((0.5 * x - 0.5 * shift) * (2 * inverse)) * dgamma
             dy += (residual * -inverse) * dgamma + dbeta
-        return (scale * dx + dy).astype(y.dtype), first, 2 * product
+        return (gamma * inverse * dx + dy).astype(y.dtype), first, 2 * product
 
     *steps, _ = tangents
     dy, dresidual, dvariance = tangent(x, gamma, weights, shift, residual, variance, *steps)
@@ -177,50 +241,9 @@ def _times(rows, columns):
     Those of more rows would add up too many numbers in one go.
     """
     is_outer = rows.ndim == columns.ndim == 2 and rows.shape[1] == columns.shape[0] == 1
-    if is_outer and rows.shape[0] <= LONGEST_AXIS:
+    if is_outer and rows.shape[0] <= LONGEST_SUM:
         return jnp.matmul(rows, columns, precision=jax.lax.Precision.HIGHEST)
     return rows * columns
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 4))
-def _local_moments(view, centered, x, weights, dtype):
-    """Returns shift, residual and variance, with derivatives: dmean and dvariance as above."""
-    return _moments(view, centered, x, Masked(view, weights, dtype), dtype)
-
-
-@_local_moments.defjvp
-def _local_moments_jvp(view, centered, dtype, primals, tangents):
-    shift, residual, variance = _local_moments(view, centered, *primals, dtype)
-
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def tangent(x, weights, shift, residual, dx):
-        masked = Masked(view, weights, dtype)
-        x, dx = x.astype(dtype), dx.astype(dtype)
-        x, dx = masked.held(x), masked.held(dx, like=x)
-        first = _mean(view, masked.counted(dx), masked) if centered else jnp.zeros_like(residual)
-        product = _mean(view, masked.counted((x - shift) * dx), masked) - residual * first
-        return first, 2 * product
-
-    first, dvariance = tangent(*primals, shift, residual, tangents[0])
-    return (shift, residual, variance), (jnp.zeros_like(shift), first, dvariance)
-
-
-def _standardized(view, epsilon, x, gamma, beta, weights, moments):
-    """Returns the output for moments of sets that are channels."""
-    _, shift, residual, variance = moments
-    shift, residual, variance = map(view.of_moment, (shift, residual, variance))
-    count = moments.count.reshape(())
-    # Not `rsqrt`: its derivative holds the third power of the result, which may overflow.
-    inverse = jnp.where(count > 0, 1 / jnp.sqrt(variance + epsilon), 0)
-    scale = gamma * inverse
-
-    # Without it, what a mask makes of the input would be kept for a backward pass.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def output(x, weights, shift, scale, offset):
-        return _scaled(Masked(view, weights, scale.dtype).held(x), shift, scale, offset)
-
-    # The residual is subtracted after the scaling: (x - shift) - residual, reassociated, loses it.
-    return output(x, weights, shift, scale, beta - residual * scale)
 
 
 def standardize(problem, x, moments, gamma, beta):
@@ -237,57 +260,7 @@ def standardize(problem, x, moments, gamma, beta):
 
 @functools.partial(jax.jit, inline=True)
 def _compiled_scaled(x, shift, scale, offset):
-    return _scaled(x, shift, scale, offset)
-
-
-@jax.custom_jvp
-def _scaled(x, shift, scale, offset):
-    """Returns `(x - shift) * scale + offset`."""
-    return ((x.astype(scale.dtype) - shift) * scale + offset).astype(x.dtype)
-
-
-@_scaled.defjvp
-def _scaled_jvp(primals, tangents):
-    """The derivative: dy = scale (dx - dshift) + (x - shift) dscale + doffset."""
-    dtype = primals[0].dtype
-
-    # Only its arguments are kept for a backward pass, not the difference.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def tangent(x, shift, scale, dx, dshift, dscale, doffset):
-        x, dx = x.astype(scale.dtype), dx.astype(scale.dtype)
-        dy = scale * dx + ((x + -shift) * dscale + (doffset - scale * dshift))
-        return dy.astype(dtype)
-
-    return _scaled(*primals), tangent(*primals[:3], *tangents)
-
-
-def _moments(view, centered, x, masked, dtype):
-    """Returns shift, residual and variance."""
-
-    def mean_and_variance(shift):
-        values = masked.counted(x.astype(dtype) if shift is None else x.astype(dtype) - shift)
-        square = _mean(view, jnp.square(values), masked)
-        if not centered:
-            return jnp.zeros_like(square), square
-        mean = _mean(view, values, masked)
-        return mean, jnp.maximum(square - jnp.square(mean), 0)
-
-    mean, variance = mean_and_variance(None)
-    if not centered:
-        return mean, mean, variance
-
-    def near():
-        return jnp.zeros_like(mean), mean, variance
-
-    def far():
-        # One rounded number for all uses, however a compiler arranges them.
-        shift = optimization_barrier(mean)
-        return shift, *mean_and_variance(shift)
-
-    # Elsewhere a branch costs more than a pass.
-    is_near = jnp.square(mean) <= LARGEST_MEAN**2 * variance
-    is_near = jnp.all(is_near & jnp.isfinite(variance))
-    return platform_dependent(cpu=lambda: jax.lax.cond(is_near, near, far), default=far)
+    return _scaled(None, x, None, shift, scale, offset)
 
 
 registry.register(

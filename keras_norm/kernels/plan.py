@@ -153,18 +153,6 @@ def plan(problem, order=None):
     )
 
 
-def stages(size, longest):
-    """Returns sizes of at most `longest` whose product is `size`, or None if there are none.
-
-    A sum over them in turn adds up few numbers at a time, so that its rounding error stays small.
-    """
-    if size <= longest:
-        return (size,)
-    length = next((n for n in range(longest, 1, -1) if size % n == 0), 1)
-    rest = stages(size // length, longest) if length > 1 else None
-    return None if rest is None else (*rest, length)
-
-
 def _parts(problem, order):
     """Returns the part that each axis, in the given order, belongs to; None if out of order."""
     spans = {axes for axes in (problem.gamma_axes, problem.beta_axes) if axes is not None}

@@ -1,6 +1,8 @@
-"""How XLA's executors see an array: few axes, and which of them sums run over."""
+"""How XLA's executors see the arrays of a plan, and the means that they compute there."""
 
+import itertools
 import math
+from typing import Any
 
 from keras import ops
 
@@ -9,33 +11,71 @@ from keras_norm.kernels.plan import AFTER, BEFORE, GROUPS, SAMPLES
 # Means of up to so many deviations are exact without a shift: their squares cost one bit.
 # benchmarks/accuracy.py measures it.
 LARGEST_MEAN = 1.0
-# Elements of each axis that a long axis is viewed as. benchmarks/accuracy.py measures long rows.
+# Elements of each axis that a long axis is viewed as, and of each row of an axis without divisors
+# or of unknown size; a divisor below the shortest would leave too many rows. benchmarks/accuracy.py
+# measures long rows.
 LONGEST_STAGE = 512
+SHORTEST_STAGE = 32
+
+
+def short(size, longest):
+    """Returns the sizes that an axis is viewed as: (size,), also where it has no good divisors."""
+    if size is None or size <= longest:
+        return (size,)
+    divisors = (n for n in range(LONGEST_STAGE, SHORTEST_STAGE - 1, -1) if size % n == 0)
+    stage = next(divisors, None)
+    return (size,) if stage is None else (*short(size // stage, longest), stage)
+
+
+def total(x, axes, longest, levels=2):
+    """Returns the sum over some axes, which stay with size 1.
+
+    Where a single axis is longer than `longest`, or perhaps so, rows of it are summed first, on so
+    many levels.
+    """
+    size = x.shape[axes[0]]
+    if len(axes) > 1 or levels == 0 or (size is not None and size <= longest):
+        return ops.sum(x, axes, keepdims=True)
+    (axis,) = axes
+    sizes = list(ops.shape(x))
+    rows = sizes[axis] // LONGEST_STAGE
+    before = (slice(None),) * axis
+    bulk, rest = slice(rows * LONGEST_STAGE), slice(rows * LONGEST_STAGE, None)
+    sizes[axis : axis + 1] = rows, LONGEST_STAGE
+    sums = ops.sum(ops.reshape(x[(*before, bulk)], sizes), axis + 1)
+    # Doubling and halving is exact, and keeps XLA from joining the two sums.
+    sums = total(sums * 0.5, axes, longest, levels - 1) * 2
+    return sums + ops.sum(x[(*before, rest)], axis, keepdims=True)
 
 
 class View:
     """The arrays of a plan with few axes.
 
-    With positions, the axes are (samples, positions before, channels, positions after); sums run
+    With positions, the axes are (samples, positions before, channels, positions after); means run
     over the positions, and over the channels of a group afterwards. Without positions, they are
-    (samples, groups, members), and sums run over the members. Axes of size 1 are left out, and
+    (samples, groups, members), and means run over the members. Axes of size 1 are left out, and
     those of positions stay as they are: XLA may take ten times as long for sums in another view.
 
     Args:
         plan: `Plan`.
-        before, after: Sizes of the axes of positions, whose products are those of the plan.
+        sizes: Two lists, before and after the channels: for each axis of positions, the sizes that
+            it is viewed as.
+        longest: Elements of an axis that one sum may run over.
+        most: Elements of several axes that one sum may run over.
+        first: The axis of the view's positions that a sum of its own goes over first, or None.
 
     Attributes:
-        shape: Sizes of the input in the view; -1 for one that is unknown.
+        shape: Sizes of the input in the view; None for one that is unknown.
         parts: The part of the plan that each axis belongs to.
-        positions: The axes that sums run over.
+        positions: The axes that means run over.
         is_by_channel: Whether there are positions.
+        stages: The axes that sums run over in turn.
     """
 
-    def __init__(self, plan, before, after):
-        self.plan = plan
+    def __init__(self, plan, sizes, longest, most, first=None):
+        self.plan, self.longest = plan, longest
+        before, after = (tuple(itertools.chain(*part)) for part in sizes)
         samples, _, groups, group_size, _ = plan.form
-        before, after = tuple(before), tuple(after)
         self.is_by_channel = bool(before or after)
         channels = (groups * group_size,) if self.is_by_channel else (groups, group_size)
         axes = [(SAMPLES, samples)] if samples != 1 else []
@@ -43,18 +83,32 @@ class View:
         axes += [(GROUPS, n) for i, n in enumerate(channels) if n != 1 or i == len(channels) - 1]
         axes += [(AFTER, size) for size in after]
         self.parts = tuple(part for part, _ in axes)
-        self.shape = tuple(-1 if size is None else size for _, size in axes)
+        self.shape = tuple(size for _, size in axes)
         positions = tuple(a for a, part in enumerate(self.parts) if part in (BEFORE, AFTER))
         self.positions = positions or (len(axes) - 1,)
         self.rank = len(axes)
+        self.stages = self._stages(most, None if first is None else self.positions[first])
+
+    def _stages(self, most, first):
+        """Returns the axes to sum over in turn: neighbours together, as far as they are few."""
+        stages = [] if first is None else [[first]]
+        count = None
+        for axis in reversed([axis for axis in self.positions if axis != first]):
+            size = self.shape[axis]
+            if count is None or size is None or count * size > most:
+                stages.append([])
+                count = 1
+            stages[-1].append(axis)
+            count = None if size is None else count * size
+        return tuple(tuple(sorted(stage)) for stage in stages)
 
     def of(self, x):
         """Returns the input in the view."""
-        return ops.reshape(self._ordered(x), self.shape)
+        return ops.reshape(self._ordered(x), self._filled(self.shape, x, self._axes()))
 
-    def back(self, y):
-        """Returns an array in the view in the shape of the input."""
-        return self._as_given(ops.reshape(y, _open(self.plan.sizes)))
+    def back(self, y, x):
+        """Returns an array in the view in the shape of the input `x`."""
+        return self._as_given(ops.reshape(y, self._filled(self.plan.sizes, x)))
 
     def parameter(self, values, default, dtype):
         """Returns gamma or beta in the view; None stands for a default."""
@@ -62,39 +116,51 @@ class View:
             return ops.full(self._sizes(GROUPS), default, dtype)
         return ops.reshape(values, self._sizes(GROUPS))
 
-    def weights(self, weights):
-        """Returns a mask in the view, 1 where it is broadcast."""
+    def weights(self, weights, x):
+        """Returns a mask of the input `x` in the view, 1 where it is broadcast."""
         expanded, form = self.plan.mask
         weights = self._ordered(ops.convert_to_tensor(weights))
-        given = weights.shape
-        # One size may be unknown; the mask has it then, too.
+        whole = [ops.shape(x)[axis] for axis in self.plan.order]
         weights = ops.broadcast_to(
-            weights,
-            [
-                n if n is not None else ops.shape(weights)[a] if m is None else m
-                for a, (n, m) in enumerate(zip(expanded, given, strict=True))
-            ],
+            weights, [1 if n == 1 else m for n, m in zip(expanded, whole, strict=True)]
         )
-        return ops.reshape(
-            weights, self._sizes(*(part for part in (SAMPLES, BEFORE, AFTER) if form[part] != 1))
-        )
+        parts = [part for part in (SAMPLES, BEFORE, AFTER) if form[part] != 1]
+        return ops.reshape(weights, self._filled(self._sizes(*parts), x, self._axes()))
 
-    def moment(self, values):
+    def moment(self, values, x):
         """Returns moments by sample and channel as moments of sets, of the rank of the input."""
         if self.is_by_channel:
             _, _, groups, group_size, _ = self.plan.form
             values = ops.reshape(values, (-1, groups, group_size))[:, :, 0]
-        return self._as_given(ops.reshape(values, _open(self.plan.moments)))
+        return self._as_given(ops.reshape(values, self._filled(self.plan.moments, x)))
 
     def of_moment(self, values):
         """Returns moments of sets that are channels in the view."""
-        return ops.reshape(self._ordered(values), self._sizes(SAMPLES, GROUPS))
+        return ops.reshape(self._ordered(values), self._sizes(GROUPS))
 
-    def count(self, values):
+    def count(self, values, x):
         """Returns counts by sample, or one for all samples, of the rank of the input."""
         is_one = self.plan.mask.form.samples == 1
-        sizes = [1] * len(self.plan.counts) if is_one else _open(self.plan.counts)
+        sizes = [1] * len(self.plan.counts) if is_one else self._filled(self.plan.counts, x)
         return self._as_given(ops.reshape(values, sizes))
+
+    def mean(self, x):
+        """Returns means over the positions; 0 over none. Divisions keep XLA from joining sums."""
+        for axes in self.stages:
+            x = total(x, axes, self.longest) / self.size(x, axes)
+        return x
+
+    def size(self, x, axes=None, dtype=None):
+        """Returns how many elements lie along axes of an array in the view, at least 1.
+
+        A size that is unknown is a tensor of the dtype, or that of `x`.
+        """
+        axes = self.positions if axes is None else axes
+        sizes = [x.shape[axis] for axis in axes]
+        if None not in sizes:
+            return max(1, math.prod(sizes))
+        shape = ops.shape(x)
+        return ops.cast(ops.maximum(math.prod(shape[axis] for axis in axes), 1), dtype or x.dtype)
 
     def across(self, values):
         """Returns means by channel as means over all channels of a group."""
@@ -107,14 +173,31 @@ class View:
         means = ops.broadcast_to(means, ops.shape(by_group))
         return ops.reshape(means, ops.shape(values))
 
-    def repeats(self, weights):
-        """Returns how many positions share an entry of a mask in the view."""
-        return math.prod(self.shape[a] for a in self.positions if weights.shape[a] == 1)
-
     def _sizes(self, *parts):
         """Returns the view's sizes along the axes of some parts, and 1 along the others."""
         pairs = zip(self.shape, self.parts, strict=True)
         return [size if part in parts else 1 for size, part in pairs]
+
+    def _axes(self):
+        """Returns the axes of the plan that each axis of the view with an unknown size has."""
+        axes = [[a for a, own in enumerate(self.plan.parts) if own == SAMPLES]]
+        axes += [[a] for a, n in enumerate(self.plan.sizes) if n is None]
+        positions = iter([a for a in axes[1:] if self.plan.parts[a[0]] != SAMPLES])
+        return [
+            (axes[0] if part == SAMPLES else next(positions)) if size is None else None
+            for size, part in zip(self.shape, self.parts, strict=True)
+        ]
+
+    def _filled(self, sizes, x, axes=None):
+        """Returns sizes to reshape to: if one is unknown, -1 for it; if several, those of `x`."""
+        if sum(size is None for size in sizes) <= 1:
+            return [-1 if size is None else size for size in sizes]
+        axes = [[axis] for axis in range(len(sizes))] if axes is None else axes
+        known = ops.shape(x)
+        return [
+            math.prod(known[self.plan.order[a]] for a in own) if size is None else size
+            for size, own in zip(sizes, axes, strict=True)
+        ]
 
     def _ordered(self, x):
         return x if self.plan.is_ordered else ops.transpose(x, self.plan.order)
@@ -123,46 +206,84 @@ class View:
         return x if self.plan.is_ordered else ops.transpose(x, self.plan.inverse)
 
 
-class Masked:
-    """What a mask makes of the arrays of a view; without one, they stay as they are.
+class Sets:
+    """The sets of an input in a view: means over them, with padding left out.
+
+    Args:
+        view: `View`.
+        x: The input in the view, for its sizes.
+        weights: The mask in the view, or None.
+        dtype: Name of the dtype of the moments.
 
     Attributes:
-        count: Elements of each set that count, by sample; None if all do.
-        total: Elements of each channel of a set that count, by sample, at least 1. None if all
+        count: Elements of each set that count: a number, or by sample.
+        share: By sample, the share of a channel's positions that count, more than 0. None if all
             do, and where the elements of a set count or do not count together: a selection at the
             end will do.
     """
 
-    def __init__(self, view, weights, dtype):
-        self.count = self.total = self._counts = None
+    def __init__(self, view, x, weights, dtype):
+        self.view, self.share = view, None
+        self._weights: Any = None
+        positions = view.size(x, dtype=dtype)
+        members = view.plan.form.group_size if view.is_by_channel else 1
+        self.count = positions * members
         if weights is None:
             return
-        w = ops.cast(view.weights(weights), dtype)
-        self._counts = w > 0
+        self._weights = w = ops.cast(weights, dtype)
         if view.plan.mask.is_by_set:
-            self.count = w * view.plan.form.count
+            self.count = w * self.count
         else:
-            total = ops.sum(w, view.positions, keepdims=True) * view.repeats(w)
-            self.count = total * view.plan.form.group_size
-            self.total = ops.maximum(total, 1)
+            # Sums of ones are exact.
+            counted = ops.sum(w, view.positions, keepdims=True) * (
+                positions / view.size(w, dtype=dtype)
+            )
+            self.count = counted * members
+            self.share = ops.maximum(counted, 1) / positions
+
+    def mean(self, x):
+        """Returns the means of the sets; padding is to be 0 in `x`."""
+        means = self.view.mean(x)
+        return self.view.across(means if self.share is None else means / self.share)
+
+    def mean_of_squares(self, x):
+        """Returns the means of the squares; padding is to be 0 in `x`."""
+        return self.mean(ops.square(x))
+
+    def mean_and_variance(self, x, centered):
+        """Returns mean and variance by sums of the elements and their squares."""
+        return self._variance(x, self.mean_of_squares(x), centered)
+
+    def near(self, x, centered):
+        """Returns the same for elements near zero, with padding among them.
+
+        They are finite if all of `x` is; numbers of empty sets are to be selected. Each sum has
+        weights of its own, as XLA writes to memory what two sums read.
+        """
+        if self.share is None:
+            return self.mean_and_variance(x, centered)
+        square = self.mean_of_squares(x * -self._weights)
+        return self._variance(x * self._weights, square, centered)
+
+    def _variance(self, x, square, centered):
+        if not centered:
+            return ops.zeros_like(square), square
+        mean = self.mean(x)
+        return mean, ops.maximum(square - ops.square(mean), 0)
 
     def counted(self, x):
-        """Returns `x` with 0 for padding, for sums."""
-        return x if self._counts is None else ops.where(self._counts, x, ops.zeros_like(x))
+        """Returns `x` with 0 for padding, for means."""
+        return x if self._weights is None else ops.where(self._weights > 0, x, 0)
 
     def held(self, x, like=None):
-        """Returns `x` with 0 for padding that is not finite (in `like`, if that is given)."""
-        if self.total is None:
+        """Returns `x` with 0 for padding that is not finite (in `like`, if that is given).
+
+        What counts and is not finite leaves its mark in the moments.
+        """
+        if self.share is None:
             return self.counted(x)
-        kept = ops.logical_or(self._counts, ops.isfinite(x if like is None else like))
-        return ops.where(kept, x, ops.zeros_like(x))
+        return ops.where(ops.isfinite(x) if like is None else ops.abs(like) < math.inf, x, 0)
 
-    def selected(self, inverse):
-        """Returns 1 / deviation, 0 for empty sets."""
-        if self.count is None:
-            return inverse
-        return ops.where(self.count > 0, inverse, ops.zeros_like(inverse))
-
-
-def _open(sizes):
-    return [-1 if size is None else size for size in sizes]
+    def selected(self, values):
+        """Returns numbers of sets, 0 for empty sets."""
+        return values if self._weights is None else ops.where(self.count > 0, values, 0)

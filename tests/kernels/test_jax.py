@@ -48,6 +48,22 @@ def test_transforms(transform, mean):
     np.testing.assert_allclose(transform(loss)(x), transform(plain_loss)(x), rtol=1e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("axes", [(0, 1), (1, 2), (2,)])
+@pytest.mark.parametrize("mean", [0.0, 10.0])
+def test_third_derivatives_are_the_plain_ones(axes, mean):
+    def third(normalize):
+        def norm(gradient):
+            return lambda x: (gradient(x) ** 2).sum()
+
+        first = jax.grad(lambda x: (normalize(x, axes, 1e-2)[0] ** 3).sum())
+        return jax.jit(jax.grad(norm(jax.grad(norm(first)))))(X + mean)
+
+    expected = third(plain.normalize)
+    np.testing.assert_allclose(
+        third(ops.normalize), expected, rtol=0, atol=1e-4 * np.abs(expected).max()
+    )
+
+
 def test_a_problem_is_compiled_once():
     events = []
     jax.monitoring.register_event_duration_secs_listener(
@@ -71,13 +87,14 @@ def test_a_problem_is_compiled_once():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_only_the_input_and_the_moments_are_kept(dtype):
-    x = jax.random.normal(jax.random.key(0), (8, 100, 512), dtype)
+    x = jax.random.normal(jax.random.key(0), (8, 200, 512), dtype)
     for axes in ((0, 1), (1, 2), (2,)):
         gamma, beta = jnp.ones((1, 1, 512)), jnp.zeros((1, 1, 512))
         _, vjp = jax.vjp(
             lambda *a, axes=axes: ops.normalize(a[0], axes, 1e-2, *a[1:])[0], x, gamma, beta
         )
-        assert sum(leaf.nbytes for leaf in jax.tree.leaves(vjp)) <= 1.1 * x.nbytes
+        kept = {id(leaf): leaf.nbytes for leaf in jax.tree.leaves(vjp)}
+        assert sum(kept.values()) <= 1.1 * x.nbytes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -128,8 +145,6 @@ def test_long_axes_keep_the_promised_accuracy(rows, mean):
 
 
 def test_what_cannot_be_planned_is_declined():
-    # A length that is prime, and too long for one sum.
-    assert test_kernels.answer(jnp.ones((1_000_003, 2)), (0,)) is None
     # No order of axes that is a form: a position between channels of one set.
     x, gamma = jnp.ones((2, 3, 4, 5)), jnp.ones((1, 3, 1, 5))
     assert test_kernels.answer(x, (1, 2), gamma) is None

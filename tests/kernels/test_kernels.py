@@ -13,7 +13,6 @@ import pytest
 
 import keras_norm
 from keras_norm import kernels, ops
-from keras_norm.kernels.plan import stages
 from keras_norm.ops import registry
 from tests import plain
 from tests.kernels.derivatives import all_orders, third_order
@@ -136,6 +135,24 @@ def test_kernel_keeps_the_promised_accuracy(shape, axes, spanned, mean):
     assert_promised_accuracy(shape, axes, spanned, mean)
 
 
+@pytest.mark.parametrize(("shape", "axes", "spanned"), [
+    # Lengths that are prime, or have no divisor to sum by.
+    ((100_003, 3), (0,), (1,)),
+    ((2, 20_011, 2), (1, 2), (2,)),
+    ((2, 3, 20_011), (2,), (1,)),
+    ((2, 40_022, 4), (0, 1), (2,)),
+    # Many sets, which the gradients of gamma and beta are sums over.
+    ((100_003, 4), (1,), (1,)),
+    ((50_021, 3, 4), (1, 2), (2,)),
+    ((1, 300_007), (1,), (1,)),
+])  # fmt: skip
+@pytest.mark.parametrize("compiled", [mode for mode in COMPILED if mode is not None] or [None])
+def test_no_length_is_declined(shape, axes, spanned, compiled):
+    x, gamma, beta, _ = map(keras.ops.convert_to_tensor, problem(shape, spanned))
+    assert answer(x, axes, gamma, beta) is not None
+    assert_promised_accuracy(shape, axes, spanned, -1e5, compiled=compiled)
+
+
 @pytest.mark.parametrize("mean", [0.0, 0.9, 2.9, 100.0])
 @pytest.mark.parametrize(("shape", "axes", "spanned"), [
     ((16, 700, 64), (0, 1), (2,)),
@@ -201,12 +218,14 @@ def test_gamma_and_beta_may_span_different_axes():
     assert_close(call(ops.normalize), call(plain.normalize))
 
 
-def test_stages_are_short():
-    for size in (7, 512, 1026, 100_000, 3 * 2**14):
-        sizes = stages(size, 512)
+def test_long_axes_are_viewed_as_short_ones():
+    from keras_norm.kernels.view import short
+
+    for size in (7, 512, 100_000, 3 * 2**14):
+        sizes = short(size, 512)
         assert math.prod(sizes) == size
         assert max(sizes) <= 512
-    assert stages(8209, 512) is None  # a prime
+    assert short(8209, 512) == (8209,)  # a prime
 
 
 @pytest.mark.parametrize(("shape", "axes", "spanned"), [CASES[3], CASES[8], CASES[15]])

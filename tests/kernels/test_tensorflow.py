@@ -13,11 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norm import ops
-from keras_norm.kernels.tensorflow import multiplied
-from keras_norm.kernels.tensorflow.functions import Target, _target
+from keras_norm.kernels.tensorflow import Target, _target
 from tests import plain
 from tests.kernels import test_kernels
-from tests.kernels.derivatives import all_orders
 
 X = tf.constant(np.random.default_rng(0).standard_normal((5, 3, 4)), tf.float32)
 
@@ -35,7 +33,7 @@ def plain_loss(x):
 @pytest.mark.parametrize("jit_compile", [None, False, True])
 @pytest.mark.parametrize("x", [X, tf.where(tf.range(4) == 1, 0.0, X)])
 @pytest.mark.parametrize("is_inner", [True, False])
-def test_forward_mode(x, jit_compile, is_inner, least):
+def test_forward_mode(x, jit_compile, is_inner):
     def compiled(f):
         return f if jit_compile is None else tf.function(f, jit_compile=jit_compile)
 
@@ -53,7 +51,7 @@ def test_forward_mode(x, jit_compile, is_inner, least):
 
 
 @pytest.mark.parametrize("sizes", [[None, None, 4], [None, 3, 4]])
-def test_unknown_sizes(sizes, least):
+def test_unknown_sizes(sizes):
     signature = [tf.TensorSpec(sizes)]
     found, expected = (tf.function(f, signature) for f in (loss, plain_loss))
     np.testing.assert_allclose(found(X), expected(X), rtol=1e-5)
@@ -90,12 +88,33 @@ def test_compiled_kernels_keep_the_promised_accuracy(shape, compiled):
     test_kernels.assert_promised_accuracy(shape, (0, 1, 2), (3,), 0.9, compiled=compiled)
 
 
-def test_a_batch_of_unknown_size_is_not_declined():
-    @tf.function(input_signature=[tf.TensorSpec([None, 3, 4])])
-    def declined(x):
-        return tf.constant(test_kernels.answer(x, (0, 1)) is None)
+@pytest.mark.parametrize("sizes", [[None, 3, 4], [None, None, 4], [None, None, None, 4], [None, 4]])
+@pytest.mark.parametrize("masked", [False, True])
+def test_unknown_sizes_are_not_declined(sizes, masked):
+    shape = (*(5, 3, 2)[: len(sizes) - 1], 4)
+    x = tf.constant(np.random.default_rng(0).standard_normal(shape), tf.float32)
+    gamma = tf.ones([*([1] * (len(sizes) - 1)), 4])
+    weights = tf.cast(tf.random.stateless_uniform([*x.shape[:-1], 1], [0, 0]) < 0.7, "float32")
 
-    assert not declined(X)
+    @tf.function(input_signature=[tf.TensorSpec(sizes), tf.TensorSpec([*sizes[:-1], 1])])
+    def call(x, weights):
+        found = []
+        for axes in (tuple(range(len(sizes) - 1)), tuple(range(1, len(sizes)))):
+            given = weights if masked and axes[0] == 0 else None
+            answer = test_kernels.answer(x, axes, gamma, weights=given)
+            assert answer is not None
+            found += [answer[0], *answer[1][1:]]
+        return found
+
+    expected = []
+    for axes in (tuple(range(len(sizes) - 1)), tuple(range(1, len(sizes)))):
+        y, moments = plain.normalize(x, axes, 1e-2, None, None, weights if masked and axes[0] == 0
+                                     else None)  # fmt: skip
+        expected += [y, moments.mean, moments.variance]
+    found = call(x, weights)
+    found = [found[0], found[1] + found[2], found[3], found[4], found[5] + found[6], found[7]]
+    for a, e in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, e, atol=1e-5)
 
 
 @pytest.mark.parametrize("exported", [False, True])
@@ -107,60 +126,6 @@ def test_no_branches_in_what_may_be_exported(exported):
     operations = call.get_concrete_function(X).graph.get_operations()
     assert any("If" in operation.type for operation in operations) != exported
     np.testing.assert_allclose(call(X), plain.normalize(X, (1, 2), 1e-2)[0], rtol=1e-5, atol=1e-6)
-
-
-@pytest.fixture(params=[0, 1 << 20], ids=["fused", "not fused"])
-def least(request, monkeypatch):
-    """What is fused is large; or, for a test, anything is."""
-    monkeypatch.setattr(multiplied, "ENOUGH_ELEMENTS", request.param)
-    return request.param
-
-
-def test_what_is_fused(least):
-    @tf.function
-    def call(x, axes, exported):
-        return ops.normalize(x, axes, 1e-2, exported=exported)[0]
-
-    for axes, exported, expected in (
-        ((0, 1), False, not least),
-        ((0, 1), True, False),
-        ((0, 2), False, not least),
-        ((1,), False, False),
-    ):
-        graph = call.get_concrete_function(X, axes, exported).graph
-        # What a custom gradient holds is in the graph itself.
-        names = [operation.type for operation in graph.get_operations()]
-        assert ("FusedBatchNormV3" in names) == expected
-
-
-@pytest.mark.parametrize("compiled", [None, "graph"])
-@pytest.mark.parametrize(("shape", "axes", "spanned"), [
-    ((9, 4), (0,), (1,)),
-    ((9, 3, 4), (0, 1), (2,)),
-    ((5, 3, 20, 4), (0, 1, 2), (3,)),
-    ((9, 5), (1,), (1,)),
-    ((2, 3, 4, 5), (3,), (3,)),
-])  # fmt: skip
-@pytest.mark.parametrize("mean", [0.0, 3.0])
-def test_fused_operations_are_the_plain_function(shape, axes, spanned, compiled, mean, monkeypatch):
-    monkeypatch.setattr(multiplied, "ENOUGH_ELEMENTS", 0)
-    *arrays, cotangent = test_kernels.problem(shape, spanned, mean)
-    expected, actual = (
-        all_orders(lambda *a, f=f: f(a[0], axes, 1e-2, *a[1:])[0], arrays, cotangent, compiled)
-        for f in (plain.normalize, ops.normalize)
-    )
-    test_kernels.assert_close(actual, expected)
-
-
-@pytest.mark.parametrize("mean", [0.0, 1.0, -1e5])
-@pytest.mark.parametrize(("shape", "axes", "spanned"), [
-    ((3000, 16), (0,), (1,)),
-    ((2, 40, 700, 64), (0, 1, 2), (3,)),
-    ((3000, 64), (1,), (1,)),
-])  # fmt: skip
-def test_fused_operations_keep_the_promised_accuracy(shape, axes, spanned, mean, monkeypatch):
-    monkeypatch.setattr(multiplied, "ENOUGH_ELEMENTS", 0)
-    test_kernels.assert_promised_accuracy(shape, axes, spanned, mean)
 
 
 def test_recomputed_gradients():
@@ -196,6 +161,32 @@ def test_code_for_xla_is_known(jit_compile):
 @pytest.mark.parametrize("compiled", ["graph", "xla"])
 def test_long_axes_keep_the_promised_accuracy(rows, mean, compiled):
     test_kernels.assert_promised_accuracy((rows, 3), (0,), (1,), mean, compiled=compiled)
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (1, 2), (2,)])
+@pytest.mark.parametrize(("mean", "jit_compile"), [(0.0, None), (10.0, None), (10.0, False)])
+def test_third_derivatives_are_the_plain_ones(axes, mean, jit_compile):
+    def third(normalize):
+        def compute(x):
+            with tf.GradientTape() as a:
+                a.watch(x)
+                with tf.GradientTape() as b:
+                    b.watch(x)
+                    with tf.GradientTape() as c:
+                        c.watch(x)
+                        y = tf.reduce_sum(normalize(x, axes, 1e-2)[0] ** 3)
+                    first = tf.reduce_sum(c.gradient(y, x) ** 2)
+                second = tf.reduce_sum(b.gradient(first, x) ** 2)
+            return a.gradient(second, x)
+
+        if jit_compile is not None:
+            compute = tf.function(compute, jit_compile=jit_compile)
+        return compute(X + mean)
+
+    expected = third(plain.normalize)
+    np.testing.assert_allclose(
+        third(ops.normalize), expected, rtol=0, atol=1e-4 * np.abs(expected).max()
+    )
 
 
 def test_without_a_private_symbol_the_plain_function_answers():

@@ -1,0 +1,313 @@
+"""The executor for TensorFlow, with and without XLA.
+
+Two functions have a gradient that is written by hand: the moments of sets, and what scales and
+shifts channels by them; TensorFlow derives what lies between. Where gamma and beta span all axes of
+a set, both are one function.
+
+The moments are sums of the input and of its squares, unless a mean is far from zero: without XLA,
+each operation reads and writes memory once more. Branches pass on arrays there at no cost, and skip
+what there is no need for.
+"""
+
+import enum
+import functools
+
+import tensorflow as tf
+from tensorflow.python.eager.forwardprop_util import pack_tangents
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+from keras_norm import ops
+from keras_norm.kernels.plan import AFTER, BEFORE, SAMPLES, plan
+from keras_norm.kernels.view import LARGEST_MEAN, Sets, View, short, total
+from keras_norm.ops import registry
+from keras_norm.ops.convert import at_least_float32
+
+# XLA sums up to so many in a loop that also makes what it sums; more in windows, from memory.
+WINDOW = 32
+# Elements that one sum may run over with an error below 1e-6: along an axis, longer ones being
+# viewed as several (benchmarks/accuracy.py, rows of long axes), and along several axes.
+LONGEST_SUM = 4096
+MOST_POSITIONS = 2048
+
+# What a call is traced for: XLA, which fuses operations; TensorFlow, which runs one after the
+# other; or perhaps an exporter, which knows the plain ones only, and no branches.
+Target = enum.Enum("Target", ["XLA", "TENSORFLOW", "EXPORT"])
+
+
+@functools.lru_cache(maxsize=4096)
+def _view(plan):
+    """Returns the `View` of a plan: sums run over a part of an axis first."""
+    before, after = plan.sizes_of(BEFORE), plan.sizes_of(AFTER)
+    sizes = [short(size, LONGEST_SUM) for size in before + after]
+    index, part = _part(before + after, is_last=bool(after))
+    first = None
+    if part > 1:
+        sizes[index] = (part, *short((before + after)[index] // part, LONGEST_SUM))
+        first = sum(map(len, sizes[:index]))
+    middle = len(before)
+    return View(plan, (sizes[:middle], sizes[middle:]), LONGEST_SUM, MOST_POSITIONS, first)
+
+
+def _part(sizes, is_last):
+    """Returns which axis to see as two, and the size of the first: it is a sum by itself.
+
+    Args:
+        sizes: Sizes of the axes to sum over, None for one that is unknown.
+        is_last: Whether the last of these is the last axis of the array.
+
+    Returns:
+        The index and the size; 1 for none.
+    """
+    known = [index for index, size in enumerate(sizes) if size is not None]
+    if not known:
+        return None, 1
+    *others, index = known
+    size = sizes[index]
+    part = max(n for n in range(1, WINDOW + 1) if size % n == 0)
+    # What remains is to be a sum in windows, or else both are one loop, which is slow where it
+    # does not read neighbours.
+    remaining = max([size // part, *(sizes[other] for other in others)])
+    return index, part if part < size and (remaining > WINDOW or is_last) else 1
+
+
+def normalize(problem, x, gamma, beta, weights, combine):
+    """Solves a problem of `keras_norm.ops.normalize`."""
+    if not isinstance(x, tf.Tensor) or x.shape.rank is None or _has_tangent(x):
+        return None
+    found = plan(problem)
+    if found is None or None in found.form[2:4] or 0 in problem.shape:
+        return None
+    view = _view(found)
+    if combine is not None and not (view.is_by_channel and found.form.group_size == 1):
+        return None
+    dtype = at_least_float32(x.dtype)
+    gamma, beta = view.parameter(gamma, 1, dtype), view.parameter(beta, 0, dtype)
+    weights = None if weights is None else view.weights(weights, x)
+    task = Task(view, view.of(x), weights, problem, dtype)
+    if view.is_by_channel:
+        y, moments = task.by_channel(x, gamma, beta, combine)
+    else:
+        y, *moments = task.rows(gamma, beta)
+        moments = ops.Moments(task.count(x), *(view.moment(v, x) for v in moments))
+    moments = ops.Moments(*map(tf.stop_gradient, moments)) if problem.moments else None
+    return view.back(y, x), moments
+
+
+def _has_tangent(x):
+    """Returns whether a `ForwardAccumulator` watches x. TensorFlow has no public function for it.
+
+    In a graph it would look past the gradients given here, at the operations that are behind them.
+    """
+    return bool(pack_tangents([x]).indices)
+
+
+def _target(exported):
+    # TensorFlow has no public function that says whether what is traced now is for XLA.
+    if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        return Target.XLA
+    return Target.TENSORFLOW if not exported or tf.executing_eagerly() else Target.EXPORT
+
+
+class SetsInMemory(Sets):
+    """Sets whose squares are not written to memory: a norm adds them up. XLA would write them."""
+
+    def mean_of_squares(self, x):
+        """Returns the means of the squares; padding is to be 0 in `x`."""
+        stage = self.view.stages[0]
+        if len(stage) == 1 and (x.shape[stage[0]] or LONGEST_SUM + 1) > LONGEST_SUM:
+            return super().mean_of_squares(x)
+
+        # The gradient of the norm itself is NaN where all is 0.
+        @tf.custom_gradient
+        def sum_of_squares(x):
+            norm = tf.math.reduce_euclidean_norm(tf.stop_gradient(x), stage, keepdims=True)
+            return tf.square(norm), lambda g: 2.0 * g * x
+
+        # The view divides by the size that it sees, which is 1 along this stage now.
+        return self.mean(sum_of_squares(x) / self.view.size(x, stage))
+
+
+class Task:
+    """One call: the input in a view, and what is computed of its sets."""
+
+    def __init__(self, view, x, weights, problem, dtype):
+        self._view, self._x, self._dtype = view, x, dtype
+        self._epsilon, self._centered = problem.epsilon, problem.centered
+        self._target = _target(problem.exported)
+        self._is_masked = weights is not None
+        self._sets = Sets(view, x, weights, dtype)
+        is_in_memory = self._target is Target.TENSORFLOW
+        self._near = SetsInMemory(view, x, weights, dtype) if is_in_memory else self._sets
+
+    def count(self, x):
+        """Returns how many elements count in each set."""
+        count = tf.cast(self._sets.count, self._dtype)
+        return self._view.count(count, x) if self._is_masked else count
+
+    def by_channel(self, x, gamma, beta, combine):
+        """Returns output and moments where sums run over positions."""
+        view = self._view
+        *moments, finite = self._moments(self._x)
+        count, (shift, residual, variance) = self._sets.count, moments
+        moments = ops.Moments(self.count(x), *(view.moment(v, x) for v in moments))
+        if combine is not None:
+            moments = combine(moments)
+            shift, residual, variance = map(view.of_moment, moments[1:])
+            count = tf.reshape(moments.count, [])
+        if view.parts[0] == SAMPLES:
+            gamma, beta = (_spread(v, tf.shape(variance)) for v in (gamma, beta))
+        # Not `rsqrt`: its derivative holds the third power of the result, which may overflow.
+        inverse = 1.0 / tf.sqrt(variance + self._epsilon)
+        if self._is_masked or combine is not None:
+            inverse = tf.where(count > 0, inverse, tf.zeros_like(inverse))
+        scale = gamma * inverse
+        y = self._scaled(self._x, tf.stop_gradient(shift), scale, beta - residual * scale, finite)
+        return y, moments
+
+    def _moments(self, x):
+        """Returns shift, residual and variance, and 1 if all of the input is finite.
+
+        With n elements of a channel that count, and means over the channels of a set in `across`,
+        mean = shift + residual, and the gradient to residual and variance given:
+
+            to x: 1 / n (to residual + 2 (x - mean) to variance) = slope (x - shift) + offset,
+            where slope = 2 / n to variance and offset = 1 / n to residual - slope residual
+        """
+
+        @tf.custom_gradient
+        def function(kept):
+            shift, residual, variance, finite = self._found(tf.cast(kept, self._dtype))
+
+            def gradient(_, to_residual, to_variance, __):
+                n = self._view.size(kept, dtype=self._dtype) * (
+                    1 if self._sets.share is None else self._sets.share
+                )
+                across = self._view.across
+                slope = across(to_variance) * (2.0 / n)
+                dx = self._difference(self._held(kept, finite), shift) * slope
+                if self._centered:
+                    dx += across(to_residual) / n - slope * residual
+                return tf.cast(self._sets.counted(dx), kept.dtype)
+
+            return (shift, residual, variance, finite), gradient
+
+        return function(x)
+
+    def _found(self, x):
+        """Returns shift, residual, variance, and 1 if all of the input is finite."""
+        sets, centered = self._sets, self._centered
+        raw = self._near.near(x, centered)
+        finite = tf.reduce_all(tf.math.is_finite(raw[1]))
+        mean, variance = map(sets.selected, raw)
+
+        def near():
+            return tf.zeros_like(mean), mean, variance
+
+        def far():
+            if not centered:
+                return mean, *sets.mean_and_variance(sets.counted(x), centered)
+            # Without this selection compilers contract a multiplication in the mean with the
+            # subtractions of it, and not in all places the same way.
+            shift = sets.mean(sets.counted(x)) if self._is_masked else mean
+            shift = tf.where(tf.math.is_finite(shift), shift, tf.zeros_like(shift))
+            shift = tf.stop_gradient(shift)
+            # TensorFlow cannot vectorize the norm in a branch that no sample takes.
+            return shift, *sets.mean_and_variance(sets.counted(x - shift), centered)
+
+        if not centered and not self._is_masked:
+            found = mean, mean, variance
+        elif self._target is Target.EXPORT:
+            found = far()
+        else:
+            is_near = tf.square(mean) <= LARGEST_MEAN**2 * variance
+            found = tf.cond(tf.reduce_all(is_near & tf.math.is_finite(variance)), near, far)
+        return *found, tf.cast(finite, self._dtype)
+
+    def _scaled(self, x, shift, scale, offset, finite):
+        """Returns (x - shift) scale + offset.
+
+        The gradients: to x: g scale; to scale: sum(g (x - shift)); to offset: sum(g).
+        """
+
+        @tf.custom_gradient
+        def function(kept, scale, offset):
+            y = self._difference(self._held(kept, finite), shift) * scale + offset
+
+            def gradient(g):
+                g = tf.cast(g, self._dtype)
+                difference = self._difference(self._held(kept, finite), shift)
+                n = self._view.size(g)
+                dx = self._held(kept, finite, g * scale)
+                sums = self._view.mean(g * difference) * n, self._view.mean(g) * n
+                return tf.cast(dx, kept.dtype), *sums
+
+            return tf.cast(y, kept.dtype), gradient
+
+        return function(x, scale, offset)
+
+    def rows(self, gamma, beta):
+        """Returns output, shift, residual and variance where gamma and beta span the sets.
+
+        With n elements in a set, r = (variance + epsilon)^(-1/2), h = r (x - mean) and u = gamma g,
+        and the mean 0 and sum(u) left out without centring:
+
+            to beta: sum(g);  to gamma: sum(g h);  to x: r (u - sum(u) / n - h sum(u h) / n)
+        """
+
+        def sum_to(v):
+            is_one = self._view.parts[0] != SAMPLES
+            return v if is_one else total(v, (0,), LONGEST_SUM)
+
+        @tf.custom_gradient
+        def function(kept, gamma, beta):
+            shift, residual, variance, finite = self._found(tf.cast(kept, self._dtype))
+            inverse = self._sets.selected(tf.math.rsqrt(variance + self._epsilon))
+
+            def standardized():
+                difference = self._difference(self._held(kept, finite), shift)
+                return difference * inverse - residual * inverse
+
+            def gradient(g, *_):
+                g, h, mean = tf.cast(g, self._dtype), standardized(), self._sets.mean
+                u = g * gamma
+                dx = u - h * mean(u * h) - (mean(u) if self._centered else 0.0)
+                return tf.cast(dx * inverse, kept.dtype), sum_to(g * h), sum_to(g)
+
+            y = standardized() * gamma + beta
+            return (tf.cast(y, kept.dtype), shift, residual, variance), gradient
+
+        return function(self._x, gamma, beta)
+
+    def _held(self, kept, finite, values=None):
+        """Returns the input, or values for it, with 0 for padding that is not finite."""
+        x = tf.cast(kept, self._dtype)
+        values, like = (x, None) if values is None else (values, x)
+        if not self._is_masked:
+            return values
+        if self._target is not Target.TENSORFLOW:
+            return self._sets.held(values, like)
+        return tf.cond(finite > 0, lambda: values, lambda: self._sets.held(values, like))
+
+    def _difference(self, x, shift):
+        # XLA subtracts on the way to something else, but copies what a branch passes on.
+        if self._target is not Target.TENSORFLOW:
+            return x - shift
+        return tf.cond(tf.reduce_any(shift != 0), lambda: x - shift, lambda: x)
+
+
+def _spread(v, shape):
+    """Returns numbers for the channels, one for each sample; their gradients are sums in stages."""
+
+    @tf.custom_gradient
+    def function(v):
+        return tf.broadcast_to(v, shape), lambda g: total(g, (0,), LONGEST_SUM)
+
+    return function(v)
+
+
+registry.register(
+    "normalize",
+    "tensorflow",
+    normalize,
+    options=["centered", "exported", "mask", "moments", "replicas"],
+)
