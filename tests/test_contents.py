@@ -52,7 +52,7 @@ def inside():
 
 def head():
     model = popped()
-    return keras.Model(model.input, layers.Dense(2, name="head")(model.layers[-2].output))
+    return keras.Model(model.inputs[0], layers.Dense(2, name="head")(model.layers[-2].output))
 
 
 class Replaced(keras.Model):
