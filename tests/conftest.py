@@ -26,6 +26,12 @@ if keras.backend.backend() == "tensorflow":
 VERSION = f"keras {keras.__version__}, backend {keras.backend.backend()}"
 
 
+def pytest_configure(config):
+    if keras.backend.backend() == "torch":
+        # What an export traces has the sizes of its example, and PyTorch says so.
+        config.addinivalue_line("filterwarnings", "ignore::torch.jit.TracerWarning")
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--cases",
