@@ -109,9 +109,11 @@ def _moments(view, centered, x, weights, dtype):
     def far():
         if not centered:
             return mean, *sets.mean_and_variance(sets.counted(x.astype(dtype)), centered)
-        # One rounded number for all uses, however a compiler arranges them.
+        # One rounded number for all uses, however a compiler arranges them. Under `jax.vmap` there
+        # is no branch, and only a selection keeps a multiplication in the mean from being
+        # contracted with the subtractions of it, here and not there.
         shift = mean if weights is None else sets.mean(sets.counted(x.astype(dtype)))
-        shift = optimization_barrier(shift)
+        shift = optimization_barrier(jnp.where(jnp.isfinite(shift), shift, 0))
         return shift, *sets.mean_and_variance(sets.counted(x.astype(dtype) - shift), centered)
 
     is_near = jnp.square(mean) <= LARGEST_MEAN**2 * variance
