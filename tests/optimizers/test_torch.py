@@ -19,9 +19,11 @@ def test_one_fused_update_for_each_multiplier(monkeypatch):
         sizes.append(len(variables))
         update(self, grads, variables, learning_rate)
 
-    monkeypatch.setattr(type(inner), "_parallel_update_step", count)
     groups = [cases.variables(lr=factor) for factor in (1, 3, 1, 0, 3, 1)]
-    cases.run(MultiplierOptimizer(inner), groups, cases.gradients(1))
+    optimizer = MultiplierOptimizer(inner)
+    optimizer.build([v for group in groups for v in group])  # rehearses an update
+    monkeypatch.setattr(type(inner), "_parallel_update_step", count)
+    cases.run(optimizer, groups, cases.gradients(1))
     assert sizes == [9, 6]
 
 
