@@ -30,13 +30,13 @@ def replica_group(group):
         NotImplementedError: On TensorFlow.
 
     Example:
-    On PyTorch, with four processes, of which two hold parts of one model:
+    On PyTorch, with four processes, of which two hold parts of one model::
 
         mesh = torch.distributed.init_device_mesh("cuda", (2, 2), mesh_dim_names=("data", "model"))
         with keras_norm.replica_group(mesh["data"]):
             model.fit(x, y)
 
-    On JAX:
+    On JAX::
 
         with keras_norm.replica_group("data"):
             step = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=..., out_specs=...))

@@ -98,7 +98,9 @@ def _planned(problem, x, *tensors):
             and all(m in (1, n) for m, n in zip(tensor.shape, x.shape, strict=True))
         ):
             return None
-    return plan(problem, _memory_order(x)) or plan(problem, _order_of_parts(problem))
+    # Dynamo traces the function behind a cache, and warns of the cache.
+    planned = plan.__wrapped__ if torch.compiler.is_compiling() else plan
+    return planned(problem, _memory_order(x)) or planned(problem, _order_of_parts(problem))
 
 
 def _memory_order(x):
