@@ -65,7 +65,7 @@ def as_napoleon_reads(app, what, name, obj, options, lines):
             in_example, in_sections = line == "Example:", True
         elif indented and not in_sections and not before:
             result += ["::", ""]
-        if in_example and line and line != "Example:" and not indented:
+        if in_example and line and line != "Example:":
             line = f"    {line}"
         result.append(line)
     lines[:] = result
