@@ -103,7 +103,7 @@ class Task(NamedTuple):
         y, held, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
         shift = None
         if not are_near(mean, inverse):
-            if weights is not None:
+            if weights is not None and not (mean * inverse).isfinite().all():
                 values = cleaned(values, weights)
                 mean = self._attempt(values, gamma, beta, weights, output)[2]
             shift = mean
