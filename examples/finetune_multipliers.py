@@ -130,10 +130,11 @@ def draw(curves, out):
     print(f"Picture: {out}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(run, description, picture):
+    """Compares by `run`, at the size that the command line says, and draws the picture."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--small", action="store_true", help="one seed and few epochs")
-    parser.add_argument("--out", default="finetune_multipliers.png", help="where the picture goes")
+    parser.add_argument("--out", default=picture, help="where the picture goes")
     arguments = parser.parse_args()
     sizes = (1, 2, 3) if arguments.small else (10, 15, 20)
     curves = run(*sizes)
@@ -142,4 +143,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(run, __doc__.splitlines()[0], "finetune_multipliers.png")

@@ -15,11 +15,9 @@ a difference of -1.4 points with a standard error of 0.3. The features of the di
 separate the digits 5 to 9, and a backbone this small loses little by training at the full rate.
 """
 
-import argparse
-
 import keras
 import numpy as np
-from finetune_multipliers import RATE, digits, draw, fit, make_backbone, report
+from finetune_multipliers import RATE, digits, fit, main, make_backbone
 
 import keras_norm
 from keras_norm.optimizers import MultiplierOptimizer
@@ -75,16 +73,5 @@ def run(seeds, pretraining_epochs, epochs):
     return {name: 100 * np.array(results) for name, results in curves.items()}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="one seed and few epochs")
-    parser.add_argument("--out", default="gradual_unfreezing.png", help="where the picture goes")
-    arguments = parser.parse_args()
-    sizes = (1, 2, 3) if arguments.small else (10, 15, 20)
-    curves = run(*sizes)
-    report(curves)
-    draw(curves, arguments.out)
-
-
 if __name__ == "__main__":
-    main()
+    main(run, __doc__.splitlines()[0], "gradual_unfreezing.png")
