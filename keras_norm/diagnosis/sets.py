@@ -1,4 +1,4 @@
-"""Which layers normalize, and which axes their moments are taken over."""
+"""The normalization layers, and the axes that their moments are taken over."""
 
 import keras
 
@@ -6,7 +6,7 @@ from keras_norm import layers
 
 BATCH = (layers.BatchNormalization, keras.layers.BatchNormalization)
 _GROUP = (layers.GroupNormalization, keras.layers.GroupNormalization)
-# Those that usually take moments over the channels of a single step.
+# The layers that usually take moments over the channels of a single step.
 OF_STEPS = (
     layers.LayerNormalization,
     layers.RMSNormalization,

@@ -217,7 +217,7 @@ class BatchNormalization(Renormalization):
             if observer is None:
                 self._move_statistics(moments)
             else:
-                observer.see(self, moments)
+                observer.record(self, moments)
                 uses_batch = observer.uses_batch
         if not uses_batch:
             x, moments = self._computable(inputs, dtype), self._moving_moments(shape, dtype)

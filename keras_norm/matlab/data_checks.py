@@ -11,7 +11,7 @@ INDEX_CROSSENTROPY = "index-crossentropy"
 _PROBABILITY_TOLERANCE = 1e-2
 
 
-def check(names, x, y, net, loss, loss_name):
+def check_data(names, x, y, net, loss, loss_name):
     """Checks inputs and targets against a model and its loss.
 
     Args:

@@ -90,11 +90,11 @@ def trainnet(x, y, net, lossFcn, options):
             f"Received: {_validation.shown(options)} (of type {type(options).__name__})"
         )
     loss, loss_name = _loss(lossFcn)
-    data_checks.check(("`x`", "`y`"), x, y, net, loss, loss_name)
+    data_checks.check_data(("`x`", "`y`"), x, y, net, loss, loss_name)
     if options.ValidationData is not None:
         names = ("The inputs in `ValidationData`", "The targets in `ValidationData`")
         inputs, targets = options.ValidationData
-        data_checks.check(names, inputs, targets, net, loss, loss_name)
+        data_checks.check_data(names, inputs, targets, net, loss, loss_name)
     callbacks = list(_callbacks(x, net, options))
     if options.Shuffle == "once":
         x, y = _shuffled(x, y)

@@ -46,7 +46,7 @@ def stack(shape, *parts):
     return models.shake(keras.Sequential([keras.Input(shape), *parts]))
 
 
-def check(model, shape, kinds):
+def assert_folds(model, shape, kinds):
     before = models.weights(model)
     folded = keras_norm.fold_batch_normalization(model)
     assert [type(layer).__name__ for layer in folded.layers] == kinds
@@ -61,18 +61,20 @@ def check(model, shape, kinds):
 def test_into_the_layer_before(name):
     shape, linear = BEFORE[name]
     model = stack(shape, linear, keras_norm.BatchNormalization(), layers.ReLU())
-    check(model, shape, [type(linear).__name__, "ReLU"])
+    assert_folds(model, shape, [type(linear).__name__, "ReLU"])
 
 
 @pytest.mark.parametrize("name", AFTER)
 def test_into_the_layer_after(name):
     shape, linear = AFTER[name]
     model = stack(shape, layers.ReLU(), layers.BatchNormalization(scale=False), linear)
-    check(model, shape, ["ReLU", type(linear).__name__])
+    assert_folds(model, shape, ["ReLU", type(linear).__name__])
 
 
 def test_epsilon_counts():
-    check(stack((4,), layers.Dense(4), keras_norm.BatchNormalization(epsilon=0.5)), (4,), ["Dense"])
+    assert_folds(
+        stack((4,), layers.Dense(4), keras_norm.BatchNormalization(epsilon=0.5)), (4,), ["Dense"]
+    )
 
 
 def test_a_layer_that_is_called_in_training_stays(capsys):
@@ -86,13 +88,13 @@ def test_channels_first():
         return  # its CPU has no such convolutions
     convolution = layers.Conv2D(6, 3, data_format="channels_first")
     model = stack((4, 7, 7), convolution, keras_norm.BatchNormalization(axis=1))
-    check(model, (4, 7, 7), ["Conv2D"])
+    assert_folds(model, (4, 7, 7), ["Conv2D"])
 
 
 def test_several_into_one(tmp_path, capsys):
     norm = keras_norm.BatchNormalization
     model = stack((4,), norm(), layers.Dense(4), norm(), norm(), layers.ReLU(), norm())
-    folded = check(model, (4,), ["Dense", "ReLU", "BatchNormalization"])
+    folded = assert_folds(model, (4,), ["Dense", "ReLU", "BatchNormalization"])
     out = capsys.readouterr().out
     assert "Folded 3 of 4 normalization layers.\nLeft " in out
     folded.save(tmp_path / "folded.keras")
@@ -316,7 +318,7 @@ def test_parameters_into_einsum_dense(name, norm, capsys):
     shape, einsum = EINSUM[name]
     norm = PARAMETERS[norm]()
     model = stack(shape, norm, einsum)
-    folded = check(model, shape, [type(norm).__name__, "EinsumDense"])
+    folded = assert_folds(model, shape, [type(norm).__name__, "EinsumDense"])
     assert capsys.readouterr().out == "Folded 1 of 1 normalization layers.\n"
     assert folded.layers[0].count_params() == 0
     again = keras.Sequential.from_config(folded.get_config())
@@ -328,17 +330,17 @@ def test_batch_normalization_into_einsum_dense(name):
     shape, einsum = EINSUM[name]
     model = stack(shape, einsum, keras_norm.BatchNormalization(), layers.ReLU())
     stays = name == "two axes at once"  # which has an activation
-    check(model, shape, ["EinsumDense", *["BatchNormalization"] * stays, "ReLU"])
+    assert_folds(model, shape, ["EinsumDense", *["BatchNormalization"] * stays, "ReLU"])
     model = stack(shape, layers.ReLU(), keras_norm.BatchNormalization(), einsum)
-    check(model, shape, ["ReLU", "EinsumDense"])
+    assert_folds(model, shape, ["ReLU", "EinsumDense"])
 
 
 def test_einsum_dense_over_an_axis_in_front():
     einsum = layers.EinsumDense("ab...,bc->ac...", 6, bias_axes="c")
     model = stack((4, 3), keras_norm.LayerNormalization(1, reduction_axes=1), einsum)
-    check(model, (4, 3), ["LayerNormalization", "EinsumDense"])
+    assert_folds(model, (4, 3), ["LayerNormalization", "EinsumDense"])
     model = stack((4, 3), einsum, keras_norm.BatchNormalization(1), layers.ReLU())
-    check(model, (4, 3), ["EinsumDense", "ReLU"])
+    assert_folds(model, (4, 3), ["EinsumDense", "ReLU"])
 
 
 @pytest.mark.parametrize(
