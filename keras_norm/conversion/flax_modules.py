@@ -1,4 +1,4 @@
-"""Single modules of Flax into our layers: one function a kind."""
+"""Conversion of single modules of Flax to our layers, with one function per kind."""
 
 import numpy as np
 

@@ -1,6 +1,6 @@
-"""Single layers of Keras into ours, and back: one pair of functions a kind.
+"""Conversion of single layers of Keras to ours and back, with one pair of functions per kind.
 
-Each takes a layer, and whether masks reach it, and returns a layer that is not built.
+Each function takes a layer, and whether the model makes masks, and returns an unbuilt layer.
 """
 
 import keras
@@ -57,7 +57,7 @@ def batch_to_keras(layer, makes_masks):
     if layer.renorm:
         if not hasattr(keras.layers.BatchNormalization(), "renorm"):
             raise ValueError(
-                "Argument `renorm` is new in Keras 3.14. "
+                "Argument `renorm` requires Keras 3.14 or later. "
                 f"Received: renorm=True, with Keras {keras.__version__}"
             )
         arguments |= {name: getattr(layer, name) for name in _OF_RENORM}
@@ -100,12 +100,12 @@ def rms_to_keras(layer, makes_masks):
 
 
 def _as_given(axis):
-    """Returns an axis of Keras's layer, which makes a list of a number."""
+    """Returns the axis of Keras's layer as given; Keras converts a number to a list."""
     return axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
 
 
 def _spanned_and_reduced(layer, makes_masks):
-    """Returns the axes that gamma spans, after checking that the moments are those over them."""
+    """Returns the axes that gamma spans, after checking that the moments are taken over them."""
     _refuse_masks(layer, makes_masks)
     axes = sorted_axes(layer, "axis")
     is_default = layer.reduction_axes is None and layer.reduces_axis
@@ -121,7 +121,7 @@ def _spanned_and_reduced(layer, makes_masks):
 def _refuse_masks(layer, makes_masks):
     if makes_masks and not isinstance(layer, Unmasked):
         raise ValueError(
-            "Keras's layer has no call argument `mask`, but the model makes masks (`Masking`, "
+            "Keras's layer does not support masks, but the model makes masks (`Masking`, "
             "`mask_zero` of `Embedding`, ...)."
         )
 
@@ -144,7 +144,7 @@ def _keras_initializer(layer, name, initializer):
         if initializer.values is None:
             raise ValueError(
                 f"Argument `{name}` is a function of the size: build the layer first, so that "
-                "its values can stand for it."
+                "the function's values are known."
             )
         initializer = keras.initializers.Constant(initializer.values)
     variable = getattr(layer, name.removesuffix("_initializer"))

@@ -1,4 +1,4 @@
-"""The table of kinds of normalization: what each is in Keras, PyTorch, Flax and MATLAB.
+"""The table of kinds of normalization, with their equivalents in Keras, PyTorch, Flax and MATLAB.
 
 Conversion, folding, sheets and tests read it. To add a kind, write its layer, and add a row.
 """

@@ -1,4 +1,4 @@
-"""Translations of classes that the table of kinds does not have."""
+"""Translations of classes that are not in the table of kinds."""
 
 from keras_norm.conversion.kinds import KINDS
 
@@ -6,21 +6,21 @@ _translations = {}
 
 
 def register(cls, translate):
-    """Teaches the conversions to translate a class of layers or modules.
+    """Registers a translation for a class of layers or modules.
 
     `from_keras` calls `translate` for layers whose class is exactly `cls`. So do `from_torch` and
     `from_flax` for their modules, and `to_keras` if `cls` derives from a layer of keras_norm.
     Classes derived from `cls` are not registered.
 
     Args:
-        cls: The class, of Keras layers or of modules of PyTorch or Flax.
+        cls: A class of Keras layers, or of modules of PyTorch or Flax.
         translate: Function of an object of the class that returns the layer for it. `from_keras`
-            and `to_keras` build the layer for the old one's input. They give it the old one's
-            weights as far as they have the same name and size; "scale" is the same as "gamma".
+            and `to_keras` build the new layer for the input of the old one, and copy the weights
+            that have the same name and size; "scale" is the same as "gamma".
 
     Raises:
-        TypeError: If `cls` is not a class, or `translate` cannot be called.
-        ValueError: If `cls` has a translation already that is not registered.
+        TypeError: If `cls` is not a class, or `translate` is not callable.
+        ValueError: If the package translates `cls` itself.
 
     Example:
     >>> import keras, keras_norm

@@ -1,4 +1,4 @@
-"""Single modules of PyTorch into our layers, and back: one pair of functions a kind."""
+"""Conversion of single modules of PyTorch to our layers and back, a pair of functions per kind."""
 
 import keras
 
@@ -39,7 +39,7 @@ def from_rms_norm(module):
     """Returns our layer for an RMSNorm."""
     import torch
 
-    # What PyTorch takes for None, by the dtype it computes in.
+    # PyTorch's epsilon for None depends on the dtype of the computation.
     is_double = module.weight is not None and module.weight.dtype == torch.float64
     computed_in = torch.float64 if is_double else torch.float32
     epsilon = torch.finfo(computed_in).eps if module.eps is None else module.eps
@@ -74,7 +74,7 @@ def from_instance_norm(module):
 
 
 def _arguments(module, typical):
-    """Returns the arguments that all have; the dtype is that of `typical`, where there is one."""
+    """Returns the arguments that all modules have; the dtype is that of `typical`, unless None."""
     return {
         "epsilon": module.eps,
         "dtype": None if typical is None else str(typical.dtype).removeprefix("torch."),
@@ -134,7 +134,7 @@ def _array(tensor):
 
 
 def copy_values(tensor, variable, added=0.0):
-    """Gives a tensor the values of a Keras variable, and its dtype."""
+    """Copies the values and the dtype of a Keras variable to a tensor."""
     import torch
 
     values = torch.from_numpy(keras.ops.convert_to_numpy(variable).astype("float64") + added)

@@ -1,4 +1,4 @@
-"""Layers that stand for Keras's where masks pass by: Keras's own take no mask."""
+"""Layers that ignore masks, like Keras's layers."""
 
 import keras
 
@@ -6,11 +6,11 @@ from keras_norm.layers import GroupNormalization, LayerNormalization, RMSNormali
 
 
 class Unmasked:
-    """A layer that passes a mask on and does not use it, as Keras's layers.
+    """A layer that passes a mask on without using it, like Keras's layers.
 
-    `from_keras` makes it where the model makes masks, so that the outputs stay the same. To have
-    padding kept out of the moments, put a layer of the parent class in its place with
-    `conversion.replace_normalization`.
+    `from_keras` creates it in a model that makes masks, so that the outputs stay the same. To
+    exclude padding from the moments, replace it with a layer of the parent class
+    (`conversion.replace_normalization`).
     """
 
     def call(self, inputs, training=None):
@@ -20,17 +20,17 @@ class Unmasked:
 
 @keras.saving.register_keras_serializable("keras_norm")
 class UnmaskedLayerNormalization(Unmasked, LayerNormalization):  # type: ignore[misc]
-    """`LayerNormalization` that passes a mask on and does not use it."""
+    """`LayerNormalization` that passes a mask on without using it."""
 
 
 @keras.saving.register_keras_serializable("keras_norm")
 class UnmaskedGroupNormalization(Unmasked, GroupNormalization):  # type: ignore[misc]
-    """`GroupNormalization` that passes a mask on and does not use it."""
+    """`GroupNormalization` that passes a mask on without using it."""
 
 
 @keras.saving.register_keras_serializable("keras_norm")
 class UnmaskedRMSNormalization(Unmasked, RMSNormalization):  # type: ignore[misc]
-    """`RMSNormalization` that ends a mask and does not use it, as Keras's layer."""
+    """`RMSNormalization` that drops a mask without using it, like Keras's layer."""
 
     def compute_mask(self, inputs, previous_mask):
-        """Returns None: what follows sees no mask."""
+        """Returns None: the layers that follow get no mask."""

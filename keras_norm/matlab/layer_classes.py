@@ -1,4 +1,4 @@
-"""The layers that MATLAB's functions return: ours, with MATLAB's properties as attributes."""
+"""The layers that MATLAB's functions return: our layers with MATLAB's properties as attributes."""
 
 import copy
 
@@ -16,13 +16,13 @@ def _constant(value):
 class Properties(Normalization):
     """MATLAB's properties as attributes of a layer, which can be read and set.
 
-    Other names that start with an upper-case letter, as MATLAB's properties do, are refused.
+    Other names with an upper-case first letter, like MATLAB's properties, are refused.
     """
 
     def __init_subclass__(cls, properties=None, **kwargs):
-        """Adds the properties in a table to a class, to be read.
+        """Adds the properties in a table to a class, as readable attributes.
 
-        A class that gives no table inherits its parent's.
+        A class without a table inherits its parent's.
         """
         super().__init_subclass__(**kwargs)
         if properties is None:
@@ -50,31 +50,31 @@ class Properties(Normalization):
 class BatchNormalizationLayer(
     Properties, layers.BatchNormalization, properties=property_table.BATCH
 ):
-    """A `BatchNormalization` with MATLAB's properties as attributes; the arguments are its own."""
+    """A `BatchNormalization` with the same arguments, and MATLAB's properties as attributes."""
 
 
 @keras.saving.register_keras_serializable("keras_norm")
 class GroupNormalizationLayer(
     Properties, layers.GroupNormalization, properties=property_table.GROUP
 ):
-    """A `GroupNormalization` with MATLAB's properties as attributes; the arguments are its own."""
+    """A `GroupNormalization` with the same arguments, and MATLAB's properties as attributes."""
 
 
 @keras.saving.register_keras_serializable("keras_norm")
 class InstanceNormalizationLayer(
     Properties, layers.InstanceNormalization, properties=property_table.INSTANCE
 ):
-    """An `InstanceNormalization` with MATLAB's properties; the arguments are its own."""
+    """An `InstanceNormalization` with the same arguments, and MATLAB's properties as attributes."""
 
 
 @keras.saving.register_keras_serializable("keras_norm")
 class LayerNormalizationLayer(
     Properties, layers.LayerNormalization, properties=property_table.LAYER
 ):
-    """A `LayerNormalization` with MATLAB's properties, among them `OperationDimension`.
+    """A `LayerNormalization` with MATLAB's properties, including `OperationDimension`.
 
-    With "auto" the axes of the moments depend on the number of the input's axes, so that
-    `reduction_axes` is not known before the layer is built.
+    With "auto", the axes of the moments depend on the rank of the input, so that `reduction_axes`
+    is not known before the layer is built.
 
     Args:
         operation_dimension: "batch-excluded", "auto", "channel-only" or "spatial-channel".
@@ -104,7 +104,7 @@ class LayerNormalizationLayer(
         self.reduction_axes = -1 if channels_only else None
 
     def build(self, input_shape):
-        """Finds the axes for the moments, and creates gamma and beta."""
+        """Chooses the axes of the moments, and creates gamma and beta."""
         self._rank = len(input_shape)
         self._choose_axes()
         super().build(input_shape)

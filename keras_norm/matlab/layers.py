@@ -1,4 +1,4 @@
-"""MATLAB's four functions that make a normalization layer."""
+"""MATLAB's four functions that create a normalization layer."""
 
 from keras_norm import _name_value, layers
 from keras_norm.matlab import property_table
@@ -16,29 +16,29 @@ _REFUSED = {
 
 
 def batchNormalizationLayer(*pairs, **properties):
-    """Returns a `keras_norm.BatchNormalization`, made from MATLAB's properties.
+    """Returns a `keras_norm.BatchNormalization` with MATLAB's properties.
 
-    In training with the mean and variance of each channel over the batch and all positions, in
-    inference with `TrainedMean` and `TrainedVariance`:
+    In training, the layer uses the mean and variance of each channel over the batch and all
+    positions. In inference, it uses `TrainedMean` and `TrainedVariance`:
 
         output = Scale * (input - mean) / sqrt(variance + Epsilon) + Offset
         TrainedMean = MeanDecay * mean + (1 - MeanDecay) * TrainedMean
         TrainedVariance = VarianceDecay * variance + (1 - VarianceDecay) * TrainedVariance
 
-    The channels are the last axis of the input, as in MATLAB, whose batch axis comes after them
-    and not first.
+    The channels are the last axis of the input, and the batch is the first. (In MATLAB, the batch
+    axis follows the channels.)
 
     Args:
         *pairs: Properties as names and values: `"Epsilon", 1e-4, "Name", "BN1"`.
         **properties: Properties as keywords: `Epsilon=1e-4, Name="BN1"`.
-            TrainedMean, TrainedVariance: The moving statistics that the layer starts from, one
-            value for each channel. Default: 0 and 1.
+            TrainedMean, TrainedVariance: The initial moving statistics, one value for each channel.
+            Default: 0 and 1.
             Epsilon: Number > 0, added to the variance. Default: 1e-5.
-            NumChannels: "auto", or the number of channels, to be checked.
+            NumChannels: "auto", or the number of channels, which is checked.
             ScaleInitializer, OffsetInitializer: "ones", "zeros", "narrow-normal", or a function
             of the size. Defaults: "ones" and "zeros".
-            Scale, Offset: The values to start from, which override the initializers. Vectors, or
-            arrays of a size such as 1-by-1-by-C.
+            Scale, Offset: The initial values, which override the initializers. Vectors, or arrays
+            of a size such as 1-by-1-by-C.
             MeanDecay, VarianceDecay: Numbers in [0, 1]. Default: 0.1 each. (Keras's momentum is
             1 minus this.)
             ScaleLearnRateFactor, OffsetLearnRateFactor, ScaleL2Factor, OffsetL2Factor: Numbers
@@ -46,8 +46,8 @@ def batchNormalizationLayer(*pairs, **properties):
             Name: String. Default: a name that Keras chooses.
 
     Returns:
-        A `keras_norm.BatchNormalization`, with the properties as attributes as well, to read and
-        to set: `layer.Epsilon = 1e-3`. Compile a model again after that.
+        A `keras_norm.BatchNormalization`. The properties are also attributes that can be read and
+        set: `layer.Epsilon = 1e-3`. Compile the model again after a change.
 
     Raises:
         TypeError: If a value is of a wrong type.
@@ -65,19 +65,19 @@ def batchNormalizationLayer(*pairs, **properties):
     Reference:
         https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.batchnormalizationlayer.html
     """
-    # Without VarianceDecay, MATLAB's is 0.1, our variance_momentum the other momentum.
+    # MATLAB's default of VarianceDecay is 0.1; our default of variance_momentum is `momentum`.
     return _made(BatchNormalizationLayer, pairs, properties, variance_momentum=0.9)
 
 
 def layerNormalizationLayer(*pairs, **properties):
-    """Returns a `keras_norm.LayerNormalization`, made from MATLAB's properties.
+    """Returns a `keras_norm.LayerNormalization` with MATLAB's properties.
 
         output = Scale * (input - mean) / sqrt(variance + Epsilon) + Offset
 
-    `OperationDimension` says what mean and variance of a sample are taken over; Scale and Offset
-    have an entry for each channel. The channels are the last axis of the input. Keras does not
-    distinguish time from space: "auto" takes an input of rank 3 for a sequence or a 1-D image,
-    which MATLAB treats alike, and an input of rank 4 or more for an image.
+    `OperationDimension` selects the axes of mean and variance; Scale and Offset have an entry for
+    each channel. The channels are the last axis of the input. Keras does not distinguish time from
+    space: "auto" treats an input of rank 3 as a sequence or a 1-D image, which are equivalent in
+    MATLAB, and an input of rank 4 or more as an image.
 
     | OperationDimension | moments over |
     | --- | --- |
@@ -86,8 +86,8 @@ def layerNormalizationLayer(*pairs, **properties):
     | "channel-only" | the channels |
     | "spatial-channel" | all axes except the batch |
 
-    "batch-excluded", the default, is MATLAB's rule until R2022b; the time steps of a sequence
-    mix. "auto" is MATLAB's default since R2023a.
+    "batch-excluded", the default, is MATLAB's rule until R2022b; it mixes the time steps of a
+    sequence. "auto" is MATLAB's default since R2023a.
 
     Args:
         *pairs: Properties as names and values: `"Epsilon", 1e-4, "Name", "LN1"`.
@@ -119,16 +119,16 @@ def layerNormalizationLayer(*pairs, **properties):
 
 
 def groupNormalizationLayer(numGroups, *pairs, **properties):
-    """Returns a `keras_norm.GroupNormalization`, made from MATLAB's properties.
+    """Returns a `keras_norm.GroupNormalization` with MATLAB's properties.
 
         output = Scale * (input - mean) / sqrt(variance + Epsilon) + Offset
 
-    with the mean and variance of each group of neighbouring channels of each sample. The channels
+    Mean and variance are those of each group of neighbouring channels of each sample. The channels
     are the last axis of the input.
 
     Args:
         numGroups: A positive integer that divides the number of channels; "all-channels" for one
-            group; "channel-wise" for a group a channel.
+            group; "channel-wise" for one group per channel.
         *pairs: Properties as names and values: `"Epsilon", 1e-4, "Name", "GN1"`.
         **properties: Properties as keywords: `Epsilon=1e-4, Name="GN1"`. They are those of
             `batchNormalizationLayer`, without TrainedMean, TrainedVariance, MeanDecay and
@@ -155,7 +155,7 @@ def groupNormalizationLayer(numGroups, *pairs, **properties):
 
 
 def instanceNormalizationLayer(*pairs, **properties):
-    """Returns a `keras_norm.InstanceNormalization`, made from MATLAB's properties.
+    """Returns a `keras_norm.InstanceNormalization` with MATLAB's properties.
 
         output = Scale * (input - mean) / sqrt(variance + Epsilon) + Offset
 
@@ -200,7 +200,7 @@ def _made(cls, pairs, keywords, **given):
     names = [name for name in table if name not in refused]
     values = _name_value.collect(function, names, pairs, keywords, refused)
     arguments = given | property_table.arguments(function, table, values)
-    if "name" not in arguments:  # Keras makes names from the class: that of ours, without "Layer"
+    if "name" not in arguments:  # Keras derives names from the class: here ours, without "Layer"
         arguments["name"] = getattr(layers, cls.__name__.removesuffix("Layer"))().name
     with _name_value.renamed({entry.argument: name for name, entry in table.items()}):
         return cls(**arguments)

@@ -1,4 +1,4 @@
-"""MATLAB's properties of the layers, and how each is set and read."""
+"""The table of MATLAB's properties of the layers: how each is set and read."""
 
 import copy
 import dataclasses
@@ -23,11 +23,12 @@ class Property:
     """One property.
 
     Attributes:
-        argument: The layer's argument that it becomes.
-        convert: From the property's name and its value in MATLAB to the argument's value.
-        read: From a layer to the property's value in MATLAB.
-        variable: The layer's variable that the property is the value of, if it is one.
-        default: The initializer of that variable where no values and no other one are given.
+        argument: The corresponding argument of the layer.
+        convert: Function of the property's name and its value in MATLAB that returns the argument's
+            value.
+        read: Function of a layer that returns the property's value in MATLAB.
+        variable: The layer's variable whose value the property is, if there is one.
+        default: The default initializer of that variable.
     """
 
     argument: str
@@ -46,7 +47,7 @@ def _number(argument, **limits):
 
 
 def _decay(argument):
-    """MATLAB's decay is how much of a statistic is new, our momentum how much of it stays."""
+    """Returns a decay: the weight of a batch's statistic. Our momentum is the old one's weight."""
 
     def convert(name, value):
         decay = _validation.real(name, value, low=0.0, high=1.0)
@@ -60,7 +61,7 @@ def _decay(argument):
     def read(layer):
         momentum = getattr(layer, argument)
         momentum = layer.momentum if momentum is None else momentum
-        # The shortest decay with this momentum: 0.1, and not 0.09999999999999998.
+        # The shortest decay with this momentum: 0.1, not 0.09999999999999998.
         decays = (float(f"{1.0 - momentum:.{digits}g}") for digits in range(1, 17))
         return next((decay for decay in decays if 1.0 - decay == momentum), 1.0 - momentum)
 
@@ -132,7 +133,7 @@ def _num_groups(name, value):
 
 
 def _operation_dimension(layer):
-    """Returns MATLAB's word for the axes that a `LayerNormalization` takes its moments over."""
+    """Returns MATLAB's name of the axes that the moments of a `LayerNormalization` span."""
     if hasattr(layer, "operation_dimension"):
         return layer.operation_dimension
     if layer.reduction_axes is None:
@@ -146,7 +147,7 @@ _NUM_CHANNELS = {
         "num_channels", _num_channels, lambda layer: layer.num_channels or "auto"
     )
 }
-# Scale and Offset come after the initializers, and win over them.
+# Scale and Offset follow the initializers, and override them.
 _PARAMETERS = {
     "ScaleInitializer": _initializer("gamma_initializer", "ones"),
     "OffsetInitializer": _initializer("beta_initializer", "zeros"),
@@ -192,11 +193,11 @@ GROUP = {
 
 
 def arguments(function, table, values):
-    """Returns a layer's arguments for MATLAB's properties; empty values leave the defaults.
+    """Returns a layer's arguments for MATLAB's properties; empty values mean the defaults.
 
     Raises:
-        ValueError: If properties, NumChannels among them, are for different numbers of channels;
-            the message names `function`.
+        ValueError: If properties, including NumChannels, have different numbers of channels; the
+            message names `function`.
     """
     converted = {
         name: entry.convert(name, values[name])
@@ -215,24 +216,24 @@ def arguments(function, table, values):
 
 
 def overriding(value, initializer):
-    """Returns what a layer takes for a value: values override an initializer that there is."""
+    """Returns the layer's argument for a value: given values override an earlier initializer."""
     if isinstance(value, np.ndarray) and initializer is not None:
         return GivenValues(value.tolist(), initializer)
     return value
 
 
 def properties(layer):
-    """Returns all properties of a layer under MATLAB's names, the read-only ones included.
+    """Returns all properties of a layer under MATLAB's names, including the read-only ones.
 
     Args:
-        layer: A layer of `keras_norm`, made by the functions here or in any other way.
+        layer: A layer of `keras_norm`, from MATLAB's functions or not.
 
     Returns:
-        A dictionary from the properties' names to their values; `[]` stands for what has no
-        values yet.
+        A dictionary from the properties' names to their values; `[]` for parameters without
+        values.
 
     Raises:
-        TypeError: If it is not a layer of `keras_norm`.
+        TypeError: If `layer` is not a layer of `keras_norm` that MATLAB has.
 
     Example:
     >>> from keras_norm import matlab

@@ -143,7 +143,7 @@ def test_neighbours_that_others_use_stay(capsys):
     hidden = layers.Dense(4)(inputs)
     norm = keras_norm.BatchNormalization(name="norm")
     model = keras.Model(inputs, [layers.ReLU()(norm(hidden)), hidden])
-    assert "is not the only one beside it" in left(capsys, model)
+    assert "has outputs that other layers read too" in left(capsys, model)
     dense = layers.Dense(4)
     norm = keras_norm.BatchNormalization(name="norm")
     model = keras.Model(inputs, layers.ReLU()(norm(dense(dense(inputs)))))
@@ -197,7 +197,7 @@ def test_layers_that_are_used_outside_of_graphs_stay(which, capsys):
         model(keras.ops.ones((1, 4)))
     x = models.batch(3, 4)
     folded = keras_norm.fold_batch_normalization(models.shake(model))
-    assert re.search("Left 'norm': .*(is used by|uses it, too)", capsys.readouterr().out)
+    assert re.search("Left 'norm': .*(is used by|uses it too)", capsys.readouterr().out)
     for found, expected in zip(
         keras.tree.flatten(folded(x)), keras.tree.flatten(model(x)), strict=True
     ):
@@ -229,7 +229,7 @@ def test_models_in_models(capsys):
     capsys.readouterr()
     model = models.shake(models.subclassed())
     folded = keras_norm.fold_batch_normalization(model)
-    assert "in no graph of a built model" in capsys.readouterr().out
+    assert "not in the graph of a built model" in capsys.readouterr().out
     assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE
     with pytest.raises(TypeError, match=r"`model` must be a Keras model"):
         keras_norm.fold_batch_normalization(3)
@@ -277,7 +277,7 @@ def test_parameters_into_all_heads_that_follow(name, capsys):
     norm = folded.get_layer("norm")
     assert type(norm) is type(model.get_layer("norm"))
     if name in ("rms of Keras", "layer, first axis"):
-        why = {"rms of Keras": "cannot be without its scale"}.get(name, "on axis 2, not 1")
+        why = {"rms of Keras": "always has a scale"}.get(name, "on axis 2, not 1")
         assert "Folded 0 of 1 normalization layers.\nLeft 'norm': " in out
         assert why in out
         return
@@ -446,7 +446,7 @@ def test_parameters_stay_where_something_else_reads_them(capsys):
     inputs = keras.Input((4,))
     norm = keras_norm.RMSNormalization(name="norm")
     x = norm(inputs)
-    assert "it makes an output" in left(capsys, keras.Model(inputs, [layers.Dense(2)(x), x]))
+    assert "its output is an output" in left(capsys, keras.Model(inputs, [layers.Dense(2)(x), x]))
     norm = keras_norm.RMSNormalization(name="norm")
     x = norm(inputs)
     model = keras.Model(inputs, layers.Add()([layers.Dense(4)(x), x]))
@@ -489,7 +489,7 @@ def test_activations_need_no_name_and_no_config(act, capsys):
     folded = keras_norm.fold_normalization(model)
     named = {"relu": "ReLU", "prelu": "PReLU"}.get(act, act)
     out = capsys.readouterr().out
-    assert f"'dense', has the activation {named}; and it makes an output" in out
+    assert f"'dense', has the activation {named}; and its output is an output" in out
     assert "Folded 1 of 2" in out
     x = models.batch(5, 4)
     assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE
