@@ -121,7 +121,7 @@ def _spanned_and_reduced(layer, makes_masks):
 def _refuse_masks(layer, makes_masks):
     if makes_masks and not isinstance(layer, Unmasked):
         raise ValueError(
-            "Keras's layer does not support masks, but the model makes masks (`Masking`, "
+            "Keras's layer has no call argument `mask`, but the model makes masks (`Masking`, "
             "`mask_zero` of `Embedding`, ...)."
         )
 
