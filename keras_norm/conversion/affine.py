@@ -52,15 +52,9 @@ def of_statistics(layer):
 
 def of_parameters(layer):
     """Returns the folding of a layer that computes moments: gamma and beta are a map."""
-    if isinstance(layer, keras.layers.RMSNormalization):
-        return Folding(
-            layer, "Keras's layer cannot be without its scale; after `from_keras` it can"
-        )
     gamma, beta = _array(layer.gamma), _array(layer.beta)
     if gamma is None and beta is None:
         return Folding(layer) if layer.scale or layer.center else None
-    if getattr(layer, "rms_scaling", False):
-        return Folding(layer, "its argument rms_scaling=True has no equal without gamma")
     axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     if len(axes) > 1:
         return Folding(layer, f"its parameters span several axes (axis={list(axes)})")

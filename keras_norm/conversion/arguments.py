@@ -1,5 +1,7 @@
 """Arguments of normalization layers, as conversions read, check and make them."""
 
+from keras_norm.layers.axes_normalization import AxesNormalization
+
 
 def common_arguments(layer):
     """Returns the arguments that all normalization layers have, as `layer` has them now."""
@@ -33,6 +35,18 @@ def sorted_axes(layer, name):
         return list(range(1, len(shape)))
     axes = axes if isinstance(axes, list) else [axes]
     return sorted(axis % len(shape) if shape else axis for axis in axes)
+
+
+def axes_from_front(axes, rank):
+    """Returns one axis or several, counted from the front, as a set."""
+    return {axis % rank for axis in (axes if isinstance(axes, list | tuple) else [axes])}
+
+
+def reduced_axes(layer, rank):
+    """Returns the axes that one set of a layer or RMS normalization, ours or Keras's, spans."""
+    if isinstance(layer, AxesNormalization):
+        return set(layer.reduced(rank))
+    return axes_from_front(layer.axis, rank)
 
 
 def require(name, value, *accepted):

@@ -3,37 +3,32 @@
 import keras
 
 from keras_norm import layers
+from keras_norm.conversion.arguments import axes_from_front
+from keras_norm.conversion.kinds import KINDS, kind_of
+from keras_norm.layers.axes_normalization import AxesNormalization
 
 BATCH = (layers.BatchNormalization, keras.layers.BatchNormalization)
-_GROUP = (layers.GroupNormalization, keras.layers.GroupNormalization)
+
+
+def _classes(kinds):
+    return tuple(cls for kind in kinds for cls in (kind.layer, kind.keras) if cls is not None)
+
+
+NORMALIZATIONS = _classes(KINDS)
 # Those that usually take moments over the channels of a single step.
-OF_STEPS = (
-    layers.LayerNormalization,
-    layers.RMSNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.RMSNormalization,
-)
-NORMALIZATIONS = (*BATCH, *_GROUP, *OF_STEPS)
+OF_STEPS = _classes(kind for kind in KINDS if issubclass(kind.layer, AxesNormalization))
 
 
 def family(layer):
-    """Returns the class of normalization that a layer's class is or derives from."""
-    return next(cls for cls in type(layer).__mro__ if cls in NORMALIZATIONS)
+    """Returns our class of normalization for a layer, ours or Keras's."""
+    return kind_of(layer).layer
 
 
 def channel_axis(layer, rank):
     """Returns the channel axis of a layer, from the front: the last one that gamma spans."""
-    axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
-    return max(axis % rank for axis in axes)
+    return max(axes_from_front(layer.axis, rank))
 
 
 def reduced_axes(layer, rank):
     """Returns the axes, from the front, that one set of a layer extends over."""
-    if isinstance(layer, BATCH):
-        return set(range(rank)) - {channel_axis(layer, rank)}
-    if isinstance(layer, _GROUP):
-        return set(range(1, rank))
-    if isinstance(layer, layers.LayerNormalization | layers.RMSNormalization):
-        return set(layer._reduced(rank))
-    axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
-    return {axis % rank for axis in axes}
+    return kind_of(layer).reduced_axes(layer, rank)

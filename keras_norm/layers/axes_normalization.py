@@ -44,7 +44,7 @@ class AxesNormalization(Normalization):
     def build(self, input_shape):
         """Creates gamma and beta."""
         axes = self._indices("axis", len(input_shape))
-        self._reduced(len(input_shape))
+        self.reduced(len(input_shape))
         if len(axes) == 1:
             self._check_channels(input_shape, axes[0])
         self._parameter_shape = tuple(input_shape[axis] for axis in axes)
@@ -73,7 +73,7 @@ class AxesNormalization(Normalization):
         gamma, beta = self._scale_and_offset(shape, dtype)
         outputs, _ = normalize(
             self._computable(inputs, dtype),
-            self._reduced(rank),
+            self.reduced(rank),
             self.epsilon,
             gamma,
             beta,
@@ -84,7 +84,7 @@ class AxesNormalization(Normalization):
         )
         return convert(outputs, self.compute_dtype)
 
-    def _reduced(self, rank):
+    def reduced(self, rank):
         """Returns the axes that the moments are taken over, counted from the front."""
         if self.reduction_axes is not None:
             return self._indices("reduction_axes", rank)

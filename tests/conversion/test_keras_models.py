@@ -11,7 +11,7 @@ import pytest
 import keras_norm
 from keras_norm import matlab, wolfram
 from keras_norm._contents import contents
-from keras_norm.conversion.unmasked import UnmaskedLayerNormalization
+from keras_norm.conversion.kinds.layer import UnmaskedLayerNormalization
 from tests.conversion import models
 from tests.oracle import error
 
