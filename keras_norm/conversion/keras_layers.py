@@ -27,7 +27,11 @@ def arguments(layer, names=()):
 
 
 def spanned_and_reduced(layer, makes_masks):
-    """Returns the axes that gamma spans, after checking that the moments are those over them."""
+    """Returns the axes that gamma spans, after checking that the moments are those over them.
+
+    They are in the order of the input's axes, which is that of our gamma. They are counted as they
+    were given, if all were from the same end: a layer with `axis=-1` takes inputs of several ranks.
+    """
     refuse_masks(layer, makes_masks)
     axes = sorted_axes(layer, "axis")
     is_default = layer.reduction_axes is None and layer.reduces_axis
@@ -37,7 +41,22 @@ def spanned_and_reduced(layer, makes_masks):
             "`reduction_axes` must name the same as `axis`. "
             f"Received: reduction_axes={layer.reduction_axes}, axis={layer.axis}"
         )
-    return axes
+    given = layer.axis if isinstance(layer.axis, list) else [layer.axis]
+    return sorted(given) if len({axis < 0 for axis in given}) == 1 else axes
+
+
+def refuse_axis(layer):
+    """Raises for an `axis` that Keras's layer takes for the last axes of its input."""
+    state = (
+        f"an input of shape {layer.get_build_config()['input_shape']}"
+        if layer.built
+        else ("a layer that is not built")
+    )
+    raise ValueError(
+        "Argument `axis` must name the last axes: Keras's layer "
+        f"({keras.backend.backend()}, Keras {keras.__version__}) takes any axes for these, so its "
+        f"outputs are not what `axis` says. Received: axis={layer.axis}, {state}"
+    )
 
 
 def refuse_masks(layer, makes_masks):

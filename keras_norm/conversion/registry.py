@@ -1,5 +1,7 @@
 """Translations of classes that the table of kinds does not have."""
 
+import keras
+
 from keras_norm.conversion.kinds import KINDS
 
 _translations = {}
@@ -16,7 +18,9 @@ def register(cls, translate):
         cls: The class, of Keras layers or of modules of PyTorch or Flax.
         translate: Function of an object of the class that returns the layer for it. `from_keras`
             and `to_keras` build the layer for the old one's input. They give it the old one's
-            weights as far as they have the same name and size; "scale" is the same as "gamma".
+            weights as far as they have the same name and size; "scale" is the same as "gamma". They
+            warn of weights that have no counterpart, unless the new layer has values as its
+            initializers, or is built already.
 
     Raises:
         TypeError: If `cls` is not a class, or `translate` cannot be called.
@@ -56,6 +60,19 @@ def register(cls, translate):
     _translations[cls] = translate
 
 
-def registered(x):
-    """Returns the translation that is registered for the class of `x`; or None."""
-    return _translations.get(type(x))
+def translated(x):
+    """Returns the layer for `x` by the translation registered for its class; None without one.
+
+    Raises:
+        TypeError: If the translation returns something else than a new layer.
+    """
+    translate = _translations.get(type(x))
+    if translate is None:
+        return None
+    layer = translate(x)
+    if not isinstance(layer, keras.layers.Layer) or layer is x:
+        raise TypeError(
+            f"The function registered for {type(x).__name__} must return a new Keras layer. "
+            f"Received: {layer!r}"
+        )
+    return layer

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_norm.conversion.arguments import affine_arguments, sorted_axes
+from keras_norm.conversion.arguments import affine_arguments, names_last_axes, sorted_axes
 
 
 def arguments(module, typical):
@@ -44,10 +44,9 @@ def last_sizes(layer):
     """Returns the sizes of the last axes, after checking that the layer names only these."""
     shape = layer.get_build_config()["input_shape"]
     axes = sorted_axes(layer, "axis")
-    last = list(range(len(shape) - len(axes), len(shape)))
     is_default = layer.reduction_axes is None and layer.reduces_axis
     reduced = axes if is_default else sorted_axes(layer, "reduction_axes")
-    if not axes == reduced == last:
+    if axes != reduced or not names_last_axes(layer):
         raise ValueError(
             "Arguments `axis` and `reduction_axes` must both name the last axes. Received: "
             f"axis={layer.axis}, reduction_axes={layer.reduction_axes}, an input of rank "

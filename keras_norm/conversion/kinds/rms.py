@@ -5,7 +5,7 @@ import keras
 from keras_norm import layers
 from keras_norm.conversion import flax_modules, keras_layers, torch_modules
 from keras_norm.conversion.affine import Folding, of_parameters
-from keras_norm.conversion.arguments import reduced_axes, require
+from keras_norm.conversion.arguments import names_last_axes, reduced_axes, require
 from keras_norm.conversion.kinds.kind import Kind
 from keras_norm.conversion.unmasked import Unmasked
 
@@ -22,6 +22,7 @@ class UnmaskedRMSNormalization(Unmasked, layers.RMSNormalization):  # type: igno
 
 def from_keras(layer, makes_masks):
     """Returns our layer for Keras's RMSNormalization."""
+    _check_axis(layer)
     cls = UnmaskedRMSNormalization if makes_masks else layers.RMSNormalization
     arguments = {name: getattr(layer, name) for name in _OF_KERAS}
     return cls(axis=keras_layers.axis_of(layer), dtype=layer.dtype_policy, **arguments)
@@ -29,6 +30,7 @@ def from_keras(layer, makes_masks):
 
 def to_keras(layer, makes_masks):
     """Returns Keras's layer for our RMSNormalization."""
+    _check_axis(layer)
     axes = keras_layers.spanned_and_reduced(layer, makes_masks)
     for name, accepted in {
         "scale": True,
@@ -47,6 +49,12 @@ def to_keras(layer, makes_masks):
     return keras.layers.RMSNormalization(
         axis=axes, dtype=arguments["dtype"], **{name: arguments[name] for name in _OF_KERAS}
     )
+
+
+def _check_axis(layer):
+    """Raises for axes that are not the last ones: Keras's layer multiplies along the last."""
+    if not names_last_axes(layer):
+        keras_layers.refuse_axis(layer)
 
 
 def from_torch(module):
