@@ -11,15 +11,15 @@ from keras_norm.conversion.placing import put_in_place
 
 @dataclasses.dataclass(frozen=True)
 class Folding:
-    """What a layer's map `factor * x + shift` of channels is, or why it cannot leave the layer.
+    """A layer's map `factor * x + shift` of channels, or the reason why it cannot be folded.
 
     Attributes:
         layer: The layer.
-        why_not: Why the map cannot leave the layer; None if it can.
+        why_not: Why the map cannot be folded; None if it can.
         axis: The axis of the channels.
-        factor: Array of one factor for each channel.
-        shift: Array of one summand for each channel.
-        disappears: Whether the layer is nothing but the map.
+        factor: Array with one factor for each channel.
+        shift: Array with one summand for each channel.
+        disappears: Whether the layer consists only of the map.
     """
 
     layer: Any
@@ -30,7 +30,7 @@ class Folding:
     disappears: bool = False
 
     def rest(self):
-        """Returns the layer without its map, and pairs of variables that both have: none."""
+        """Returns the layer without its map, and pairs of common variables: an empty list."""
         without: dict[str, Any] = {"center": False, "scale": False}
         if "gamma_offset" in (config := self.layer.get_config()):
             without["gamma_offset"] = 0.0
@@ -39,7 +39,7 @@ class Folding:
 
 
 def of_statistics(layer):
-    """Returns the folding of batch normalization: in inference all of it is a map."""
+    """Returns the folding of batch normalization, which is only a map in inference."""
     if not layer.built:
         return Folding(layer, disappears=True)
     mean, variance, gamma, beta = map(
@@ -51,7 +51,7 @@ def of_statistics(layer):
 
 
 def of_parameters(layer):
-    """Returns the folding of a layer that computes moments: gamma and beta are a map."""
+    """Returns the folding of gamma and beta in a layer that computes moments."""
     gamma, beta = _array(layer.gamma), _array(layer.beta)
     if gamma is None and beta is None:
         return Folding(layer) if layer.scale or layer.center else None

@@ -1,7 +1,5 @@
 """Arguments of normalization layers, as conversions read, check and make them."""
 
-from keras_norm.layers.axes_normalization import AxesNormalization
-
 
 def common_arguments(layer):
     """Returns the arguments that all normalization layers have, as `layer` has them now."""
@@ -42,18 +40,6 @@ def names_last_axes(layer):
     axes = sorted_axes(layer, "axis")
     rank = len(layer.get_build_config()["input_shape"]) if layer.built else 0
     return axes == list(range(rank - len(axes), rank))
-
-
-def axes_from_front(axes, rank):
-    """Returns one axis or several, counted from the front, as a set."""
-    return {axis % rank for axis in (axes if isinstance(axes, list | tuple) else [axes])}
-
-
-def reduced_axes(layer, rank):
-    """Returns the axes that one set of a layer or RMS normalization, ours or Keras's, spans."""
-    if isinstance(layer, AxesNormalization):
-        return set(layer.reduced(rank))
-    return axes_from_front(layer.axis, rank)
 
 
 def require(name, value, *accepted):

@@ -1,4 +1,4 @@
-"""What the conversions of all kinds from Flax's modules share."""
+"""Functions that the conversions of all kinds from Flax's modules share."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from keras_norm.conversion.arguments import affine_arguments, require
 
 
 def arguments(module):
-    """Returns the arguments that all have."""
+    """Returns the arguments that all modules have."""
     dtype = variable_dtype = np.dtype(module.param_dtype).name
     if module.dtype is not None:
         dtype = np.dtype(module.dtype).name

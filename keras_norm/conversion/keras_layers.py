@@ -1,4 +1,4 @@
-"""What the conversions of all kinds from and to Keras's layers share."""
+"""Functions that the conversions of several kinds from and to Keras's layers share."""
 
 import keras
 
@@ -10,7 +10,7 @@ _MULTIPLIERS = [f"{v}_{kind}_multiplier" for v in ("beta", "gamma") for kind in 
 
 
 def axis_of(layer):
-    """Returns the argument `axis` of Keras's layer, which makes a list of a number."""
+    """Returns the axis of Keras's layer as given; Keras converts a number to a list."""
     axis = layer.axis
     return axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
 
@@ -27,7 +27,7 @@ def arguments(layer, names=()):
 
 
 def spanned_and_reduced(layer, makes_masks):
-    """Returns the axes that gamma spans, after checking that the moments are those over them.
+    """Returns the axes that gamma spans, after checking that the moments are taken over them.
 
     They are in the order of the input's axes, which is that of our gamma. They are counted as they
     were given, if all were from the same end: a layer with `axis=-1` takes inputs of several ranks.
@@ -63,7 +63,7 @@ def refuse_masks(layer, makes_masks):
     """Raises if a mask reaches a layer that uses it, where Keras's layer takes none."""
     if makes_masks and not isinstance(layer, Unmasked):
         raise ValueError(
-            "Keras's layer has no call argument `mask`, but the model makes masks (`Masking`, "
+            "Keras's layer does not support masks, but the model makes masks (`Masking`, "
             "`mask_zero` of `Embedding`, ...)."
         )
 
@@ -75,7 +75,7 @@ def _initializer(layer, name, initializer):
         if initializer.values is None:
             raise ValueError(
                 f"Argument `{name}` is a function of the size: build the layer first, so that "
-                "its values can stand for it."
+                "the function's values are known."
             )
         initializer = keras.initializers.Constant(initializer.values)
     variable = getattr(layer, name.removesuffix("_initializer"))

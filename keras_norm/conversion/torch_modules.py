@@ -1,4 +1,4 @@
-"""What the conversions of all kinds from and to PyTorch's modules share."""
+"""Functions that the conversions of several kinds from and to PyTorch's modules share."""
 
 import keras
 
@@ -6,7 +6,7 @@ from keras_norm.conversion.arguments import affine_arguments, names_last_axes, s
 
 
 def arguments(module, typical):
-    """Returns the arguments that all have; the dtype is that of `typical`, where there is one."""
+    """Returns the arguments that all modules have; the dtype is that of `typical`, unless None."""
     return {
         "epsilon": module.eps,
         "dtype": None if typical is None else str(typical.dtype).removeprefix("torch."),
@@ -20,7 +20,7 @@ def array(tensor):
 
 
 def copy_values(tensor, variable, added=0.0):
-    """Gives a tensor the values of a Keras variable, and its dtype."""
+    """Copies the values and the dtype of a Keras variable to a tensor."""
     import torch
 
     values = torch.from_numpy(keras.ops.convert_to_numpy(variable).astype("float64") + added)

@@ -1,12 +1,12 @@
-"""What stands for Keras's layers where masks pass by: Keras's own take no mask."""
+"""The base of layers that ignore masks, like Keras's layers."""
 
 
 class Unmasked:
-    """A layer that passes a mask on and does not use it, as Keras's layers.
+    """A layer that passes a mask on without using it, like Keras's layers.
 
-    `from_keras` makes it where the model makes masks, so that the outputs stay the same. To have
-    padding kept out of the moments, put a layer of the parent class in its place with
-    `conversion.replace_normalization`.
+    `from_keras` creates it in a model that makes masks, so that the outputs stay the same. To
+    exclude padding from the moments, replace it with a layer of the parent class
+    (`conversion.replace_normalization`).
     """
 
     def call(self, inputs, training=None):

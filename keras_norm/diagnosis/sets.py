@@ -1,34 +1,39 @@
-"""Which layers normalize, and which axes their moments are taken over."""
+"""The normalization layers, and the axes that their moments are taken over."""
 
 import keras
 
 from keras_norm import layers
-from keras_norm.conversion.arguments import axes_from_front
-from keras_norm.conversion.kinds import KINDS, kind_of
-from keras_norm.layers.axes_normalization import AxesNormalization
 
 BATCH = (layers.BatchNormalization, keras.layers.BatchNormalization)
-
-
-def _classes(kinds):
-    return tuple(cls for kind in kinds for cls in (kind.layer, kind.keras) if cls is not None)
-
-
-NORMALIZATIONS = _classes(KINDS)
-# Those that usually take moments over the channels of a single step.
-OF_STEPS = _classes(kind for kind in KINDS if issubclass(kind.layer, AxesNormalization))
+_GROUP = (layers.GroupNormalization, keras.layers.GroupNormalization)
+# The layers that usually take moments over the channels of a single step.
+OF_STEPS = (
+    layers.LayerNormalization,
+    layers.RMSNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+)
+NORMALIZATIONS = (*BATCH, *_GROUP, *OF_STEPS)
 
 
 def family(layer):
-    """Returns our class of normalization for a layer, ours or Keras's."""
-    return kind_of(layer).layer
+    """Returns the class of normalization that a layer's class is or derives from."""
+    return next(cls for cls in type(layer).__mro__ if cls in NORMALIZATIONS)
 
 
 def channel_axis(layer, rank):
     """Returns the channel axis of a layer, from the front: the last one that gamma spans."""
-    return max(axes_from_front(layer.axis, rank))
+    axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
+    return max(axis % rank for axis in axes)
 
 
 def reduced_axes(layer, rank):
     """Returns the axes, from the front, that one set of a layer extends over."""
-    return kind_of(layer).reduced_axes(layer, rank)
+    if isinstance(layer, BATCH):
+        return set(range(rank)) - {channel_axis(layer, rank)}
+    if isinstance(layer, _GROUP):
+        return set(range(1, rank))
+    if isinstance(layer, layers.LayerNormalization | layers.RMSNormalization):
+        return set(layer._reduced(rank))
+    axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
+    return {axis % rank for axis in axes}

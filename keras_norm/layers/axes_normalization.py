@@ -1,4 +1,4 @@
-"""What layer and RMS normalization share: sets of elements that are given by axes."""
+"""The common base of layer and RMS normalization: sets of elements that are defined by axes."""
 
 from typing import Unpack
 
@@ -44,7 +44,7 @@ class AxesNormalization(Normalization):
     def build(self, input_shape):
         """Creates gamma and beta."""
         axes = self._indices("axis", len(input_shape))
-        self.reduced(len(input_shape))
+        self._reduced(len(input_shape))
         if len(axes) == 1:
             self._check_channels(input_shape, axes[0])
         self._parameter_shape = tuple(input_shape[axis] for axis in axes)
@@ -54,7 +54,7 @@ class AxesNormalization(Normalization):
                 f"Received: axis={self.axis}, input shape {tuple(input_shape)}"
             )
         self._add_scale_and_offset(self._parameter_shape)
-        # Counted as in the argument: an input of another rank may do as well.
+        # As the argument counts them, from the front or the back: the rank of inputs may vary.
         given = _as_list(self.axis)
         self.input_spec = keras.layers.InputSpec(
             min_ndim=max(axis + 1 if axis >= 0 else -axis for axis in given),
@@ -73,7 +73,7 @@ class AxesNormalization(Normalization):
         gamma, beta = self._scale_and_offset(shape, dtype)
         outputs, _ = normalize(
             self._computable(inputs, dtype),
-            self.reduced(rank),
+            self._reduced(rank),
             self.epsilon,
             gamma,
             beta,
@@ -84,7 +84,7 @@ class AxesNormalization(Normalization):
         )
         return convert(outputs, self.compute_dtype)
 
-    def reduced(self, rank):
+    def _reduced(self, rank):
         """Returns the axes that the moments are taken over, counted from the front."""
         if self.reduction_axes is not None:
             return self._indices("reduction_axes", rank)
@@ -92,8 +92,8 @@ class AxesNormalization(Normalization):
             return self._indices("axis", rank)
         if rank < 2:
             raise ValueError(
-                f"The input of {self._described} must have an axis besides the batch, or "
-                f"`reduction_axes` must name one. Received: an input of rank {rank}"
+                f"The input of {self._described} must have an axis besides the batch axis, or "
+                f"`reduction_axes` must name axes. Received: an input of rank {rank}"
             )
         return list(range(1, rank))
 
@@ -113,7 +113,7 @@ class AxesNormalization(Normalization):
 
 
 def _axes(name, axes):
-    """Returns an argument that is an axis or several, checked as far as it can be before build."""
+    """Returns an argument that names one or several axes, checked without the input's rank."""
     if _validation.is_integer(axes):
         return int(axes)
     if not isinstance(axes, list | tuple) or not all(map(_validation.is_integer, axes)):

@@ -1,4 +1,4 @@
-"""What the layers that MATLAB's functions return share: the properties as attributes."""
+"""The base of the layers that MATLAB's functions return: properties as attributes."""
 
 import copy
 
@@ -19,13 +19,13 @@ def _constant(value):
 class Properties(Normalization):
     """MATLAB's properties as attributes of a layer, which can be read and set.
 
-    Other names that start with an upper-case letter, as MATLAB's properties do, are refused.
+    Other names with an upper-case first letter, like MATLAB's properties, are refused.
     """
 
     def __init_subclass__(cls, properties=None, **kwargs):
-        """Adds the properties in a table to a class, to be read.
+        """Adds the properties in a table to a class, as readable attributes.
 
-        A class that gives no table inherits its parent's.
+        A class without a table inherits its parent's.
         """
         super().__init_subclass__(**kwargs)
         if properties is None:
@@ -66,7 +66,7 @@ def made(cls, pairs, keywords, refused=(), **given):
     names = [name for name in table if name not in refused]
     values = _name_value.collect(function, names, pairs, keywords, refused)
     arguments = given | property_table.arguments(function, table, values)
-    if "name" not in arguments:  # Keras makes names from the class: that of ours, without "Layer"
+    if "name" not in arguments:  # Keras derives names from the class: here ours, without "Layer"
         arguments["name"] = getattr(layers, cls.__name__.removesuffix("Layer"))().name
     with _name_value.renamed({entry.argument: name for name, entry in table.items()}):
         return cls(**arguments)

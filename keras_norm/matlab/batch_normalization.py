@@ -15,7 +15,7 @@ from keras_norm.matlab.property_table import (
 
 
 def _decay(argument):
-    """MATLAB's decay is how much of a statistic is new, our momentum how much of it stays."""
+    """Returns a decay: the weight of a batch's statistic. Our momentum is the old one's weight."""
 
     def convert(name, value):
         decay = _validation.real(name, value, low=0.0, high=1.0)
@@ -29,7 +29,7 @@ def _decay(argument):
     def read(layer):
         momentum = getattr(layer, argument)
         momentum = layer.momentum if momentum is None else momentum
-        # The shortest decay with this momentum: 0.1, and not 0.09999999999999998.
+        # The shortest decay with this momentum: 0.1, not 0.09999999999999998.
         decays = (float(f"{1.0 - momentum:.{digits}g}") for digits in range(1, 17))
         return next((decay for decay in decays if 1.0 - decay == momentum), 1.0 - momentum)
 
@@ -49,33 +49,33 @@ _PROPERTIES = {
 
 @keras.saving.register_keras_serializable("keras_norm")
 class BatchNormalizationLayer(Properties, BatchNormalization, properties=_PROPERTIES):
-    """A `BatchNormalization` with MATLAB's properties as attributes; the arguments are its own."""
+    """A `BatchNormalization` with the same arguments, and MATLAB's properties as attributes."""
 
 
 def batchNormalizationLayer(*pairs, **properties):
-    """Returns a `keras_norm.BatchNormalization`, made from MATLAB's properties.
+    """Returns a `keras_norm.BatchNormalization` with MATLAB's properties.
 
-    In training with the mean and variance of each channel over the batch and all positions, in
-    inference with `TrainedMean` and `TrainedVariance`:
+    In training, the layer uses the mean and variance of each channel over the batch and all
+    positions. In inference, it uses `TrainedMean` and `TrainedVariance`:
 
         output = Scale * (input - mean) / sqrt(variance + Epsilon) + Offset
         TrainedMean = MeanDecay * mean + (1 - MeanDecay) * TrainedMean
         TrainedVariance = VarianceDecay * variance + (1 - VarianceDecay) * TrainedVariance
 
-    The channels are the last axis of the input, as in MATLAB, whose batch axis comes after them
-    and not first.
+    The channels are the last axis of the input, and the batch is the first. (In MATLAB, the batch
+    axis follows the channels.)
 
     Args:
         *pairs: Properties as names and values: `"Epsilon", 1e-4, "Name", "BN1"`.
         **properties: Properties as keywords: `Epsilon=1e-4, Name="BN1"`.
-            TrainedMean, TrainedVariance: The moving statistics that the layer starts from, one
-            value for each channel. Default: 0 and 1.
+            TrainedMean, TrainedVariance: The initial moving statistics, one value for each channel.
+            Default: 0 and 1.
             Epsilon: Number > 0, added to the variance. Default: 1e-5.
-            NumChannels: "auto", or the number of channels, to be checked.
+            NumChannels: "auto", or the number of channels, which is checked.
             ScaleInitializer, OffsetInitializer: "ones", "zeros", "narrow-normal", or a function
             of the size. Defaults: "ones" and "zeros".
-            Scale, Offset: The values to start from, which override the initializers. Vectors, or
-            arrays of a size such as 1-by-1-by-C.
+            Scale, Offset: The initial values, which override the initializers. Vectors, or arrays
+            of a size such as 1-by-1-by-C.
             MeanDecay, VarianceDecay: Numbers in [0, 1]. Default: 0.1 each. (Keras's momentum is
             1 minus this.)
             ScaleLearnRateFactor, OffsetLearnRateFactor, ScaleL2Factor, OffsetL2Factor: Numbers
@@ -83,8 +83,8 @@ def batchNormalizationLayer(*pairs, **properties):
             Name: String. Default: a name that Keras chooses.
 
     Returns:
-        A `keras_norm.BatchNormalization`, with the properties as attributes as well, to read and
-        to set: `layer.Epsilon = 1e-3`. Compile a model again after that.
+        A `keras_norm.BatchNormalization`. The properties are also attributes that can be read and
+        set: `layer.Epsilon = 1e-3`. Compile the model again after a change.
 
     Raises:
         TypeError: If a value is of a wrong type.
@@ -102,5 +102,5 @@ def batchNormalizationLayer(*pairs, **properties):
     Reference:
         https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.batchnormalizationlayer.html
     """
-    # Without VarianceDecay, MATLAB's is 0.1, our variance_momentum the other momentum.
+    # MATLAB's default of VarianceDecay is 0.1; our default of variance_momentum is `momentum`.
     return made(BatchNormalizationLayer, pairs, properties, variance_momentum=0.9)

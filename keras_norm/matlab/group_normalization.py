@@ -28,20 +28,20 @@ _PROPERTIES = {
 
 @keras.saving.register_keras_serializable("keras_norm")
 class GroupNormalizationLayer(Properties, GroupNormalization, properties=_PROPERTIES):
-    """A `GroupNormalization` with MATLAB's properties as attributes; the arguments are its own."""
+    """A `GroupNormalization` with the same arguments, and MATLAB's properties as attributes."""
 
 
 def groupNormalizationLayer(numGroups, *pairs, **properties):
-    """Returns a `keras_norm.GroupNormalization`, made from MATLAB's properties.
+    """Returns a `keras_norm.GroupNormalization` with MATLAB's properties.
 
         output = Scale * (input - mean) / sqrt(variance + Epsilon) + Offset
 
-    with the mean and variance of each group of neighbouring channels of each sample. The channels
+    Mean and variance are those of each group of neighbouring channels of each sample. The channels
     are the last axis of the input.
 
     Args:
         numGroups: A positive integer that divides the number of channels; "all-channels" for one
-            group; "channel-wise" for a group a channel.
+            group; "channel-wise" for one group per channel.
         *pairs: Properties as names and values: `"Epsilon", 1e-4, "Name", "GN1"`.
         **properties: Properties as keywords: `Epsilon=1e-4, Name="GN1"`. They are those of
             `batchNormalizationLayer`, without TrainedMean, TrainedVariance, MeanDecay and

@@ -9,11 +9,11 @@ from keras_norm.matlab.property_table import SHARED
 
 @keras.saving.register_keras_serializable("keras_norm")
 class InstanceNormalizationLayer(Properties, InstanceNormalization, properties=SHARED):
-    """An `InstanceNormalization` with MATLAB's properties; the arguments are its own."""
+    """An `InstanceNormalization` with the same arguments, and MATLAB's properties as attributes."""
 
 
 def instanceNormalizationLayer(*pairs, **properties):
-    """Returns a `keras_norm.InstanceNormalization`, made from MATLAB's properties.
+    """Returns a `keras_norm.InstanceNormalization` with MATLAB's properties.
 
         output = Scale * (input - mean) / sqrt(variance + Epsilon) + Offset
 

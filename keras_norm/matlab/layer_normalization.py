@@ -11,7 +11,7 @@ _DIMENSIONS = ("batch-excluded", "auto", "channel-only", "spatial-channel")
 
 
 def _operation_dimension(layer):
-    """Returns MATLAB's word for the axes that a `LayerNormalization` takes its moments over."""
+    """Returns MATLAB's name of the axes that the moments of a `LayerNormalization` span."""
     if hasattr(layer, "operation_dimension"):
         return layer.operation_dimension
     if layer.reduction_axes is None:
@@ -32,10 +32,10 @@ _PROPERTIES = {
 
 @keras.saving.register_keras_serializable("keras_norm")
 class LayerNormalizationLayer(Properties, LayerNormalization, properties=_PROPERTIES):
-    """A `LayerNormalization` with MATLAB's properties, among them `OperationDimension`.
+    """A `LayerNormalization` with MATLAB's properties, including `OperationDimension`.
 
-    With "auto" the axes of the moments depend on the number of the input's axes, so that
-    `reduction_axes` is not known before the layer is built.
+    With "auto", the axes of the moments depend on the rank of the input, so that `reduction_axes`
+    is not known before the layer is built.
 
     Args:
         operation_dimension: "batch-excluded", "auto", "channel-only" or "spatial-channel".
@@ -65,7 +65,7 @@ class LayerNormalizationLayer(Properties, LayerNormalization, properties=_PROPER
         self.reduction_axes = -1 if channels_only else None
 
     def build(self, input_shape):
-        """Finds the axes for the moments, and creates gamma and beta."""
+        """Chooses the axes of the moments, and creates gamma and beta."""
         self._rank = len(input_shape)
         self._choose_axes()
         super().build(input_shape)
@@ -83,14 +83,14 @@ class LayerNormalizationLayer(Properties, LayerNormalization, properties=_PROPER
 
 
 def layerNormalizationLayer(*pairs, **properties):
-    """Returns a `keras_norm.LayerNormalization`, made from MATLAB's properties.
+    """Returns a `keras_norm.LayerNormalization` with MATLAB's properties.
 
         output = Scale * (input - mean) / sqrt(variance + Epsilon) + Offset
 
-    `OperationDimension` says what mean and variance of a sample are taken over; Scale and Offset
-    have an entry for each channel. The channels are the last axis of the input. Keras does not
-    distinguish time from space: "auto" takes an input of rank 3 for a sequence or a 1-D image,
-    which MATLAB treats alike, and an input of rank 4 or more for an image.
+    `OperationDimension` selects the axes of mean and variance; Scale and Offset have an entry for
+    each channel. The channels are the last axis of the input. Keras does not distinguish time from
+    space: "auto" treats an input of rank 3 as a sequence or a 1-D image, which are equivalent in
+    MATLAB, and an input of rank 4 or more as an image.
 
     | OperationDimension | moments over |
     | --- | --- |
@@ -99,8 +99,8 @@ def layerNormalizationLayer(*pairs, **properties):
     | "channel-only" | the channels |
     | "spatial-channel" | all axes except the batch |
 
-    "batch-excluded", the default, is MATLAB's rule until R2022b; the time steps of a sequence
-    mix. "auto" is MATLAB's default since R2023a.
+    "batch-excluded", the default, is MATLAB's rule until R2022b; it mixes the time steps of a
+    sequence. "auto" is MATLAB's default since R2023a.
 
     Args:
         *pairs: Properties as names and values: `"Epsilon", 1e-4, "Name", "LN1"`.

@@ -1,4 +1,4 @@
-"""MATLAB's properties of layers: what they are, those of all kinds, and how they are read."""
+"""MATLAB's properties of the layers: how each is set and read, and those that all layers have."""
 
 import copy
 import dataclasses
@@ -26,12 +26,13 @@ class Property:
     """One property.
 
     Attributes:
-        argument: The layer's argument that it becomes.
-        convert: From the property's name and its value in MATLAB to the argument's value.
-        read: From a layer to the property's value in MATLAB.
-        heading: What the sheet shows the property under; None if it does not.
-        variable: The layer's variable that the property is the value of, if it is one.
-        default: The initializer of that variable where no values and no other one are given.
+        argument: The corresponding argument of the layer.
+        convert: Function of the property's name and its value in MATLAB that returns the argument's
+            value.
+        read: Function of a layer that returns the property's value in MATLAB.
+        heading: The heading of the property in the sheet; None if the sheet does not show it.
+        variable: The layer's variable whose value the property is, if there is one.
+        default: The default initializer of that variable.
     """
 
     argument: str
@@ -112,7 +113,7 @@ def _num_channels(name, value):
     return _name_value.positive_integer(name, value, "or 'auto'")
 
 
-# What MATLAB's layers share. Scale and Offset come after the initializers, and win over them.
+# The properties that all layers have. Offset and Scale follow the initializers, and override them.
 SHARED = {
     "Epsilon": number("epsilon", HYPERPARAMETERS, above=0.0),
     "NumChannels": Property(
@@ -131,11 +132,11 @@ SHARED = {
 
 
 def arguments(function, table, values):
-    """Returns a layer's arguments for MATLAB's properties; empty values leave the defaults.
+    """Returns a layer's arguments for MATLAB's properties; empty values mean the defaults.
 
     Raises:
-        ValueError: If properties, NumChannels among them, are for different numbers of channels;
-            the message names `function`.
+        ValueError: If properties, including NumChannels, have different numbers of channels; the
+            message names `function`.
     """
     converted = {
         name: entry.convert(name, values[name])
@@ -154,24 +155,24 @@ def arguments(function, table, values):
 
 
 def overriding(value, initializer):
-    """Returns what a layer takes for a value: values override an initializer that there is."""
+    """Returns the layer's argument for a value: given values override an earlier initializer."""
     if isinstance(value, np.ndarray) and initializer is not None:
         return GivenValues(value.tolist(), initializer)
     return value
 
 
 def properties(layer):
-    """Returns all properties of a layer under MATLAB's names, the read-only ones included.
+    """Returns all properties of a layer under MATLAB's names, including the read-only ones.
 
     Args:
-        layer: A layer of `keras_norm`, made by the functions here or in any other way.
+        layer: A layer of `keras_norm`, from MATLAB's functions or not.
 
     Returns:
-        A dictionary from the properties' names to their values; `[]` stands for what has no
-        values yet.
+        A dictionary from the properties' names to their values; `[]` for parameters without
+        values.
 
     Raises:
-        TypeError: If it is not a layer of `keras_norm`.
+        TypeError: If `layer` is not a layer of `keras_norm` that MATLAB has.
 
     Example:
     >>> from keras_norm import matlab

@@ -13,14 +13,14 @@ def property_sheet(layer):
     `display` is MATLAB's name of this function. It prints nothing.
 
     Args:
-        layer: A layer of `keras_norm`, made by the functions here or in any other way.
+        layer: A layer of `keras_norm`, from MATLAB's functions or not.
 
     Returns:
         The sheet, a string of several lines. Parameters are `[]` until they have values; then it
         tells their size and class.
 
     Raises:
-        TypeError: If it is not a layer of `keras_norm`.
+        TypeError: If `layer` is not a layer of `keras_norm` that MATLAB has.
 
     Example:
     >>> from keras_norm import matlab

@@ -76,13 +76,13 @@ def test_where_a_mask_is_lost(norm, lose, place):
 @pytest.mark.parametrize(
     ("norm", "remedy"),
     [
-        (layers.GroupNormalization(2), "GroupNormalization takes no mask; put `keras_norm"),
-        (layers.LayerNormalization(axis=[1, 2]), "put `keras_norm.LayerNormalization` in"),
+        (layers.GroupNormalization(2), "GroupNormalization does not support masks; replace it"),
+        (layers.LayerNormalization(axis=[1, 2]), "replace it with `keras_norm.LayerNormalization`"),
         (
             layers.RMSNormalization(axis=[1, 2]),
-            "RMSNormalization takes no mask; put `keras_norm.RMSN",
+            "RMSNormalization does not support masks; replace it with `keras_norm.RMSN",
         ),
-        (UnmaskedGroupNormalization(2), "put `keras_norm.GroupNormalization` in"),
+        (UnmaskedGroupNormalization(2), "replace it with `keras_norm.GroupNormalization`"),
         (layers.LayerNormalization(), None),  # over the channels of a step
         (layers.RMSNormalization(), None),
         (keras_norm.LayerNormalization(reduction_axes=-1), None),
@@ -129,7 +129,7 @@ def test_operations_in_subclassed_models(nested):
 
     (finding,) = masks(model(sum), tokens())
     assert finding.name == "norm"
-    assert "lost after 'words', in an operation that is no layer" in finding.remedy
+    assert "lost after 'words', in an operation that is not a layer" in finding.remedy
     assert masks(model(AddPositions()), tokens()) == []
 
 

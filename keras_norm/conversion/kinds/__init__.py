@@ -1,6 +1,6 @@
-"""The table of kinds of normalization: what each is in Keras, PyTorch, Flax and MATLAB.
+"""The table of kinds of normalization, with their equivalents in Keras, PyTorch, Flax and MATLAB.
 
-A module beside this one has the translations of one kind, and its row. Conversion, folding,
+Each module beside this one has the conversions of one kind, and its row. Conversion, folding,
 diagnosis, MATLAB's sheets and the tests read the table.
 """
 

@@ -5,7 +5,7 @@ import keras
 from keras_norm import layers
 from keras_norm.conversion import flax_modules, keras_layers, torch_modules
 from keras_norm.conversion.affine import of_statistics
-from keras_norm.conversion.arguments import axes_from_front, common_arguments, require
+from keras_norm.conversion.arguments import common_arguments, require
 from keras_norm.conversion.kinds.kind import Kind
 
 _OWN = ("momentum", "synchronized", "moving_mean_initializer", "moving_variance_initializer")
@@ -27,7 +27,7 @@ def to_keras(layer, makes_masks):
     if layer.renorm:
         if not hasattr(keras.layers.BatchNormalization(), "renorm"):
             raise ValueError(
-                "Argument `renorm` is new in Keras 3.14. "
+                "Argument `renorm` requires Keras 3.14 or later. "
                 f"Received: renorm=True, with Keras {keras.__version__}"
             )
         arguments |= {name: getattr(layer, name) for name in _OF_RENORM}
@@ -92,11 +92,6 @@ def from_flax(module):
     )
 
 
-def reduced_axes(layer, rank):
-    """Returns the axes that one set extends over: all but that of the channels."""
-    return set(range(rank)) - axes_from_front(layer.axis, rank)
-
-
 KIND = Kind(
     layer=layers.BatchNormalization,
     keras=keras.layers.BatchNormalization,
@@ -111,7 +106,6 @@ KIND = Kind(
     to_torch=to_torch,
     flax={"BatchNorm": from_flax},
     folding=of_statistics,
-    reduced_axes=reduced_axes,
     variants=("keras_norm.wolfram.AppliedBatchNormalization",),
     matlab="keras_norm.matlab.batch_normalization.BatchNormalizationLayer",
 )

@@ -12,7 +12,7 @@ from keras_norm.conversion.unmasked import Unmasked
 
 @keras.saving.register_keras_serializable("keras_norm")
 class UnmaskedGroupNormalization(Unmasked, layers.GroupNormalization):  # type: ignore[misc]
-    """`GroupNormalization` that passes a mask on and does not use it."""
+    """`GroupNormalization` that passes a mask on without using it."""
 
 
 def from_keras(layer, makes_masks):
@@ -54,11 +54,6 @@ def from_flax(module):
     return layers.GroupNormalization(groups=module.num_groups, **flax_modules.arguments(module))
 
 
-def reduced_axes(layer, rank):
-    """Returns the axes that one set extends over: all but the batch."""
-    return set(range(1, rank))
-
-
 KIND = Kind(
     layer=layers.GroupNormalization,
     keras=keras.layers.GroupNormalization,
@@ -68,7 +63,6 @@ KIND = Kind(
     to_torch=to_torch,
     flax={"GroupNorm": from_flax},
     folding=of_parameters,
-    reduced_axes=reduced_axes,
     variants=(UnmaskedGroupNormalization,),
     matlab="keras_norm.matlab.group_normalization.GroupNormalizationLayer",
 )

@@ -3,7 +3,7 @@
 from keras_norm import layers
 from keras_norm.conversion import flax_modules, torch_modules
 from keras_norm.conversion.affine import of_parameters
-from keras_norm.conversion.arguments import axes_from_front, require
+from keras_norm.conversion.arguments import require
 from keras_norm.conversion.kinds import group
 from keras_norm.conversion.kinds.kind import Kind
 
@@ -27,11 +27,6 @@ def from_flax(module):
     )
 
 
-def reduced_axes(layer, rank):
-    """Returns the axes that one set extends over: all but the batch and that of the channels."""
-    return set(range(1, rank)) - axes_from_front(layer.axis, rank)
-
-
 KIND = Kind(
     layer=layers.InstanceNormalization,
     keras=None,
@@ -45,6 +40,5 @@ KIND = Kind(
     to_torch=group.to_torch,
     flax={"InstanceNorm": from_flax},
     folding=of_parameters,
-    reduced_axes=reduced_axes,
     matlab="keras_norm.matlab.instance_normalization.InstanceNormalizationLayer",
 )

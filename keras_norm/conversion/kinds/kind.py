@@ -1,4 +1,4 @@
-"""What the table of kinds says of one kind."""
+"""One row of the table of kinds."""
 
 import dataclasses
 import importlib
@@ -12,17 +12,15 @@ class Kind:
     Attributes:
         layer: Our class.
         keras: Keras's class; None if it has none.
-        from_keras: Function of Keras's layer and of whether masks reach it that returns ours, not
-            built.
-        to_keras: Function of our layer and of whether masks reach it that returns Keras's, not
-            built.
+        from_keras: Function of Keras's layer, and of whether the model makes masks, that returns
+            our layer, not built.
+        to_keras: Function of our layer, and of whether the model makes masks, that returns Keras's
+            layer, not built.
         torch: Names in `torch.nn`, and functions of a module that return our layer.
         to_torch: Function of our built layer that returns a module without gamma and beta.
         flax: Names in `flax.nnx`, and functions of a module that return our layer.
         folding: Function of a layer, ours or Keras's, that returns its `Folding`.
-        reduced_axes: Function of a layer, ours or Keras's, and of its input's rank that returns
-            the axes, from the front, that one set extends over.
-        variants: Other classes derived from ours that are translated like it, or their import
+        variants: Other classes derived from ours that are converted like it, or their import
             paths.
         matlab: Import path of the class that MATLAB's function returns; None if there is none.
     """
@@ -35,7 +33,6 @@ class Kind:
     to_torch: Callable
     flax: Mapping[str, Callable]
     folding: Callable
-    reduced_axes: Callable
     variants: tuple[type | str, ...] = ()
     matlab: str | None = None
 

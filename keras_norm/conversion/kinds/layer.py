@@ -8,7 +8,6 @@ from keras_norm.conversion.affine import Folding, of_parameters
 from keras_norm.conversion.arguments import (
     common_arguments,
     names_last_axes,
-    reduced_axes,
     require,
     sorted_axes,
 )
@@ -18,7 +17,7 @@ from keras_norm.conversion.unmasked import Unmasked
 
 @keras.saving.register_keras_serializable("keras_norm")
 class UnmaskedLayerNormalization(Unmasked, layers.LayerNormalization):  # type: ignore[misc]
-    """`LayerNormalization` that passes a mask on and does not use it."""
+    """`LayerNormalization` that passes a mask on without using it."""
 
 
 def from_keras(layer, makes_masks):
@@ -73,7 +72,7 @@ def from_flax(module):
 def folding(layer):
     """Returns the `Folding` of a layer, ours or Keras's."""
     if getattr(layer, "rms_scaling", False):
-        return Folding(layer, "its argument rms_scaling=True has no equal without gamma")
+        return Folding(layer, "its argument rms_scaling=True needs gamma")
     if isinstance(layer, keras.layers.LayerNormalization) and _uses_last_axes(layer):
         return Folding(layer, f"Keras's layer takes its axes for the last ones (axis={layer.axis})")
     return of_parameters(layer)
@@ -88,7 +87,6 @@ KIND = Kind(
     to_torch=to_torch,
     flax={"LayerNorm": from_flax},
     folding=folding,
-    reduced_axes=reduced_axes,
     variants=(UnmaskedLayerNormalization,),
     matlab="keras_norm.matlab.layer_normalization.LayerNormalizationLayer",
 )

@@ -5,7 +5,7 @@ import keras
 from keras_norm import layers
 from keras_norm.conversion import flax_modules, keras_layers, torch_modules
 from keras_norm.conversion.affine import Folding, of_parameters
-from keras_norm.conversion.arguments import names_last_axes, reduced_axes, require
+from keras_norm.conversion.arguments import names_last_axes, require
 from keras_norm.conversion.kinds.kind import Kind
 from keras_norm.conversion.unmasked import Unmasked
 
@@ -14,10 +14,10 @@ _OF_KERAS = ("epsilon", "activity_regularizer", "name", "trainable")
 
 @keras.saving.register_keras_serializable("keras_norm")
 class UnmaskedRMSNormalization(Unmasked, layers.RMSNormalization):  # type: ignore[misc]
-    """`RMSNormalization` that ends a mask and does not use it, as Keras's layer."""
+    """`RMSNormalization` that drops a mask without using it, like Keras's layer."""
 
     def compute_mask(self, inputs, previous_mask):
-        """Returns None: what follows sees no mask."""
+        """Returns None: the layers that follow get no mask."""
 
 
 def from_keras(layer, makes_masks):
@@ -61,7 +61,7 @@ def from_torch(module):
     """Returns our layer for an RMSNorm of PyTorch."""
     import torch
 
-    # What PyTorch takes for None, by the dtype it computes in.
+    # PyTorch's epsilon for None depends on the dtype of the computation.
     is_double = module.weight is not None and module.weight.dtype == torch.float64
     computed_in = torch.float64 if is_double else torch.float32
     epsilon = torch.finfo(computed_in).eps if module.eps is None else module.eps
@@ -89,7 +89,7 @@ def folding(layer):
     """Returns the `Folding` of a layer, ours or Keras's."""
     if isinstance(layer, keras.layers.RMSNormalization):
         return Folding(
-            layer, "Keras's layer cannot be without its scale; after `from_keras` it can"
+            layer, "Keras's layer always has a scale; convert the model with `from_keras` first"
         )
     return of_parameters(layer)
 
@@ -103,6 +103,5 @@ KIND = Kind(
     to_torch=to_torch,
     flax={"RMSNorm": from_flax},
     folding=folding,
-    reduced_axes=reduced_axes,
     variants=(UnmaskedRMSNormalization,),
 )
