@@ -12,7 +12,7 @@ from keras_norm.multipliers import exclude_norms_and_biases, set_multipliers
 from keras_norm.population import merge_moving_statistics, update_population_statistics
 from keras_norm.replicas import replica_group
 
-# Registers the fast implementations; without that folder the plain functions answer.
+# Registers the fast implementations; without that folder, the plain functions are used.
 with contextlib.suppress(ModuleNotFoundError):
     importlib.import_module("keras_norm.kernels")
 

@@ -1,9 +1,10 @@
-"""What belongs to a model: the one place that says so.
+"""The contents of a model: the objects that belong to it.
 
-Keras keeps more than that. It lists every layer that was ever an attribute, every graph that a
-Sequential ever had, and on each layer every call of it in any graph. What belongs to a model is
-what its attributes lead to now, and the calls that its graphs name. Whatever walks a model asks
-here: a popped layer, or one whose attribute was replaced, is not part of it.
+Keras keeps more objects than that: every layer that was ever an attribute, every graph that a
+Sequential ever had, and for each layer all of its calls in any graph. An object belongs to a model
+if attributes lead from the model to the object now; a call belongs to it if one of its graphs
+contains the call. A popped layer, or one whose attribute was replaced, does not belong to a model.
+All code that walks a model uses this module.
 """
 
 import collections
@@ -26,8 +27,8 @@ _STATEFUL = (
     keras.metrics.Metric,
     keras.optimizers.Optimizer,
 )
-# What `compile` and `fit` add to a model, and what they change, with the value before; and the
-# lists in which TensorFlow has some attributes once more.
+# Attributes that `compile` and `fit` add to a model, those that they change with their old values,
+# and the lists in which TensorFlow repeats some attributes.
 _ADDED_BY_TRAINING = (
     *("optimizer", "history", "_compile_config", "_compiled_trainable_state"),
     *("_eval_epoch_iterator", "_jax_state"),
@@ -41,8 +42,8 @@ _LISTED_BY_TENSORFLOW = (
     "_self_unconditional_checkpoint_dependencies",
     "_self_unconditional_dependency_names",
 )
-# Lists of Keras and TensorFlow that also hold what is gone; and what leads from a layer or tensor
-# to calls in other graphs.
+# Lists of Keras and TensorFlow that still contain removed objects, and attributes that lead from a
+# layer or tensor to calls in other graphs.
 _KEPT_FOREVER = ("_layers", "_tracked", "_self_unconditional_deferred_dependencies")
 _CALLS = ("_inbound_nodes", "_outbound_nodes", "_keras_history")
 _NOT_FOLLOWED = {*_KEPT_FOREVER, *_LISTED_BY_TENSORFLOW, *_CALLS}
@@ -51,7 +52,7 @@ _NOT_FOLLOWED = {*_KEPT_FOREVER, *_LISTED_BY_TENSORFLOW, *_CALLS}
 def contents(root):
     """Yields `root` and everything that belongs to it.
 
-    Only the calls of a layer (the nodes of graphs) that the graphs of models in `root` name count:
+    A call of a layer (a node of a graph) counts only if a graph of a model in `root` contains it:
     other models that share a layer are not part of `root`.
     """
     _keras.check_models()
@@ -66,7 +67,7 @@ def contents(root):
 
 
 def layers_of(model):
-    """Returns the layers that belong to a model, itself included, in Keras's order."""
+    """Returns the layers that belong to a model, including the model, in Keras's order."""
     belonging = {id(x) for x in contents(model)}
     return [layer for layer in model._flatten_layers() if id(layer) in belonging]
 
@@ -91,19 +92,19 @@ def is_variable_of_backend(x):
 
 
 def holds_state(x):
-    """Returns whether layers, variables or other state belong to `x`."""
+    """Returns whether `x` contains layers, variables or other state."""
     return any(isinstance(y, _STATEFUL) or is_variable_of_backend(y) for y in contents(x))
 
 
 def _parts(x):
-    """Returns what `x` holds."""
+    """Returns the objects that `x` refers to."""
     if is_variable_of_backend(x) or is_tracker(x):
         return []
     if isinstance(x, types.MethodType):
         return [x.__func__, x.__self__]
     parts = [value for name, value in attributes(x).items() if name not in _NOT_FOLLOWED]
     if isinstance(x, keras.Sequential):
-        parts += x._layers  # here Keras keeps what there is
+        parts += x._layers  # in a Sequential, the current layers
     if isinstance(x, functools.partial):
         parts += [x.func, *x.args, *x.keywords.values()]
     elif isinstance(x, types.FunctionType):
@@ -122,9 +123,9 @@ def is_tracker(x):
 
 
 def attributes(x):
-    """Returns the attributes of `x` itself, those in slots too, as a dictionary.
+    """Returns the attributes of `x` itself, including slots, as a dictionary.
 
-    Those of a model are as they were before `compile`.
+    For a model, these are the attributes before `compile`.
     """
     state = {} if is_proxy(x) else object.__getstate__(x)
     if isinstance(state, tuple):
@@ -133,7 +134,7 @@ def attributes(x):
 
 
 def _untrained(attributes):
-    """Returns the attributes that a model with these had before `compile`."""
+    """Returns the attributes of a model as they were before `compile`."""
     known = {
         name: _CHANGED_BY_TRAINING.get(name, value)
         for name, value in attributes.items()
@@ -150,7 +151,7 @@ def _untrained(attributes):
 
 
 def cell_contents(cell):
-    """Returns the one value in a closure's cell in a list, which is empty where the cell is."""
+    """Returns a list of the value in a closure's cell; an empty list for an empty cell."""
     try:
         return [cell.cell_contents]
     except ValueError:

@@ -1,9 +1,9 @@
-"""Every private name of Keras that the package touches, and what each is for.
+"""All private names of Keras that the package uses, and their purpose.
 
-Keras may rename or drop any of them in any version. `tests/test_keras.py` checks that the
-installed Keras has them all and that the package touches no other;
-`keras_norm.optimizers.hooks` checks those of optimizers each time an optimizer is built, and
-`check_models` the others before a model is walked or copied: most would fail in silence.
+Keras may rename or drop any of them in any version, and most uses would then fail silently.
+`tests/test_keras.py` checks that the installed Keras has all of them, and that the package uses no
+others. `keras_norm.optimizers.hooks` checks the names of optimizers each time an optimizer is
+built, and `check_models` checks the others before a model is walked or copied.
 """
 
 import concurrent.futures
@@ -11,7 +11,7 @@ import functools
 
 import keras
 
-# What `keras_norm.optimizers` overrides in an optimizer: these are called by Keras.
+# The methods of an optimizer that Keras calls and `keras_norm.optimizers` overrides.
 HOOKS = {
     "_backend_apply_gradients": "adds the L2 term, before clipping and accumulation",
     "_apply_weight_decay": "decoupled weight decay, at each variable's rate and factor",
@@ -19,7 +19,7 @@ HOOKS = {
     "_update_model_variables_moving_average": "the average of a variable that stays as it is",
     "update_step": "updates one variable (public)",
 }
-# PyTorch's optimizers have it in place of `update_step`.
+# PyTorch's optimizers have this method in place of `update_step`.
 PARALLEL_HOOK = {"_parallel_update_step": "updates many variables at once on PyTorch"}
 
 OPTIMIZER = HOOKS | {
@@ -71,10 +71,10 @@ TENSOR = {
 
 
 def apart(function, *arguments):
-    """Calls a function in a thread of its own.
+    """Calls a function in a separate thread.
 
     Scopes, traces, strategies, devices and the counters of automatic names belong to a thread, so
-    that the function sees none of the caller's and leaves nothing in them.
+    the function neither sees nor changes those of the caller.
     """
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         return thread.submit(function, *arguments).result()
@@ -90,8 +90,8 @@ def check_models():
     missing = apart(_missing)
     if missing:
         raise outdated(
-            f"its models have no {', '.join(f'`{name}`' for name in missing)}, by which keras_norm "
-            "walks and copies models"
+            f"its models lack {', '.join(f'`{name}`' for name in missing)}, which keras_norm needs "
+            "to walk and copy models"
         )
 
 
@@ -102,13 +102,13 @@ def _missing():
     model.compile(loss="mse")
     objects = (model, MODEL), (layer, LAYER), (model.output, TENSOR), (keras.Variable(0.0), TENSOR)
     lacking = [{name for name in names if not hasattr(x, name)} for x, names in objects]
-    # Of `TENSOR`, symbolic tensors have some, variables the others.
+    # Symbolic tensors have some names of `TENSOR`, variables the others.
     return sorted(lacking[0] | lacking[1] | (lacking[2] & lacking[3]))
 
 
 def outdated(what):
-    """Returns the error for a Keras that is not as the package needs it."""
+    """Returns the error for a version of Keras that the package cannot use."""
     return RuntimeError(
-        f"Keras {keras.__version__} is not as this version of keras_norm needs it: {what}. "
+        f"Keras {keras.__version__} does not work with this version of keras_norm: {what}. "
         "Install a newer keras_norm, or a Keras from 3.13 to 3.15."
     )

@@ -1,4 +1,4 @@
-"""What the MATLAB and Wolfram spellings share: properties as names and values, and vectors."""
+"""Common functions for MATLAB's and Wolfram's names: name-value pairs and vectors."""
 
 import contextlib
 import difflib
@@ -12,19 +12,19 @@ from keras_norm import _validation
 
 
 def collect(owner, names, pairs, keywords, refused=()):
-    """Returns the properties that a call was given, as a dictionary from names to values.
+    """Returns the properties in a call's arguments, as a dictionary from names to values.
 
-    As in MATLAB, upper and lower case are the same in names.
+    As in MATLAB, names are not case-sensitive.
 
     Args:
-        owner: The function that was called, for messages.
-        names: All names that it takes.
+        owner: The name of the called function, for messages.
+        names: All names that the function accepts.
         pairs: Its positional arguments: name, value, name, value, ...
         keywords: Its keyword arguments.
-        refused: Dictionary from the names of properties that it does not take to the reasons.
+        refused: Dictionary from the names of refused properties to the reasons.
 
     Raises:
-        TypeError: If something else stands where a name should.
+        TypeError: If a name is not a string.
         ValueError: If a name has no value, is unknown, refused or given twice.
     """
     if len(pairs) % 2:
@@ -54,27 +54,27 @@ def collect(owner, names, pairs, keywords, refused=()):
 
 
 def find(names, given):
-    """Returns the name that is the given one but for upper and lower case, or None."""
+    """Returns the name that equals the given one except for upper and lower case, or None."""
     return next((name for name in names if name.casefold() == given.casefold()), None)
 
 
 def hint(given, names):
-    """Returns a sentence on what was meant, after a space; nothing if that is not clear."""
-    # What is misspelt is more alike, names of different things are less.
+    """Returns a space and a sentence that suggests a name; nothing if no name is similar."""
+    # Misspelt names are more similar than this cutoff, names of different things are less.
     name = _closest(given, names, cutoff=0.65)
     return "" if name is None else f" Did you mean {name!r}?"
 
 
 def closest(given, names):
-    """Returns a sentence that says which name is closest, after a space; nothing for no names."""
+    """Returns a space and a sentence with the closest name; nothing if there are no names."""
     name = _closest(given, names, cutoff=0.0)
     return "" if name is None else f" The closest that it has is {name!r}."
 
 
 def _closest(given, names, cutoff):
-    """Returns the name that is most like the given one, whatever the case of its letters.
+    """Returns the name most similar to the given one, ignoring case.
 
-    None if it is less like it than `cutoff`, which is 1 for the same name.
+    None if its similarity is below `cutoff`; equal names have similarity 1.
     """
     names = {name.casefold(): name for name in names}
     found = difflib.get_close_matches(given.casefold(), names, n=1, cutoff=cutoff)
@@ -99,7 +99,7 @@ def positive_integer(name, value, otherwise=""):
     """Returns `value`, a whole number, as an int.
 
     Raises:
-        ValueError: If it is not a positive integer; the message goes on with `otherwise`.
+        ValueError: If it is not a positive integer; `otherwise` names other accepted values.
     """
     if _validation.is_whole(value) and 0 < value <= sys.maxsize:
         return int(value)
@@ -112,10 +112,10 @@ def positive_integer(name, value, otherwise=""):
 
 @contextlib.contextmanager
 def renamed(names):
-    """Gives an error that is raised inside the names that the user typed.
+    """Replaces our names of arguments, in errors raised inside, by the names that the user typed.
 
     Args:
-        names: Dictionary from the names of our arguments to those names.
+        names: Dictionary from our names to the user's names.
     """
     try:
         yield
@@ -130,7 +130,7 @@ def renamed(names):
 
 
 def vector(name, values, low=-np.inf):
-    """Returns values, one for each channel, as an array of floats in the size that they have.
+    """Returns values, one for each channel, as an array of floats of the same shape.
 
     Args:
         name: The property's name, for messages.

@@ -25,7 +25,7 @@ def shown(value):
 
 
 def callable_name(x):
-    """Returns the name of a function, layer or class, or of the class of an object without one."""
+    """Returns the name of a function, layer or class; for other objects, of their class."""
     name = getattr(x, "__qualname__", None) or getattr(x, "__name__", None)
     return name if isinstance(name, str) else type(x).__name__
 
@@ -59,7 +59,7 @@ def real(name, value, *, low=-math.inf, high=math.inf, above=-math.inf, below=ma
         raise TypeError(message)
     try:
         number = float(value)
-    except OverflowError as error:  # of an integer beyond float64
+    except OverflowError as error:  # an integer beyond the range of float64
         raise ValueError(message) from error
     if not (math.isfinite(number) and low <= number <= high and above < number < below):
         raise ValueError(message)
@@ -129,7 +129,7 @@ def is_integer(value):
 def is_whole(value):
     """Returns whether `value` is an integer, or a float without a fraction.
 
-    Numbers of MATLAB, Wolfram and JSON can be floats where they count something.
+    Counts in MATLAB, Wolfram and JSON can be floats.
     """
     is_float = isinstance(value, float | np.floating)
     return is_integer(value) or (is_float and float(value).is_integer())
@@ -146,7 +146,7 @@ def axis_index(name, axis, rank, owner):
     if not -rank <= axis < rank:
         raise ValueError(
             f"Argument `{name}` of {owner} is out of bounds for an input of rank {rank}: it must "
-            f"lie in [{-rank}, {rank - 1}], as it says which axis, not how many channels. "
+            f"lie in [{-rank}, {rank - 1}]. It is an axis, not a number of channels. "
             f"Received: {name}={shown(axis)}"
         )
     return axis % rank

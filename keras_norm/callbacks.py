@@ -14,8 +14,8 @@ __all__ = ["Diagnosis", "LogLearningRates", "MergeMovingStatistics", "Population
 class LogLearningRates(keras.callbacks.Callback):
     """Writes the learning rates of a `MultiplierOptimizer` into the logs, at the end of each epoch.
 
-    Each group of variables has one entry, `learning_rate/<name>`: the optimizer's learning rate
-    times the group's multiplier at that time. Groups are:
+    Each group of variables has one entry, `learning_rate/<name>`: the optimizer's current learning
+    rate times the group's current multiplier. Groups are:
 
     - the variables that match a pattern of `lr_multipliers`, named by the pattern;
     - the other variables of a layer, named by the layer. If they have several rates, each has an
@@ -45,7 +45,7 @@ class LogLearningRates(keras.callbacks.Callback):
     """
 
     def on_train_begin(self, logs=None):
-        """Checks the optimizer before the time for training is spent."""
+        """Checks the optimizer before training."""
         self._optimizer()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -68,11 +68,11 @@ class LogLearningRates(keras.callbacks.Callback):
 
 
 class MergeMovingStatistics(keras.callbacks.Callback):
-    """Gives all replicas the same moving statistics at the end of each epoch.
+    """Merges the moving statistics of all replicas at the end of each epoch.
 
-    The callback calls `keras_norm.merge_moving_statistics`. It costs one message an epoch, where
-    `synchronized=True` costs three a layer and step, and needs no pass over data, as
-    `PopulationStatistics` does. List callbacks that save the model after this one.
+    The callback calls `keras_norm.merge_moving_statistics`. It sends one message per epoch;
+    `synchronized=True` sends three per layer and step. Unlike `PopulationStatistics`, it needs no
+    pass over data. List callbacks that save the model after this one.
 
     Raises:
         ValueError: When `fit` begins, if the model has no `keras_norm.BatchNormalization` layer.
@@ -101,25 +101,24 @@ class MergeMovingStatistics(keras.callbacks.Callback):
 
 
 class PopulationStatistics(keras.callbacks.Callback):
-    """Gives batch normalization the statistics of all of the data when `fit` ends.
+    """Sets the statistics of batch normalization to those of all of the data when `fit` ends.
 
-    The callback calls `keras_norm.update_population_statistics`, after `fit` has put the averaged
-    weights of an optimizer with `use_ema` in place. List callbacks that set weights at the same
-    time, as `EarlyStopping` with `restore_best_weights`, before this one.
+    The callback calls `keras_norm.update_population_statistics`, after `fit` has applied the
+    averaged weights of an optimizer with `use_ema`. List callbacks that restore weights at the end
+    of training, such as `EarlyStopping` with `restore_best_weights`, before this one.
 
     If an update fails, the callback warns and the layers keep their moving statistics: the trained
-    model is not lost. Data that can be gone through only once, such as a generator without an end,
-    needs `steps`.
+    model is not lost. A generator without an end needs `steps`.
 
     Args:
-        x: The data, as `fit` takes it, the training data as a rule.
+        x: The data, as `fit` takes it; usually the training data.
         batch_size: Positive integer, samples per batch of arrays; None for 32.
         steps: Positive integer, number of batches in a pass; None for all.
-        passes: Positive integer, how often to go through the data.
+        passes: Positive integer, the number of passes over the data.
         verbose: "auto", 0, 1 or 2, as in `evaluate`.
-        before_validation: Boolean, whether to do it before each validation too. Training goes on
-            with moving statistics that start from there.
-        every: Positive integer, updates after every n epochs too; None for only at the end.
+        before_validation: Boolean, whether to update before each validation too. Training continues
+            from these statistics.
+        every: Positive integer n, to update after every n epochs too; None for only at the end.
         merge_replicas: Boolean, whether all processes get the statistics of the data of all of
             them; see `update_population_statistics`.
 
@@ -154,7 +153,7 @@ class PopulationStatistics(keras.callbacks.Callback):
         merge_replicas=False,
     ):
         super().__init__()
-        population.check(x, batch_size, steps, passes)
+        population.check_data_arguments(x, batch_size, steps, passes)
         if every is not None:
             population.check_positive("every", every)
         self.x = x
@@ -168,7 +167,7 @@ class PopulationStatistics(keras.callbacks.Callback):
         self._in_fit = False
 
     def set_model(self, model):
-        """Takes the model from `fit`, or from an `evaluate` that is not in it, when they begin."""
+        """Takes the model when `fit`, or an `evaluate` outside of `fit`, begins."""
         super().set_model(model)
         self._in_fit = False
 
@@ -204,28 +203,28 @@ class PopulationStatistics(keras.callbacks.Callback):
                 self.merge_replicas,
             )
         except Exception as error:
-            # Hours of training must not end with an error of what comes after them.
+            # An error here must not lose hours of training.
             warnings.warn(
-                "PopulationStatistics failed, and the layers keep their moving statistics. Mend "
-                "the cause, then call `keras_norm.update_population_statistics(model, x)`. The "
-                f"error was {type(error).__name__}: {error}",
+                "PopulationStatistics failed, and the layers keep their moving statistics. Fix the "
+                "cause, then call `keras_norm.update_population_statistics(model, x)`. The error "
+                f"was {type(error).__name__}: {error}",
                 stacklevel=2,
             )
 
 
 class Diagnosis(keras.callbacks.Callback):
-    """Prints what goes wrong with the normalization layers of a model while it trains.
+    """Prints faults of the normalization layers of a model while it trains.
 
-    Every n epochs, the callback calls `keras_norm.diagnose`, and prints a table of the findings
-    that it has not printed in this `fit` yet: a kind of fault of a layer is printed once.
+    Every n epochs, the callback calls `keras_norm.diagnose`, and prints a table of the new
+    findings. In one `fit`, it prints each kind of fault once for each layer.
 
-    If a diagnosis fails, the callback warns and the training goes on.
+    If a diagnosis fails, the callback warns and the training continues.
 
     Args:
-        x: The data, as `fit` takes it: a part of the training data as a rule.
+        x: The data, as `fit` takes it; usually a part of the training data.
         batch_size: Positive integer, samples per batch of arrays, as in training; None for 32.
         steps: Positive integer, number of batches; None for all.
-        every: Positive integer, how many epochs to train between two diagnoses.
+        every: Positive integer, the number of epochs between two diagnoses.
 
     Raises:
         ValueError: If a number is not a positive integer or `x` is None.
@@ -248,7 +247,7 @@ class Diagnosis(keras.callbacks.Callback):
 
     def __init__(self, x, batch_size=None, steps=None, every=1):
         super().__init__()
-        population.check(x, batch_size, steps, passes=1)
+        population.check_data_arguments(x, batch_size, steps, passes=1)
         population.check_positive("every", every)
         self.x = x
         self.batch_size = batch_size
@@ -267,9 +266,9 @@ class Diagnosis(keras.callbacks.Callback):
         try:
             report = diagnose(self.model, self.x, self.batch_size, self.steps, verbose=0)
         except Exception as error:
-            # Hours of training must not end with an error of what looks on.
+            # An error here must not stop the training.
             warnings.warn(
-                f"Diagnosis failed after epoch {epoch + 1}, and the training goes on. "
+                f"Diagnosis failed after epoch {epoch + 1}, and the training continues. "
                 f"The error was {type(error).__name__}: {error}",
                 stacklevel=2,
             )

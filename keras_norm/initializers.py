@@ -1,4 +1,4 @@
-"""Initializers beyond those of Keras: narrow-normal, functions of the size, values of any shape."""
+"""Initializers that Keras lacks: narrow-normal, functions of the size, values of any shape."""
 
 import inspect
 
@@ -24,7 +24,7 @@ class NarrowNormal(keras.initializers.RandomNormal):
     Layers also accept it by the names "narrow-normal" and "narrow_normal".
 
     Args:
-        seed: Integer, for the same values in every call; or `keras.random.SeedGenerator`, for
+        seed: Integer for the same values in every call; or `keras.random.SeedGenerator` for
             different values in each call. None draws a random seed.
 
     Call arguments:
@@ -60,8 +60,8 @@ class NarrowNormal(keras.initializers.RandomNormal):
 class SizeFunction(keras.initializers.Initializer):
     """A user's function of the size, with or without a dtype argument.
 
-    The initializer stores the last values. They replace the function in a file if the function is
-    not registered with Keras.
+    The initializer stores the last values. In a file, they replace a function that is not
+    registered with Keras.
     """
 
     def __init__(self, function, name="initializer"):
@@ -162,10 +162,10 @@ def serialize(initializer, name, owner):
     if initializer.values is not None:
         return keras.initializers.serialize(keras.initializers.Constant(initializer.values))
     raise ValueError(
-        f"Keras has no name for the function that was given as `{name}` of {owner}, so a file "
-        "that held it could not be loaded. Register it with "
+        f"The function that is `{name}` of {owner} is not registered with Keras, so a file with "
+        "the layer could not be loaded. Register the function with "
         "`@keras.saving.register_keras_serializable('my_package')`, or build the layer first: "
-        "then its values stand in for the function."
+        "then the file contains the function's values."
     )
 
 
@@ -185,11 +185,11 @@ def _numbers(values, name, expected):
     """Returns values as a NumPy array of finite numbers; an error's message starts with `expected`.
 
     Raises:
-        ValueError: If they are of another kind, complex, NaN or infinite, or in no regular shape.
+        ValueError: If they are not numbers, complex, NaN, infinite, or not in a regular shape.
     """
     try:
         array = np.asarray(keras.ops.convert_to_numpy(values) if _is_tensor(values) else values)
-        if array.dtype.kind not in "biu":  # bfloat16 and wide floats, too, and words if they can
+        if array.dtype.kind not in "biu":  # all floats, also bfloat16, and texts of numbers
             if np.iscomplexobj(array):
                 raise TypeError("These numbers are complex.")
             array = array.astype("float64")

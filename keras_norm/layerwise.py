@@ -1,4 +1,4 @@
-"""Learning rates that shrink from a model's output to its input."""
+"""Learning rates that decay from a model's output to its input."""
 
 import itertools
 import re
@@ -9,37 +9,36 @@ from keras_norm import multipliers
 
 
 def layerwise_lr_decay(model, decay, blocks=None, min_multiplier=0.0):
-    r"""Sets learning-rate multipliers that shrink from a model's output to its input.
+    r"""Sets learning-rate multipliers that decay from a model's output to its input.
 
-    With n blocks, the weights of block i, counted from the input and from 1, get the learning-rate
+    With n blocks, numbered from 1 at the input, the weights of block i get the learning-rate
     multiplier
 
         max(decay ** (n - i), min_multiplier)
 
-    The last block keeps the full rate, and each one nearer the input gets `decay` times the rate
-    of the one after it. Without `blocks` each layer is a block. Layers count in the order of
-    `model.layers`; those of a model inside the model count one by one, and weights that several
-    layers share belong to the first. Weights that a model has besides those of its layers, such
-    as embeddings of positions, count as a layer before these. Multipliers that were set before are
-    replaced.
+    The last block keeps the full rate, and each other block gets `decay` times the rate of the next
+    one. Without `blocks`, each layer is a block. Layers are in the order of `model.layers`; the
+    layers of an inner model count separately, and weights that several layers share belong to the
+    first. Weights that belong to a model but to none of its layers, such as position embeddings,
+    count as a layer before the others. Earlier multipliers are replaced.
 
-    Only what trains counts: blocks without weights, or with frozen ones only, are not a step of
-    decay. Frozen weights get the multiplier of the next block towards the output that counts.
-    Where everything is frozen, all count. To train frozen layers later, call this before they are
-    frozen, or keep them with a schedule at 0.
+    Only trainable blocks count: blocks without weights, or with only frozen weights, are not a step
+    of decay. Frozen weights get the multiplier of the next counted block towards the output. If all
+    weights are frozen, all blocks count. To train frozen layers later, call this function before
+    they are frozen, or use a schedule with rate 0 in place of freezing.
 
     Args:
         model: A built Keras model.
-        decay: Ratio of neighbouring blocks' rates, a finite number >= 0. Usual are 0.65 to 0.95.
-        blocks: Which layers share a step: a function from a layer to a name of its block, or
-            None for a separate block; or a regular expression that is searched in the layer's
-            name, where layers with the same first group, or the same match if there is no group,
-            are a block, and layers without a match are blocks of their own. A block stands where
-            its first layer stands. None makes each layer a block.
+        decay: Ratio of neighbouring blocks' rates, a finite number >= 0; usually 0.65 to 0.95.
+        blocks: Layers that form a block. A function from a layer to the name of its block, or to
+            None for a separate block. Or a regular expression that is searched in the layer's
+            name: layers with the same first group, or the same match if there is no group, form a
+            block, and layers without a match are separate blocks. A block has the position of its
+            first layer. None makes each layer a block.
         min_multiplier: Smallest multiplier, a finite number >= 0.
 
     Raises:
-        TypeError: If `model` is not a Keras model, a number is none, or `blocks` is something else.
+        TypeError: If `model` is not a Keras model, or another argument has the wrong type.
         ValueError: If the model has no weights yet, a number is negative or not finite, or
             `blocks` is not a regular expression or matches no layer.
 
@@ -80,7 +79,7 @@ def layerwise_lr_decay(model, decay, blocks=None, min_multiplier=0.0):
     counts = [any(id(weight) in trained for weight in weights) for weights in found.values()]
     if not any(counts):
         counts = [True] * len(counts)
-    # How many blocks that count follow each one.
+    # The number of counted blocks after each one.
     after = [0, *itertools.accumulate(reversed(counts))]
     for weights, follow in zip(reversed(found.values()), after[:-1], strict=True):
         for weight in weights:
@@ -94,7 +93,7 @@ def _number(name, value):
 
 
 def _block_function(blocks):
-    """Returns a function from a layer to its block, and a list that fills with matches."""
+    """Returns a function from a layer to its block, and a list that receives its matches."""
     matched: list = []
     if blocks is None:
         return (lambda layer: None), matched

@@ -1,4 +1,4 @@
-"""The multipliers of learning rate, L2 and weight decay that every Keras variable can carry."""
+"""The multipliers of learning rate, L2 and weight decay, which any Keras variable can have."""
 
 import math
 import re
@@ -13,12 +13,12 @@ WEIGHT_DECAY = "weight_decay_multiplier"
 KINDS = (LR, L2, WEIGHT_DECAY)
 
 _SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
-# Steps at which a schedule is tried when it is given.
+# Steps at which a schedule is checked.
 _TRIED = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 
 def of(variable, kind):
-    """Returns the multiplier of one of `KINDS` that `variable` carries; 1.0 where none was set."""
+    """Returns a variable's multiplier of one of `KINDS`; 1.0 if none was set."""
     return getattr(variable, kind, 1.0)
 
 
@@ -35,7 +35,7 @@ def now(multiplier, iterations):
 def check(name, value):
     """Returns `value`, a schedule or a finite number >= 0 as a float, and raises otherwise.
 
-    A schedule is tried at a few steps up to a million. Its configuration is taken for it.
+    A schedule is checked at a few steps up to a million. Its configuration is accepted too.
     """
     if isinstance(value, dict):
         value = keras.saving.deserialize_keras_object(value)
@@ -58,7 +58,7 @@ def check(name, value):
 
 
 def serialize(multiplier):
-    """Returns what stands for a multiplier in a configuration: a number, or a dictionary."""
+    """Returns the config of a multiplier: a number, or a dictionary for a schedule."""
     if is_schedule(multiplier):
         return keras.saving.serialize_keras_object(multiplier)
     return multiplier
@@ -73,17 +73,17 @@ def set_multipliers(variable_or_layer, lr=None, l2=None, weight_decay=None):
         L2 factor = l2 * l2 of the optimizer
         weight decay = weight_decay * weight decay of the inner optimizer
 
-    Other optimizers take no notice. Each can be a number, or a
+    Other optimizers ignore multipliers. A multiplier can be a number, or a
     `keras.optimizers.schedules.LearningRateSchedule` of the inner optimizer's iterations.
     Multipliers are read when a training step is traced: compile the model again after a change,
-    as with `trainable`. A schedule changes without that.
+    as with `trainable`. The values of a schedule change without that.
 
     Args:
         variable_or_layer: A Keras variable, layer or model. A layer must be built.
         lr: Factor on the learning rate: a finite number >= 0, or a schedule of such numbers. None
-            leaves it as it is.
-        l2: Factor on the L2 factor, in the same way.
-        weight_decay: Factor on decoupled weight decay, in the same way. 0 excludes the variable.
+            leaves the multiplier unchanged.
+        l2: Same, for the L2 factor.
+        weight_decay: Same, for decoupled weight decay. 0 excludes the variable.
 
     Raises:
         TypeError: If the first argument is neither a variable nor a layer, or a multiplier is
@@ -119,17 +119,17 @@ _NORMALIZATION = re.compile(r".*Norm(alization)?\d*[dD]?")
 def exclude_norms_and_biases(model):
     """Excludes biases and the parameters of normalization layers from weight decay and L2.
 
-    It sets their weight-decay and L2 multipliers to 0, for
+    The function sets their weight-decay and L2 multipliers to 0, for
     `keras_norm.optimizers.MultiplierOptimizer`. A bias is a variable whose name is `bias` or ends
-    in `_bias`; a normalization layer one whose class, or a parent of it, is called `...Norm` or
-    `...Normalization` (also `...Norm2d`), as those of this package, of Keras and of KerasHub are.
-    Wrappers, such as `SpectralNormalization`, are none.
+    in `_bias`. A layer counts as normalization if its class or a parent class is called `...Norm`
+    or `...Normalization` (also `...Norm2d`), as in this package, Keras and KerasHub. Wrappers such
+    as `SpectralNormalization` do not count.
 
     Args:
         model: A built Keras layer or model.
 
     Returns:
-        A list of the variables that it excluded.
+        A list of the excluded variables.
 
     Raises:
         TypeError: If `model` is not a Keras layer or model.
@@ -166,7 +166,7 @@ def _is_normalization(layer):
 
 
 def restore(variable, saved):
-    """Sets the multipliers that `variable` had when it was saved, where it carries none."""
+    """Sets the saved multipliers of `variable` that are not set yet."""
     for kind, value in zip(KINDS, saved, strict=True):
         if not hasattr(variable, kind):
             setattr(variable, kind, value)
@@ -179,10 +179,10 @@ def _variables(variable_or_layer):
 
 
 def weights_of(argument, accepted, layer, kind=keras.layers.Layer):
-    """Returns the weights of a layer that was built.
+    """Returns the weights of a built layer.
 
     Raises:
-        TypeError: If it is none of `kind`.
+        TypeError: If it is not an instance of `kind`.
         ValueError: If it has no weights yet.
     """
     if not isinstance(layer, kind):

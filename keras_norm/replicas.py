@@ -1,20 +1,20 @@
-"""Which replicas train together."""
+"""The choice of the replicas that share statistics."""
 
 from keras_norm import engines
 from keras_norm.engines import groups
 
 
 def replica_group(group):
-    """Returns a context in which a group of replicas takes the place of all replicas.
+    """Returns a context that restricts statistics to a group of replicas.
 
     In the context, layers with `synchronized=True`, `update_population_statistics` with
-    `merge_replicas=True` and `merge_moving_statistics` use the replicas of the group. Layers do
-    not know the group: their configs and files are the same as without it.
+    `merge_replicas=True` and `merge_moving_statistics` use only the replicas of the group. Layers
+    do not store the group: their configs and files do not change.
 
-    Jobs that split both the data and the model need it. Processes that hold parts of one model see
-    the same samples, and only the processes along the data axis have a batch to share. Enter the
-    context around the whole of the training, backward passes included: a forward pass that
-    `torch.utils.checkpoint` repeats looks for the group again.
+    Use it for jobs that split both the data and the model. Processes with parts of one model
+    process the same samples; only the processes along the data axis have different samples. Enter
+    the context around the whole training, including backward passes: a forward pass that
+    `torch.utils.checkpoint` repeats reads the group again.
 
     On TensorFlow there is no such group: the replicas are those of the `tf.distribute` strategy.
 
@@ -25,12 +25,12 @@ def replica_group(group):
 
     Raises:
         TypeError: If the group is of another type.
-        ValueError: If there are no names in it; and on JAX when a layer is called, if the
-            enclosing `jax.shard_map` or `jax.pmap` does not have such an axis.
+        ValueError: If a list of names is empty. On JAX, when a layer is called, if the enclosing
+            `jax.shard_map` or `jax.pmap` does not have such an axis.
         NotImplementedError: On TensorFlow.
 
     Example:
-    On PyTorch, with four processes, of which two hold parts of one model::
+    On PyTorch, with four processes, where each model is split between two::
 
         mesh = torch.distributed.init_device_mesh("cuda", (2, 2), mesh_dim_names=("data", "model"))
         with keras_norm.replica_group(mesh["data"]):

@@ -1,4 +1,4 @@
-"""Wolfram's spelling of batch normalization, translated to Keras and keras_norm."""
+"""Wolfram's functions for batch normalization, translated to keras_norm."""
 
 import keras
 import numpy as np
@@ -28,8 +28,9 @@ _ARGUMENTS = {"epsilon": "Epsilon", "momentum": "Momentum"} | {
 class AppliedBatchNormalization(layers.BatchNormalization):
     """A `BatchNormalization` that, once built, also takes one input, or a list of inputs.
 
-    A batch has one axis more than an input. Whatever has the axes of one input gives one output,
-    a list of inputs a list of outputs. Arguments are those of `BatchNormalization`.
+    A batch has one axis more than an input. For an array with the axes of one input, the layer
+    returns one output; for a list of inputs, a list of outputs. The arguments are those of
+    `BatchNormalization`.
     """
 
     def build(self, input_shape):
@@ -43,8 +44,8 @@ class AppliedBatchNormalization(layers.BatchNormalization):
             _check_sizes(inputs)
             if not self.built and np.ndim(inputs[0]) == 0:
                 raise ValueError(
-                    f"The size of an input of {self._described} is not known yet, so numbers in a "
-                    "list are not known to be one input. Give it: "
+                    f"The size of an input of {self._described} is not known yet, so it is unknown "
+                    "whether a list of numbers is one input. Pass the size: "
                     f"BatchNormalizationLayer(Input={len(inputs)})"
                 )
             inputs = keras.ops.stack(inputs)
@@ -57,39 +58,39 @@ class AppliedBatchNormalization(layers.BatchNormalization):
 
 
 def BatchNormalizationLayer(*pairs, **options):
-    """Returns a `keras_norm.BatchNormalization`, made from Wolfram's options.
+    """Returns a `keras_norm.BatchNormalization` for Wolfram's options.
 
-    In training with the mean and variance of each channel over the batch and all positions, in
-    inference with the moving ones:
+    In training, the layer uses the mean and variance of each channel over the batch and all
+    positions. In inference, it uses the moving mean and variance:
 
         output = Scaling * (input - mean) / sqrt(variance + Epsilon) + Biases
         MovingMean = Momentum * MovingMean + (1 - Momentum) * mean
         MovingVariance = Momentum * MovingVariance + (1 - Momentum) * variance
 
-    The layer goes into Keras models, which give it batches. Once built it can be applied as
-    Wolfram's to one input or to a list of inputs as well: in inference, unless `training=True`.
+    In a Keras model, the layer normalizes batches. Like Wolfram's layer, a built layer can also be
+    applied to one input or to a list of inputs: in inference, unless `training=True`.
 
     Args:
         *pairs: Options as names and values: `"Epsilon", 0.01, "Input", [3, 8, 8]`.
         **options: Options as keywords: `Epsilon=0.01, Input=[3, 8, 8]`.
             Biases, Scaling: Learnable arrays, a number for each channel; or "Automatic", the
             default, for 0 and 1. Beta and Gamma are their older names.
-            MovingMean, MovingVariance: The statistics to start from, a number for each channel;
-            or "Automatic", the default, for 0 and 1.
+            MovingMean, MovingVariance: The initial statistics, a number for each channel; or
+            "Automatic", the default, for 0 and 1.
             Epsilon: Number > 0, added to the variance. Default: 0.001.
             Momentum: Number in [0, 1]. Default: 0.9.
             Interleaving: False, the default, for channels as the first axis of an input; True for
             the last one.
-            Input, Output: Size of an input without the batch, an integer or a list, which is the
-            size of an output; the layer is then built at once. Default: "Automatic", when it is
-            first called.
+            Input, Output: Size of an input, and of an output, without the batch: an integer or a
+            list. The layer is then built immediately. Default: "Automatic", which builds the layer
+            at its first call.
 
     Returns:
         A `keras_norm.BatchNormalization`.
 
     Raises:
         TypeError: If a value is of a wrong type.
-        ValueError: If an option is unknown, twice given or without a value, or a value is out of
+        ValueError: If an option is unknown, given twice or without a value, or a value is out of
             range or does not fit `Input`.
 
     Example:
@@ -136,14 +137,14 @@ def NetExtract(layer, name):
     Args:
         layer: A `keras_norm.BatchNormalization`, made by `BatchNormalizationLayer` or otherwise;
             or a Keras model that has one.
-        name: An option of `BatchNormalizationLayer`, as in Wolfram: upper and lower case differ
-            in nothing. For a model, a list of the layer's position, counted from 1 (from -1 at
-            the end), or name, and the option: `[2, "Gamma"]`. A list without the option is for
-            the layer itself; in nested models it has a position or name for each level.
+        name: An option of `BatchNormalizationLayer`; names are not case-sensitive. For a model, a
+            list of the layer's position, counted from 1 (from -1 at the end), or its name, and the
+            option: `[2, "Gamma"]`. A list without the option selects the layer itself; in nested
+            models the list has a position or name for each level.
 
     Returns:
-        A NumPy array, a number, or for "Input" and "Output" a list; "Automatic" for what is not
-        known yet.
+        A NumPy array, a number, or for "Input" and "Output" a list; "Automatic" for values that
+        are not known yet.
 
     Raises:
         TypeError: If the layer is not a batch normalization of keras_norm.

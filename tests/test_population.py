@@ -441,7 +441,7 @@ def test_a_generator_serves_several_passes_only_with_steps():
     x = data(8, 3)
     layer = BatchNormalization()
     model = sequential(layer, shape=(3,))
-    with pytest.raises(ValueError, match="A generator serves one pass"):
+    with pytest.raises(ValueError, match="A generator is used up after one pass"):
         update(model, ((x[i : i + 4],) for i in (0, 4)), passes=2)
     update(model, ((x[i : i + 4],) for i in (0, 4) * 5), passes=2, steps=2)
     check_moments(layer, x)
@@ -464,9 +464,9 @@ def endless(x):
 def test_data_that_has_no_end_needs_steps():
     x = data(12, 3)
     for _, values in endless(x):
-        with pytest.raises(ValueError, match="The data has no end: give `steps`"):
+        with pytest.raises(ValueError, match="The data has no end: pass `steps`"):
             update(sequential(BatchNormalization(), shape=(3,)), values)
-        with pytest.raises(ValueError, match="The data has no end: give `steps`"):
+        with pytest.raises(ValueError, match="The data has no end: pass `steps`"):
             callbacks.PopulationStatistics(values)
         layer = BatchNormalization()
         update(sequential(layer, shape=(3,)), values, steps=3)
@@ -478,7 +478,7 @@ def test_a_generator_that_goes_on_is_told_to_have_steps(monkeypatch):
     x = data(4, 3)
     layer = BatchNormalization()
     model = sequential(layer, shape=(3,))
-    with pytest.warns(UserWarning, match="has given 5 batches and goes on"):
+    with pytest.warns(UserWarning, match="has returned 5 batches so far"):
         update(model, ((x,) for _ in range(6)))
     check_moments(layer, x)
     with warnings.catch_warnings():

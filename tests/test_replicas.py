@@ -94,7 +94,9 @@ def _on_two_processes(rank, _, folder):
     check_moments(norm, x)
 
     # A failure in one process is one in all of them.
-    error, text = ((OSError, "lost"), (RuntimeError, r"other processes. Their ranks: \[0\]"))[rank]
+    error, text = ((OSError, "lost"), (RuntimeError, r"failed in the processes of ranks \[0\]"))[
+        rank
+    ]
     with pytest.raises(error, match=text):
         update(model, Failing() if rank == 0 else x)
     check_moments(norm, x)

@@ -1,4 +1,4 @@
-"""Ways in and out: Keras models, PyTorch and Flax modules, folding for production."""
+"""Conversion of Keras models, PyTorch modules and Flax modules; folding for production."""
 
 from keras_norm.conversion.flax import from_flax
 from keras_norm.conversion.folding import fold_batch_normalization, fold_normalization

@@ -1,8 +1,8 @@
-"""Arguments of normalization layers, as conversions read, check and make them."""
+"""Arguments of normalization layers: conversions read, check and create them here."""
 
 
 def common_arguments(layer):
-    """Returns the arguments that all normalization layers have, as `layer` has them now."""
+    """Returns the arguments that all normalization layers have, with the layer's current values."""
     names = ["axis", "epsilon", "center", "scale", "activity_regularizer", "name", "trainable"]
     names += [
         f"{variable}_{kind}"
@@ -13,7 +13,7 @@ def common_arguments(layer):
 
 
 def affine_arguments(gamma, beta):
-    """Returns the arguments for values of gamma and beta; None stands for having none."""
+    """Returns the arguments for values of gamma and beta; None means without."""
     arguments = {"scale": gamma is not None, "center": beta is not None}
     if gamma is not None:
         arguments["gamma_initializer"] = gamma
@@ -23,9 +23,10 @@ def affine_arguments(gamma, beta):
 
 
 def sorted_axes(layer, name):
-    """Returns an argument of `layer` that names axes as a sorted list; None: all but the batch.
+    """Returns the axes that an argument of `layer` names, as a sorted list.
 
-    They are counted from the front if the layer is built, so that the rank of its input is known.
+    None means all axes except the batch. If the layer is built, so that the rank of its input is
+    known, the axes are counted from the front.
     """
     axes = getattr(layer, name)
     shape = layer.get_build_config()["input_shape"] if layer.built else ()
@@ -43,7 +44,7 @@ def names_last_axes(layer):
 
 
 def require(name, value, *accepted):
-    """Raises if an argument has a value that the other kind of layer cannot express."""
+    """Raises if an argument has a value that the target layer does not support."""
     if value not in accepted:
         raise ValueError(
             f"Argument `{name}` must be {accepted[0]}: the other layer has no such argument. "
@@ -52,7 +53,7 @@ def require(name, value, *accepted):
 
 
 def overridden(x, known, names):
-    """Returns the name among `names` of a method that `x` has otherwise than the class `known`."""
+    """Returns the first of `names` whose method `x` overrides, compared with the class `known`."""
     for name in names:
         if name in vars(x) or getattr(type(x), name, None) is not getattr(known, name, None):
             return name

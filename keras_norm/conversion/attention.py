@@ -1,4 +1,4 @@
-"""An affine map of channels, `factor * x + shift`, moved into the projections of attention."""
+"""Folds an affine map of channels, `factor * x + shift`, into the projections of attention."""
 
 import inspect
 
@@ -25,7 +25,7 @@ def reads(node, tensor):
 
 
 def why_not_after(layer, axis, reads):
-    """Returns why a layer cannot take up a map of axis `axis` of its inputs; or None."""
+    """Returns why a map of axis `axis` of its inputs cannot be folded into a layer; or None."""
     for name, is_read in reads.items():
         if is_read and name not in _PROJECTIONS:
             return f"reads it as argument `{name}`"
@@ -38,7 +38,7 @@ def why_not_after(layer, axis, reads):
 
 
 def with_inputs_mapped(layer, factor, shift, axis, reads):
-    """Returns a layer that gives for `x` what `layer` gives for `factor * x + shift`."""
+    """Returns a layer whose output for `x` is that of `layer` for `factor * x + shift`."""
     mapped = _reading(layer, reads)
     config = layer.get_config()
     config["use_bias"] = config["use_bias"] or bool(shift.any())
@@ -55,7 +55,7 @@ def with_inputs_mapped(layer, factor, shift, axis, reads):
 
 def _reading(layer, reads):
     """Returns the projections that read the tensor, by name."""
-    reads = {"key": reads["value"], **reads}  # without a key, Keras takes the value for it
+    reads = {"key": reads["value"], **reads}  # without a key, Keras uses the value
     names = [name for argument, own in _PROJECTIONS.items() if reads[argument] for name in own]
     return {name: part for name, part in _parts(layer).items() if name in names}
 

@@ -1,15 +1,14 @@
-"""A copy of everything that a model holds, with other objects in chosen places.
+"""Copies everything in a model, with substitutes for some objects.
 
-`keras.models.clone_model` makes new layers from configs, so it reaches only what configs describe.
-Here the objects themselves are copied, each once, with all references between them. Then layers
-come along wherever they are: in a graph, a wrapper, an attribute, a list or the closure of a
-function, of any class, shared or not; and a layer is exchanged everywhere by naming, once, what
-stands for it in the copy.
+`keras.models.clone_model` creates new layers from configs, so it copies only what configs describe.
+This module copies the objects themselves, each once, with all references between them. So it copies
+layers of any class, shared or not, wherever they are: in a graph, a wrapper, an attribute, a list
+or the closure of a function. A single substitute replaces a layer everywhere.
 
-What cannot change is shared with the original: numbers, strings, classes, arrays that are nobody's
-variable, and objects of the standard library and of the backends. Keras's lists of what was once
-in the model come without what no longer is. What Keras keeps `id`s of, and the numbers of calls,
-are renewed.
+The copy shares immutable objects with the original: numbers, strings, classes, arrays that do not
+belong to a variable, and objects of the standard library and of the backends. Objects that were
+removed from the model are removed from Keras's lists. The `id`s that Keras stores, and the numbers
+of calls, are renewed.
 """
 
 import collections
@@ -36,23 +35,23 @@ from keras_norm._validation import callable_name
 
 _CALLS = ("_inbound_nodes", "_outbound_nodes")
 _DROPPED = object()
-# What Keras keeps of a model that OpenVINO has compiled; without it, it compiles the copy.
+# Attributes of a model that OpenVINO has compiled. Without them, Keras compiles the copy.
 _COMPILED_BY_OPENVINO = ("ov_compiled_model", "struct_params", "struct_outputs")
 
 
 def copied(root, substitutes=None, aliases=None, dropped=()):
-    """Returns a copy of `root` and of everything in it. Models come out uncompiled.
+    """Returns a copy of `root` and of everything in it. Models in the copy are not compiled.
 
     Args:
         root: The object to copy.
-        substitutes: Dictionary: `id`s of objects, and what stands for them in the copy. A layer
-            that stands for another takes over its place in graphs.
-        aliases: Dictionary: `id`s of objects, and the objects whose copies stand for them.
-        dropped: Objects that are left out of whatever holds them.
+        substitutes: Dictionary from `id`s of objects to the objects that replace them in the copy.
+            A layer takes over the place in graphs of the layer that it replaces.
+        aliases: Dictionary from `id`s of objects to the objects whose copies replace them.
+        dropped: Objects that the copy does not contain.
 
     Raises:
-        ValueError: If a compiled function holds layers or variables, since nothing can copy it.
-            The message names the layer that it belongs to.
+        ValueError: If a compiled function contains layers or variables, as it cannot be copied.
+            The message names the layer that the function belongs to.
     """
     return _Copier(root, substitutes or {}, aliases or {}, dropped).run()
 
@@ -121,21 +120,21 @@ class _Copier:
         return new
 
     def _check(self, x):
-        """Raises if `x`, which the copy shares, is a compiled function around layers."""
+        """Raises if `x`, which the copy shares, is a compiled function that contains layers."""
         function = None if isinstance(x, type) else getattr(x, "__wrapped__", None)
         if isinstance(function, CALLABLES) and holds_state(function):
             owner = getattr(self.owner, "name", "without a name")
             raise ValueError(
-                f"Layer '{owner}' holds a function that was compiled ({type(x).__name__} of "
-                f"{callable_name(function)}) and uses layers or variables: nothing can reach "
-                "these. Delete the attribute, or keep the plain function in it."
+                f"Layer '{owner}' contains a compiled function ({type(x).__name__} of "
+                f"{callable_name(function)}) that uses layers or variables, which cannot be "
+                "copied. Delete the attribute, or store the plain function in it."
             )
 
     def _copy_value(self, variable):
-        """Copies a variable's tensor, so that all who hold it get the same copy."""
+        """Copies a variable's tensor, so that all references to it get the same copy."""
         value = variable._value
         if value is not None and id(value) not in self.copies:
-            # OpenVINO's tensors cannot be copied, nor changed: a variable gets another one.
+            # OpenVINO's tensors can be neither copied nor changed; a variable gets a new one.
             is_fixed = keras.backend.backend() == "openvino"
             self.copies[id(value)] = value if is_fixed else copy.deepcopy(value)
 
@@ -168,7 +167,7 @@ class _Copier:
         return [new for new in map(self.copy, items) if new is not _DROPPED]
 
     def _copy_calls(self):
-        """Gives layers their places in graphs: all they were called on, and what follows here."""
+        """Copies the calls of layers: all calls of a layer, and those that read its outputs."""
         self.numbers = {}  # of calls, by layer and number in the original
         pairs = [(x, self.copies[id(x)]) for x in self.copied if isinstance(x, keras.Operation)]
         for x, new in pairs:
@@ -183,9 +182,9 @@ class _Copier:
                     _keep_known_arguments(node, new)
 
     def _renew(self, new, x):
-        """Renews what Keras and PyTorch derive from the objects that `x`, copied as `new`, holds.
+        """Renews what Keras and PyTorch derive from the contents of `x`, copied as `new`.
 
-        That is: `id`s, and the numbers of calls among the calls of a layer.
+        These are `id`s, and the numbers of calls among the calls of a layer.
         """
         if isinstance(x, keras.KerasTensor) and hasattr(new, "_keras_history"):
             layer, call, output = x._keras_history
@@ -209,7 +208,7 @@ class _Copier:
 
 
 def _keep_known_arguments(node, layer):
-    """Drops the arguments of a call, `mask` or `training`, that the layer in it does not take."""
+    """Drops the arguments of a call, `mask` or `training`, that the layer does not accept."""
     arguments = node.arguments
     accepted = inspect.signature(layer.call).parameters
     known = {name: value for name, value in arguments.kwargs.items() if name in accepted}
@@ -218,14 +217,14 @@ def _keep_known_arguments(node, layer):
 
 
 def _is_value(x):
-    """Returns whether `x` is found by its value, as a key of a dictionary, and not by itself."""
-    # TensorFlow's lists and dictionaries have a hash, too, but change.
+    """Returns whether `x` is hashed by its value, not by its identity."""
+    # TensorFlow's lists and dictionaries have a hash too, but can change.
     can_change = isinstance(x, list | dict | set)
     return not can_change and type(x).__hash__ not in (None, object.__hash__)
 
 
 def _empty(x):
-    """Returns an object of the type of `x` that holds nothing yet."""
+    """Returns an empty object of the type of `x`."""
     if isinstance(x, types.FunctionType):
         cells = x.__closure__ and tuple(types.CellType() for _ in x.__closure__)
         new = types.FunctionType(x.__code__, x.__globals__, x.__name__, None, cells)

@@ -1,4 +1,4 @@
-"""An affine map of one axis, `factor * x + shift`, moved into an `EinsumDense` layer beside it.
+"""Folds an affine map of one axis, `factor * x + shift`, into a neighbouring `EinsumDense` layer.
 
 Each axis of inputs, kernel and outputs has a letter in the layer's equation. An axis that the
 equation elides has a digit here.
@@ -20,7 +20,7 @@ class _Letters:
         self.inputs, self.outputs = (v.replace("...", elided) for v in (inputs, outputs))
 
     def along(self, letters, letter, values):
-        """Returns `values` in a shape that has their size on the axis of `letter` and 1 elsewhere.
+        """Returns `values` in a shape with their size on the axis of `letter`, and 1 elsewhere.
 
         Args:
             letters: The letters of all axes.
@@ -31,7 +31,7 @@ class _Letters:
 
 
 def why_not_before(layer, axis):
-    """Returns why a layer cannot take up a map of axis `axis` of its outputs; or None."""
+    """Returns why a map of axis `axis` of its outputs cannot be folded into a layer; or None."""
     letters = _Letters(layer)
     if letters.outputs[axis] not in letters.kernel:
         return f"has no axis {axis} of its outputs in its kernel (equation={layer.equation!r})"
@@ -39,7 +39,7 @@ def why_not_before(layer, axis):
 
 
 def why_not_after(layer, axis):
-    """Returns why a layer cannot take up a map of axis `axis` of its inputs; or None."""
+    """Returns why a map of axis `axis` of its inputs cannot be folded into a layer; or None."""
     letters = _Letters(layer)
     equation = f"(equation={layer.equation!r})"
     if letters.inputs[axis] not in letters.kernel:
@@ -52,7 +52,7 @@ def why_not_after(layer, axis):
 
 
 def arrays_with_inputs_mapped(layer, factor, shift, axis):
-    """Returns arrays and bias axes with which a layer gives for `x` what it gave for the map."""
+    """Returns arrays and bias axes of a layer that includes the map of its inputs."""
     letters, arrays = _Letters(layer), arrays_of(layer)
     kernel, mapped = arrays["kernel"], letters.inputs[axis]
     arrays["kernel"] = kernel * letters.along(letters.kernel, mapped, factor)
@@ -66,7 +66,7 @@ def arrays_with_inputs_mapped(layer, factor, shift, axis):
 
 
 def with_inputs_mapped(layer, factor, shift, axis):
-    """Returns a layer that gives for `x` what `layer` gives for `factor * x + shift`."""
+    """Returns a layer whose output for `x` is that of `layer` for `factor * x + shift`."""
     arrays, bias_axes = arrays_with_inputs_mapped(layer, factor, shift, axis)
     return with_arrays(layer, arrays, bias_axes=bias_axes)
 
@@ -90,7 +90,7 @@ def _with_bias(layer, letters, arrays, bias, added):
         letters: Its letters.
         arrays: Its arrays.
         bias: The new bias, of the rank of the outputs.
-        added: The letters of the axes that the bias spans besides those that it spanned before.
+        added: The letters of the axes that the bias spans in addition.
     """
     spanned = [v for v in letters.outputs if v in added or v in (layer.bias_axes or "")]
     # Keras's bias has the axes of the outputs from the first one that it spans.

@@ -1,4 +1,4 @@
-"""Flax's modules into our layers."""
+"""Conversion of Flax's modules to our layers."""
 
 from keras_norm.conversion.arguments import require
 from keras_norm.conversion.kinds import KINDS, names
@@ -6,7 +6,7 @@ from keras_norm.conversion.registry import translated
 
 
 def from_flax(module):
-    """Returns our layer that does what a normalization module of Flax (nnx) does.
+    """Converts a normalization module of Flax (nnx) to the equivalent layer of keras_norm.
 
     | Flax | keras_norm |
     | --- | --- |
@@ -16,22 +16,22 @@ def from_flax(module):
     | nnx.InstanceNorm | `InstanceNormalization` |
     | nnx.RMSNorm | `RMSNormalization` |
 
-    Outputs are equal in training and in inference, and so is what becomes of the statistics:
-    momentum and variance mean the same as ours. A `dtype` of 16 bits over parameters of float32 is
-    mixed precision here. Without a `dtype`, Flax promotes, where Keras casts to that of parameters.
+    Outputs are equal in training and in inference, and so are updates of the statistics: momentum
+    and variance have the same meaning. A 16-bit `dtype` with float32 parameters becomes mixed
+    precision. Without a `dtype`, Flax promotes dtypes, where Keras casts to the parameters' dtype.
 
     Args:
         module: The module. The layer works on whichever backend Keras runs.
 
     Returns:
-        A layer with the module's values. It is built when it is first called; until then the
-        values are its initializers.
+        A layer with the module's values. Its first call builds it; until then its initializers
+        contain the values.
 
     Raises:
-        TypeError: If `module` is none of these.
-        ValueError: If the module does what our layer cannot: moments over the devices of an
-            `axis_name`, other `reduction_axes` of group normalization than its own, or another
-            `dtype` than that of parameters that are not float32.
+        TypeError: If `module` is not one of these.
+        ValueError: If our layer does not support an argument: moments over the devices of an
+            `axis_name`, `reduction_axes` of group normalization, or a `dtype` that differs from
+            the dtype of parameters that are not float32.
 
     Example:
     >>> from flax import nnx

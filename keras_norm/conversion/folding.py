@@ -1,4 +1,4 @@
-"""Normalization folded into the linear layers beside it, for production."""
+"""Folds normalization into neighbouring linear layers, for production."""
 
 import collections
 
@@ -15,32 +15,31 @@ from keras_norm.conversion.kinds import kind_of
 def fold_normalization(model):
     """Returns a copy of a model for inference, with normalization folded into linear layers.
 
-    Batch normalization is a factor and an offset for each channel in inference. It disappears into
-    the layer before it, a convolution (1-D to 3-D, also transposed, depthwise or separable) or a
-    Dense layer without an activation; else into the layers that follow. Other normalization
-    layers compute moments in inference, so they stay. Their gamma and beta go into the layers
-    that follow, and leave a normalization without parameters:
+    In inference, batch normalization is a factor and an offset for each channel. It is folded into
+    the layer before it, if this is a convolution (1-D to 3-D, also transposed, depthwise or
+    separable) or a Dense layer, without an activation; otherwise into the layers that follow. Other
+    normalization layers compute moments in inference, so they remain. Their gamma and beta are
+    folded into the layers that follow:
 
         dense(gamma * standardized + beta) = (kernel * gamma) standardized + (bias + kernel beta)
 
-    Dense, EinsumDense and attention layers (in their projections) and convolutions without padding
-    take this up, if nothing else follows. Several of them may follow, as query, key and value.
-    Folding is exact up to rounding. It works on functional and Sequential models, also on those
-    inside other models, for the layers of keras_norm and of Keras. Layers that something else uses
-    as well stay as they are.
+    The layers that follow must be Dense, EinsumDense or attention layers, or convolutions without
+    padding. There can be several, such as query, key and value. Folding is exact except for
+    rounding. It works on functional and Sequential models, also inside other models, for the layers
+    of keras_norm and of Keras. Layers with further uses do not change.
 
-    Prints how many layers were folded, and for each that was left its name and why.
-    `fold_batch_normalization` is the older name of this function.
+    The function prints the number of folded layers, and for each other normalization layer its name
+    and a reason. `fold_batch_normalization` is the older name of this function.
 
     Args:
-        model: A built Keras model. It is left as it is.
+        model: A built Keras model. It does not change.
 
     Returns:
-        The copy. Its outputs are those that `model` has in inference; train `model`, not it.
+        The copy. Its outputs are those of `model` in inference. Train `model`, not the copy.
 
     Raises:
         TypeError: If `model` is not a Keras layer.
-        ValueError: If layers are in a compiled function, where nothing can reach them.
+        ValueError: If a compiled function contains layers, which cannot be copied.
 
     Example:
     >>> import keras, keras_norm
@@ -68,7 +67,7 @@ def fold_normalization(model):
         )
     model = copied(model)
     folded = 0
-    # A round folds once into each layer; where several would go into one, there is another round.
+    # A round folds at most once into each layer; another round folds the rest.
     while (plan := _Plan(model)).folded:
         model = copied(model, plan.substitutes, plan.aliases, plan.dropped)
         folded += plan.folded
@@ -82,14 +81,14 @@ fold_batch_normalization = fold_normalization
 
 
 class _Plan:
-    """What one round folds.
+    """The changes of one round of folding.
 
     Attributes:
-        substitutes: `id`s of layers and variables, and what takes their place.
-        aliases: `id`s of outputs of layers that disappear, and the inputs that take their place.
-        folded: How many layers are folded.
+        substitutes: `id`s of layers and variables, and their substitutes.
+        aliases: `id`s of outputs of layers that disappear, and the inputs that replace them.
+        folded: Number of folded layers.
         dropped: Layers that disappear, with their calls, and parameters that are folded.
-        left: A list of the names of the layers that stay, each with the reason why.
+        left: A list of the names of the other layers, each with the reason.
     """
 
     def __init__(self, model):
@@ -115,7 +114,7 @@ class _Plan:
                 self.left.append((layer.name, why_not))
 
     def _add_holder(self, layer):
-        """Notes what a layer has besides graphs: it may call that, or read its variables."""
+        """Records the layers that a layer contains outside of graphs, and may call or read."""
         held = layer._layers if not isinstance(layer, keras.Sequential) else ()
         if isinstance(layer, keras.layers.Lambda):
             held = (x for x in contents(layer.function) if isinstance(x, keras.layers.Layer))
@@ -134,16 +133,16 @@ class _Plan:
             self._readers[id(tensor)].append(None)
 
     def _fold(self, layer, folding):
-        """Folds a layer; returns why not, if it cannot."""
+        """Folds a layer; returns the reason if it cannot be folded."""
         calls = self._calls[id(layer)]
         if not calls:
-            return "it is in no graph of a built model, so its neighbours are not known"
+            return "it is not in the graph of a built model, so its neighbours are not known"
         if len(calls) > 1:
             return "it is shared by several calls"
         if id(layer) in self._in_training:
             return "it is called with training=True"
         if id(layer) in self._holders:
-            return f"'{self._holders[id(layer)].name}' uses it, too"
+            return f"'{self._holders[id(layer)].name}' uses it too"
         if folding.why_not:
             return folding.why_not
         given, made = calls[0].arguments.keras_tensors[0], calls[0].outputs[0]
@@ -153,7 +152,7 @@ class _Plan:
         previous = given._keras_history.operation
         why_not_before = self._why_not(previous) or linear.why_not_before(previous, axis)
         if len(self._readers[id(given)]) > 1:
-            why_not_before = "is not the only one beside it"
+            why_not_before = "has outputs that other layers read too"
         elif not why_not_before and previous.compute_dtype != layer.compute_dtype:
             why_not_before = f"computes in {previous.compute_dtype}"
         if not why_not_before:
@@ -166,7 +165,7 @@ class _Plan:
     def _fold_into_all_after(self, layer, folding, made, axis):
         readers = self._readers[id(made)]
         if not readers or None in readers:
-            return "it makes an output of the model"
+            return "its output is an output of the model"
         neighbours = [(node.operation, attention.reads(node, made)) for node in readers]
         for neighbour, reads in neighbours:
             why_not = self._why_not(neighbour) or linear.why_not_after(neighbour, axis, reads)
@@ -183,14 +182,14 @@ class _Plan:
         if len(self._calls[id(neighbour)]) > 1:
             return "is shared by several calls"
         if id(neighbour) in self._holders:
-            return f"is used by '{self._holders[id(neighbour)].name}', too"
-        return "has taken up another one" if id(neighbour) in self.substitutes else None
+            return f"is used by '{self._holders[id(neighbour)].name}' too"
+        return "already contains another one" if id(neighbour) in self.substitutes else None
 
     def _put(self, mapped, layer, folding):
-        """Puts layers in the place of the neighbours that they take up the map for.
+        """Replaces neighbours by layers that include the map.
 
         Args:
-            mapped: List of a neighbour, and the layer and pairs of variables that replace it.
+            mapped: List of pairs: a neighbour, and the layer and variables that replace it.
             layer: The normalization layer.
             folding: Its `Folding`.
         """

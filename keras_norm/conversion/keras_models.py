@@ -1,4 +1,4 @@
-"""Models with Keras's normalization layers into models with ours, and back."""
+"""Conversion of models with Keras's normalization layers to models with ours, and back."""
 
 import warnings
 
@@ -13,29 +13,29 @@ from keras_norm.layers.normalization import Normalization
 
 
 def from_keras(model):
-    """Returns a copy of a model in which our layers take the place of Keras's.
+    """Returns a copy of a model with the layers of keras_norm in place of Keras's.
 
     Every `BatchNormalization`, `LayerNormalization`, `GroupNormalization` and `RMSNormalization` of
-    Keras, and every layer of a class that `conversion.register` has taught, becomes ours with the
-    same arguments, name, weights, trainable flag, dtype policy and multipliers, so that
-    outputs are the same in inference and in training. Layers are found wherever they are: in
-    functional, Sequential and subclassed models, in models, wrappers and custom layers within
-    them, shared or not. All else is copied as it is, also a `train_step` of the model's own.
+    Keras, and every layer of a class that is registered with `conversion.register`, is replaced by
+    a layer of keras_norm. Arguments, name, weights, trainable flag, dtype policy and multipliers
+    stay the same, and so do outputs in inference and in training. Layers are found in functional,
+    Sequential and subclassed models, and in inner models, wrappers and custom layers, shared or
+    not. Everything else is copied unchanged, also a custom `train_step`.
 
-    Keras's layer, group and RMS normalization take no mask, ours do. In a model that makes masks
-    (`Embedding` with `mask_zero`, `Masking`, ...) they therefore become layers that ignore masks.
+    Keras's layer, group and RMS normalization do not support masks; ours do. In a model that makes
+    masks (`Embedding` with `mask_zero`, `Masking`, ...), they become layers that ignore masks.
 
     Args:
-        model: A Keras model or layer. It is left as it is.
+        model: A Keras model or layer. It does not change.
 
     Returns:
-        The copy. It shares no weights with `model`, and has to be compiled.
+        The copy. It shares no weights with `model`, and is not compiled.
 
     Raises:
         TypeError: If `model` is not a Keras layer.
-        ValueError: If our layer lacks an argument that is in use (`rms_scaling`), if a
-            normalization layer is of a class derived from Keras's that is not registered, or if
-            it is in a compiled function, where nothing can reach it. The message names the layer.
+        ValueError: If our layer lacks an argument that is in use (`rms_scaling`), if the class of a
+            normalization layer is derived from Keras's and not registered, or if a compiled
+            function contains the layer, which cannot be copied. The message names the layer.
 
     Example:
     >>> import keras, keras_norm
@@ -51,22 +51,22 @@ def from_keras(model):
 
 
 def to_keras(model):
-    """Returns a copy of a model in which Keras's layers take the place of ours.
+    """Returns a copy of a model with Keras's layers in place of those of keras_norm.
 
-    The way back from `from_keras`, with the same care: outputs, names, weights, trainable flags
-    and dtype policies stay.
+    The inverse of `from_keras`: outputs, names, weights, trainable flags and dtype policies stay
+    the same.
 
     Args:
-        model: A Keras model or layer. It is left as it is.
+        model: A Keras model or layer. It does not change.
 
     Returns:
-        The copy. It shares no weights with `model`, and has to be compiled.
+        The copy. It shares no weights with `model`, and is not compiled.
 
     Raises:
         TypeError: If `model` is not a Keras layer.
-        ValueError: If Keras's layers cannot do the same: multipliers other than 1, two momenta,
-            `reduction_axes` other than `axis`, masks for layer and group normalization, ... The
-            message names layer and argument.
+        ValueError: If Keras's layers lack an argument that is in use: multipliers other than 1, two
+            momenta, `reduction_axes` other than `axis`, masks for layer and group normalization,
+            ... The message names layer and argument.
 
     Example:
     >>> import keras, keras_norm
@@ -87,7 +87,7 @@ def _translated(model, translations, is_ours):
     Args:
         model: The model.
         translations: Dictionary of classes and functions.
-        is_ours: Whether these classes, and the registered ones that count, are of keras_norm.
+        is_ours: Whether these classes, and the registered ones, are of keras_norm.
     """
     makes_masks = any(map(_makes_masks, contents(model)))
     unbuilt = []  # made by registered functions
@@ -108,9 +108,9 @@ def _translated(model, translations, is_ours):
         if kind_of(layer) is None:
             return None
         raise ValueError(
-            f"{described} is of a class derived from a normalization layer, so what is equal "
-            "to it is not known. Teach it with `keras_norm.conversion.register`, or replace "
-            "it with `keras_norm.conversion.replace_normalization`."
+            f"{described} is of a class derived from a normalization layer, so its equivalent "
+            "is unknown. Register the class with `keras_norm.conversion.register`, or replace "
+            "the layer with `keras_norm.conversion.replace_normalization`."
         )
 
     copy, replaced = exchange(model, translate)

@@ -1,6 +1,6 @@
-"""An affine map of channels, `factor * x + shift`, moved into a linear layer beside it.
+"""Folds an affine map of channels, `factor * x + shift`, into a neighbouring linear layer.
 
-Kernels and biases come and go as float64 arrays, by name: one rounding in all.
+Kernels and biases are float64 arrays, by name, so that they are rounded only once.
 """
 
 import keras
@@ -24,7 +24,7 @@ _LINEAR = (*_DENSE, *_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE, *_EI
 
 
 def why_not_before(layer, axis):
-    """Returns why a layer cannot take up a map of axis `axis` of its outputs; or None."""
+    """Returns why a map of axis `axis` of its outputs cannot be folded into a layer; or None."""
     if why_not := _why_not_linear(layer):
         return why_not
     if layer.activation is not keras.activations.linear:
@@ -35,7 +35,7 @@ def why_not_before(layer, axis):
 
 
 def why_not_after(layer, axis, reads):
-    """Returns why a layer cannot take up a map of axis `axis` of its inputs; or None.
+    """Returns why a map of axis `axis` of its inputs cannot be folded into a layer; or None.
 
     Args:
         layer: The layer.
@@ -51,7 +51,7 @@ def why_not_after(layer, axis, reads):
     if why_not := _why_not_on_axis(layer, axis):
         return why_not
     if isinstance(layer, _TRANSPOSED):
-        return "is transposed: fewer terms sum up to its border"
+        return "is a transposed convolution, whose border sums fewer terms"
     if isinstance(layer, _DENSE) or layer.padding == "valid":
         return None
     if max(layer.kernel_size) > 1:
@@ -93,7 +93,7 @@ def with_outputs_mapped(layer, factor, shift, axis):
 
 
 def with_inputs_mapped(layer, factor, shift, axis, reads):
-    """Returns a layer that gives for `x` what `layer` gives for `factor * x + shift`."""
+    """Returns a layer whose output for `x` is that of `layer` for `factor * x + shift`."""
     if type(layer) in attention.LAYERS:
         return attention.with_inputs_mapped(layer, factor, shift, axis, reads)
     if isinstance(layer, _EINSUM):
@@ -116,7 +116,7 @@ def with_inputs_mapped(layer, factor, shift, axis, reads):
 
 
 def _per_output(values, kernel_shape):
-    """Returns values of input channels as a kernel has them: each group of outputs its own."""
+    """Returns values of input channels in the kernel's shape; each group of outputs has its own."""
     inputs, outputs = kernel_shape
     groups = values.size // inputs
     return np.repeat(values.reshape(groups, inputs), outputs // groups, axis=0).T

@@ -1,4 +1,4 @@
-"""A layer that takes over the place of another: its path, its input, its weights."""
+"""Replaces a layer by another one with the same path, input and weights."""
 
 import contextlib
 import math
@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_norm import multipliers
 
-# Keras's RMSNormalization, and KerasHub's, call gamma so.
+# The name of gamma in the RMSNormalization of Keras and KerasHub.
 _SAME = {"scale": "gamma"}
 
 

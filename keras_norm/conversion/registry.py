@@ -1,4 +1,4 @@
-"""Translations of classes that the table of kinds does not have."""
+"""Translations of classes that are not in the table of kinds."""
 
 import keras
 
@@ -8,23 +8,22 @@ _translations = {}
 
 
 def register(cls, translate):
-    """Teaches the conversions to translate a class of layers or modules.
+    """Registers a translation for a class of layers or modules.
 
     `from_keras` calls `translate` for layers whose class is exactly `cls`. So do `from_torch` and
     `from_flax` for their modules, and `to_keras` if `cls` derives from a layer of keras_norm.
     Classes derived from `cls` are not registered.
 
     Args:
-        cls: The class, of Keras layers or of modules of PyTorch or Flax.
+        cls: A class of Keras layers, or of modules of PyTorch or Flax.
         translate: Function of an object of the class that returns the layer for it. `from_keras`
-            and `to_keras` build the layer for the old one's input. They give it the old one's
-            weights as far as they have the same name and size; "scale" is the same as "gamma". They
-            warn of weights that have no counterpart, unless the new layer has values as its
-            initializers, or is built already.
+            and `to_keras` build the new layer for the input of the old one, and copy the weights
+            that have the same name and size; "scale" is the same as "gamma". They warn if weights
+            have no counterpart, except if the new layer has values as its initializers or is built.
 
     Raises:
-        TypeError: If `cls` is not a class, or `translate` cannot be called.
-        ValueError: If `cls` has a translation already that is not registered.
+        TypeError: If `cls` is not a class, or `translate` is not callable.
+        ValueError: If the package translates `cls` itself.
 
     Example:
     >>> import keras, keras_norm
@@ -61,10 +60,10 @@ def register(cls, translate):
 
 
 def translated(x):
-    """Returns the layer for `x` by the translation registered for its class; None without one.
+    """Returns the layer for `x` by the function registered for its class; None without one.
 
     Raises:
-        TypeError: If the translation returns something else than a new layer.
+        TypeError: If the function does not return a new layer.
     """
     translate = _translations.get(type(x))
     if translate is None:

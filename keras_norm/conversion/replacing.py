@@ -1,4 +1,4 @@
-"""Other normalization layers in a model."""
+"""Replaces the normalization layers of a model by others."""
 
 import keras
 
@@ -13,27 +13,25 @@ MOST_GROUPS = 32
 
 
 def replace_normalization(model, function):
-    """Returns a copy of a model with other normalization layers, and prints what was replaced.
+    """Returns a copy of a model with other normalization layers, and prints the replacements.
 
-    Layers are found wherever they are: in functional, Sequential and subclassed models, in
-    models, wrappers and custom layers within them, shared or not. Class, names, weights,
-    trainable flags and dtype policies of all else stay, also a `train_step` of the model's own.
-    The copy shares no weights with `model` and has to be compiled.
+    Layers are found in functional, Sequential and subclassed models, and in inner models, wrappers
+    and custom layers, shared or not. Everything else is copied unchanged, also a custom
+    `train_step`. The copy shares no weights with `model`, and is not compiled.
 
     Args:
-        model: A Keras model or layer. It is left as it is.
-        function: Function that gets each normalization layer, Keras's and ours, and returns a new
-            layer for it, or None to leave it. `batch_to_group` is one.
-            The new layer is built for the old one's input, and gets its weights as far as they
-            have the same name and size.
+        model: A Keras model or layer. It does not change.
+        function: Function of a normalization layer, of Keras or keras_norm, that returns a new
+            layer, or None to keep the layer. `batch_to_group` is such a function. The new layer is
+            built for the input of the old one, and gets the weights of the same name and size.
 
     Returns:
         The copy.
 
     Raises:
         TypeError: If `model` is not a Keras layer, or `function` does not return a new layer.
-        ValueError: If a layer has to be built first, or is in a compiled function, where nothing
-            can reach it. The message names the layer.
+        ValueError: If a layer must be built first, or if a compiled function contains the layer,
+            which cannot be copied. The message names the layer.
 
     Example:
     >>> import keras
@@ -63,8 +61,8 @@ def replace_normalization(model, function):
 def batch_to_group(layer):
     """Returns a `GroupNormalization` for a batch normalization layer, and None for others.
 
-    It has as many groups as possible, up to 32, or one where a sample has no positions: groups of
-    a single number would become 0. The arguments are those that both layers have.
+    The layer has as many groups as possible, up to 32. If samples have no positions, it has one
+    group, as groups of a single number would become 0. Arguments that both layers have are copied.
 
     Args:
         layer: A built layer.
@@ -90,7 +88,7 @@ def batch_to_group(layer):
         return None
     if not layer.built:
         raise ValueError(
-            f"Layer '{layer.name}' must be built before groups of its channels can be made. Call "
+            f"Layer '{layer.name}' must be built, so that its number of channels is known. Call "
             "the model on an input first, or its `build(input_shape)`."
         )
     channels = layer.moving_mean.shape[0]
@@ -104,7 +102,7 @@ def batch_to_group(layer):
 def exchange(model, function):
     """Returns a copy of `model` with the layers that `function` returns, and a list of these.
 
-    An entry of the list is a tuple of old layer, new layer, and names of the weights kept.
+    An entry of the list is a tuple of old layer, new layer, and names of the kept weights.
     """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
@@ -121,8 +119,8 @@ def exchange(model, function):
             continue
         if not isinstance(new, keras.layers.Layer) or new is old:
             raise TypeError(
-                "Argument `function` must return a new Keras layer, or None to leave a layer as "
-                f"it is. Received: {new!r} for layer '{old.name}'"
+                "Argument `function` must return a new Keras layer, or None to keep the layer. "
+                f"Received: {new!r} for layer '{old.name}'"
             )
         variables = put_in_place(new, old)
         substitutes[id(old)] = new

@@ -1,4 +1,4 @@
-"""PyTorch's modules into our layers, and back."""
+"""Conversion of PyTorch's modules to our layers, and back."""
 
 import warnings
 
@@ -18,7 +18,7 @@ _RANKS = {
 
 
 def from_torch(module):
-    """Returns our layer that does what a normalization module of PyTorch does.
+    """Converts a normalization module of PyTorch to the equivalent layer of keras_norm.
 
     | PyTorch | keras_norm |
     | --- | --- |
@@ -29,35 +29,35 @@ def from_torch(module):
     | InstanceNorm1d, 2d, 3d | `InstanceNormalization(axis=1)` |
     | RMSNorm | `RMSNormalization` with the last axes as `axis` |
 
-    Outputs are equal in training and in inference. Two things to know of batch normalization:
+    Outputs are equal in training and in inference. Batch normalization has two differences:
 
-    - PyTorch's `momentum` is the share of the new batch, ours that of the old statistics: 0.1 there
-      is 0.9 here.
-    - PyTorch normalizes with the biased variance, as we do, but moves `running_var` with the
-      unbiased one, n / (n - 1) times as large for a batch of n values per channel. What has been
-      gathered is taken as it is, since inference uses it as it is: outputs stay equal. In further
-      training our moving variance moves towards values that are (n - 1) / n as large.
+    - PyTorch's `momentum` is the weight of the new batch, ours that of the old statistics: 0.1
+      becomes 0.9.
+    - Both normalize with the biased variance, but PyTorch updates `running_var` with the unbiased
+      variance, which is n / (n - 1) times as large for a batch of n values per channel. The layer
+      gets `running_var` unchanged, so outputs in inference are equal. In further training, its
+      moving variance moves towards values that are (n - 1) / n as large.
 
-    `requires_grad` is left out: set `trainable` of the layer's gamma and beta. Forward hooks are
-    left out with a warning.
+    `requires_grad` is not converted: set `trainable` of the layer's gamma and beta. Forward hooks
+    are not converted either, and cause a warning.
 
-    A class derived from one of these is converted like its parent, unless it overrides `forward`:
-    then only a translation that is registered with `keras_norm.conversion.register` knows more.
+    A class derived from one of these is converted like its parent. If it overrides `forward`,
+    register a translation with `keras_norm.conversion.register`.
 
     Args:
         module: The module, on any device. The layer works on whichever backend Keras runs.
 
     Returns:
-        A layer with the module's values. Where the module leaves the rank of its input open
-        (BatchNorm1d, SyncBatchNorm, GroupNorm), the layer is built when it is first called; until
-        then the values are its initializers.
+        A layer with the module's values. If the module accepts inputs of several ranks
+        (BatchNorm1d, SyncBatchNorm, GroupNorm), the first call builds the layer; until then its
+        initializers contain the values.
 
     Raises:
-        TypeError: If `module` is none of these, or derived from one with another `forward`.
+        TypeError: If `module` is not one of these, or derived from one with another `forward`.
         ValueError: If the module has no values (it is lazy, or on the meta device), has
-            parametrizations, or does what our layer cannot: `momentum=None`, which averages over
-            all batches; `track_running_stats=False` of batch normalization, which has no inference
-            of its own; `track_running_stats=True` of instance normalization.
+            parametrizations, or has an argument that our layer does not support: `momentum=None`,
+            which averages over all batches; `track_running_stats=False` of batch normalization,
+            which has no separate inference; `track_running_stats=True` of instance normalization.
 
     Example:
     >>> import torch
@@ -77,7 +77,7 @@ def from_torch(module):
     if module._forward_hooks or module._forward_pre_hooks:
         warnings.warn(
             f"{module} is converted without its forward hooks: if they change inputs or outputs, "
-            "the layer does something else.",
+            "the outputs of the layer differ.",
             stacklevel=2,
         )
     try:
@@ -91,27 +91,27 @@ def from_torch(module):
 
 
 def to_torch(layer):
-    """Returns PyTorch's module that does what one of our layers does.
+    """Converts a layer of keras_norm to the equivalent module of PyTorch.
 
-    The way back from `from_torch`, with the same values. A frozen layer (`trainable=False`) runs in
-    inference, a module in training mode never does: call `eval()` on it. Moving variances are taken
-    as they are, see `from_torch`.
+    The inverse of `from_torch`, with the same values. A frozen layer (`trainable=False`) runs in
+    inference; a module in training mode does not: call `eval()` on it. Moving variances are copied
+    unchanged, see `from_torch`.
 
     Args:
         layer: A built layer of keras_norm. Batch and group normalization must have their channels
             on axis 1; layer normalization the last axes as both `axis` and `reduction_axes`.
 
     Returns:
-        A `torch.nn` module on the CPU, in training mode: BatchNorm1d, 2d or 3d as the layer's rank
-        says (or SyncBatchNorm), LayerNorm, GroupNorm (also for instance normalization), or
-        RMSNorm (with `gamma_offset` added to its weight). `requires_grad` of a parameter is
-        `trainable` of its variable: setting `layer.trainable` sets these, and
-        `layer.gamma.trainable = True` after it trains gamma of a frozen layer, in Keras too.
+        A `torch.nn` module on the CPU, in training mode: BatchNorm1d, 2d or 3d for the layer's rank
+        (or SyncBatchNorm), LayerNorm, GroupNorm (also for instance normalization), or RMSNorm (with
+        `gamma_offset` added to its weight). `requires_grad` of a parameter is `trainable` of its
+        variable: setting `layer.trainable` sets both variables, and a later
+        `layer.gamma.trainable = True` trains gamma of a frozen layer, as in Keras.
 
     Raises:
-        TypeError: If `layer` is none of our layers, or derived from one with another `call`.
-        ValueError: If the layer is not built, or PyTorch's module cannot do the same. The message
-            names layer and argument.
+        TypeError: If `layer` is not a layer of keras_norm, or derived from one with another `call`.
+        ValueError: If the layer is not built, or PyTorch's module does not support an argument. The
+            message names layer and argument.
 
     Example:
     >>> import keras_norm
@@ -134,11 +134,11 @@ def to_torch(layer):
     if name := overridden(layer, kind.parent_of(layer), ("call",)):
         raise TypeError(
             f"{described} is of a class derived from {kind.layer.__name__} that overrides "
-            f"`{name}`, so what is equal to it is not known."
+            f"`{name}`, so its equivalent is unknown."
         )
     if not layer.built:
         raise ValueError(
-            f"{described} must be built before it can become a module. Call it on an input, or "
+            f"{described} must be built before the conversion. Call it on an input, or "
             "call `build(input_shape)`."
         )
     import torch
@@ -183,7 +183,7 @@ def _known(module):
     if name := overridden(module, parent, ("forward", "_apply_instance_norm")):
         raise TypeError(
             f"{type(module).__name__} is derived from torch.nn.{parent.__name__} and overrides "
-            f"`{name}`, so what is equal to it is not known. Teach it with "
+            f"`{name}`, so its equivalent is unknown. Register a translation with "
             f"`keras_norm.conversion.register`. Received: {module!r}"
         )
     return known[parent]
@@ -200,11 +200,11 @@ def _check_values(module):
     if any(tensor.is_meta for tensor in tensors.values()):
         raise ValueError(
             f"{module} cannot be converted. It is on the meta device, where tensors have no "
-            "values: load them on another device first."
+            "values: load the values on another device first."
         )
     if found := sorted(getattr(module, "parametrizations", ())):
         raise ValueError(
             f"{module} cannot be converted. It has parametrizations (of {', '.join(found)}), "
-            "which a layer has not: make them permanent with "
+            "which layers do not support: make them permanent with "
             "`torch.nn.utils.parametrize.remove_parametrizations`."
         )

@@ -1,4 +1,4 @@
-"""Layer normalization over time steps, in models whose other layers never look ahead."""
+"""Finds layer normalizations over time steps in models with causal layers."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class _Causal(NamedTuple):
 
 
 class _Mixed(NamedTuple):
-    """Steps that a normalization mixes."""
+    """The time steps that a normalization mixes."""
 
     steps: int
     channels: int
@@ -27,14 +27,14 @@ class _Mixed(NamedTuple):
 
 
 class Causality:
-    """The causal layers of a model, and the normalizations that look ahead where those do not.
+    """The causal layers of a model, and the normalizations that mix their time steps.
 
     Args:
         operations: All layers and operations of the model.
     """
 
     def __init__(self, operations):
-        # A bidirectional layer reads both ways.
+        # A bidirectional layer reads in both directions.
         self._not_causal = {
             id(part)
             for layer in operations
@@ -44,8 +44,8 @@ class Causality:
         self._causal = set()
         self._shapes = {}
 
-    def see(self, operation, inputs, arguments):
-        """Takes one use of a layer: its first input, and all arguments by name."""
+    def record(self, operation, inputs, arguments):
+        """Records one use of a layer: its first input, and all arguments by name."""
         shape = tuple(inputs.shape)
         if isinstance(operation, OF_STEPS):
             self._shapes.setdefault(id(operation), set()).add(shape)
@@ -54,21 +54,21 @@ class Causality:
             self._causal.add(_Causal(operation.name, len(shape), axis, shape[0], shape[axis]))
 
     def findings(self, layer):
-        """Returns a list of one finding, or of none."""
+        """Returns a list of at most one finding."""
         mixed = self._mixed(layer)
         if mixed is None:
             return []
         argument = "reduction_axes" if hasattr(layer, "reduction_axes") else "axis"
         remedy = (
-            f"The layer mixes this many time steps, later ones too, but '{mixed.name}' is causal: "
-            f"pass `{argument}=-1`, so that each step is normalized by itself."
+            f"The layer mixes this many time steps, also later ones, but '{mixed.name}' is causal: "
+            f"pass `{argument}=-1`, which normalizes each step separately."
         )
         return finding_of_all(layer, mixed.channels, "time", float(mixed.steps), remedy)
 
     def _mixed(self, layer):
         for shape in self._shapes.get(id(layer), ()):
             for name, rank, axis, batch, steps in sorted(self._causal):
-                # Shapes tell sequences from images, and from what belongs to another sequence.
+                # Only inputs of the same rank, batch and steps belong to the same sequence.
                 same = len(shape) == rank and (shape[0], shape[axis]) == (batch, steps)
                 if same and steps > 1 and axis in reduced_axes(layer, rank):
                     return _Mixed(steps, shape[channel_axis(layer, rank)], name)

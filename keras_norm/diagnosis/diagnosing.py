@@ -1,4 +1,4 @@
-"""What is wrong with the normalization of a model: the function."""
+"""The function that finds faults in the normalization of a model."""
 
 import keras
 import numpy as np
@@ -10,28 +10,29 @@ from keras_norm.diagnosis.watching import Watch, check_finite, is_finite
 
 
 def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
-    """Finds what is wrong with the normalization layers of a model.
+    """Finds faults in the normalization layers of a model.
 
     In one pass over the data, batch normalization standardizes with each batch's moments, as in
-    training, and everything else runs in inference. The model stays as it is. For each layer of
-    keras_norm or Keras the report says what is wrong, in which channels, and what helps:
+    training, and everything else runs in inference. The model does not change. For each
+    normalization layer of keras_norm or Keras, the report lists faults, their channels and a
+    remedy:
 
-    - `statistics`: The moving mean is more than 0.5 deviations from the data's, or the moving
-      variance is off by more than a factor of 2.
-    - `batch`: Means of batches scatter by more than 0.4 deviations.
+    - `statistics`: The moving mean differs from the data's mean by more than 0.5 standard
+      deviations, or the moving variance is wrong by more than a factor of 2.
+    - `batch`: The means of batches scatter by more than 0.4 standard deviations.
     - `gamma`: gamma is below 0.001, or a weight is NaN or infinite.
     - `constant`: The variance is below epsilon.
-    - `mean`: The mean is so many deviations from zero that a single float32 loses digits.
-    - `mask`: Padding is counted in, because a mask was lost on the way or the layer takes none.
+    - `mean`: The mean is so many standard deviations from zero that a float32 loses digits.
+    - `mask`: Padding is counted, because the mask was lost or the layer does not support masks.
     - `time`: Layer normalization mixes time steps, and the model has causal layers.
-    - `epsilon`: epsilon is 0 in the dtype that the layer keeps its variance in.
-    - `float16`: float16 cannot hold the variance, or the inputs overflow.
+    - `epsilon`: epsilon is 0 in the dtype of the layer's moving variance.
+    - `float16`: float16 cannot represent the variance, or the inputs overflow.
 
-    `gamma` and `mask` are looked for in batch, group, layer and RMS normalization, `time` in layer
-    and RMS normalization, the others in batch normalization. The pass runs without compilation, so
-    a part of the data is enough.
+    Batch, group, layer and RMS normalization are checked for `gamma` and `mask`, layer and RMS
+    normalization for `time`, and batch normalization for the others. The pass is not compiled: use
+    a part of the data.
 
-    Under `tf.distribute`, each replica normalizes its part of a batch. Under `torch.distributed`
+    Under `tf.distribute`, each replica normalizes its part of a batch. Under `torch.distributed`,
     each process reports about its own data.
 
     Args:
@@ -62,7 +63,7 @@ def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
     Reference:
         Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, https://arxiv.org/abs/2105.07576
     """
-    population.check(x, batch_size, steps, passes=1)
+    population.check_data_arguments(x, batch_size, steps, passes=1)
     if not isinstance(model, keras.Model):
         raise TypeError(f"Argument `model` must be a Keras model. Received: {model!r}")
     with engines.scope(model):
@@ -83,9 +84,9 @@ def _examined(layer, watch, broken):
 
 
 def _shuffled(x, batch_size):
-    """Returns arrays with their samples shuffled, as `fit` does; other data as they are.
+    """Returns arrays with their samples shuffled, as in `fit`; other data unchanged.
 
-    The arrays are checked before, so that an error names the batch that the caller knows.
+    The arrays are checked before, so that an error names the batch in the caller's order.
     """
     if not all(hasattr(leaf, "__array__") for leaf in keras.tree.flatten(x)):
         return x

@@ -15,7 +15,7 @@ class Finding:
         name: The layer's name.
         kind: "statistics", "batch", "gamma", "constant", "mean", "mask", "time", "epsilon" or
             "float16".
-        channels: Indices of the channels concerned.
+        channels: Indices of the affected channels.
         value: The worst channel's number, in the units that the remedy names.
         remedy: One sentence.
     """
@@ -29,19 +29,19 @@ class Finding:
 
     @property
     def key(self):
-        """Equal for findings of the same kind and layer."""
+        """A key that findings of the same kind and layer share."""
         return id(self.layer), self.kind
 
 
 def finding(layer, kind, where, badness, remedy):
-    """Returns a list of one finding, or of none.
+    """Returns a list of at most one finding.
 
     Args:
         layer: The layer.
         kind: The kind.
-        where: Booleans, which channels are concerned.
-        badness: Numbers for all channels, the largest for the worst; the finding's value is its
-            magnitude.
+        where: Booleans that select the affected channels.
+        badness: Numbers for all channels, the largest for the worst channel; the finding's value is
+            its absolute value.
         remedy: One sentence.
     """
     channels = np.flatnonzero(where)
@@ -53,5 +53,5 @@ def finding(layer, kind, where, badness, remedy):
 
 
 def finding_of_all(layer, channels, kind, value, remedy):
-    """Returns a list of one finding that concerns all of a layer's channels."""
+    """Returns a list of one finding that affects all channels of a layer."""
     return finding(layer, kind, np.ones(channels, bool), value, remedy)

@@ -1,8 +1,8 @@
-"""Masks on their way through a model: who made them, and where they were lost.
+"""Follows masks through a model: which layer made them, and where they were lost.
 
-A tensor has its mask with it (Keras keeps it there), or it was returned by a layer or operation
-whose inputs are known. What plain operations return is known by its shape only: the batch and the
-steps of a mask.
+Keras stores the mask of a tensor as an attribute of the tensor. A tensor without a mask comes from
+a layer or operation whose inputs are known, or from a plain operation. Such a tensor is matched
+with an earlier mask by its shape: the batch and the steps.
 """
 
 from typing import Any, NamedTuple
@@ -16,26 +16,26 @@ from keras_norm.diagnosis.sets import BATCH, channel_axis, family, reduced_axes
 
 
 class Held(NamedTuple):
-    """The mask that a tensor has."""
+    """The mask of a tensor."""
 
     mask: Any
     name: str
 
 
 class Lost(NamedTuple):
-    """A mask that a tensor had to have, and where it was lost."""
+    """A mask that a tensor should have, and where it was lost."""
 
     mask: Any
     place: str
 
 
 class _Call(NamedTuple):
-    """The call that a tensor comes from."""
+    """The call that returned a tensor."""
 
     name: str
     takes_mask: bool
     origins: list
-    output: Any  # kept, so that no other tensor gets its id
+    output: Any  # a reference, so that no other tensor gets its id
 
 
 class Trail:
@@ -47,17 +47,17 @@ class Trail:
         self._held = []
         self._probe = _Probe()
 
-    def called(self, operation, takes_mask, origins, outputs):
-        """Takes a call, with the origins of its inputs."""
+    def record(self, operation, takes_mask, origins, outputs):
+        """Records a call, with the origins of its inputs."""
         for output in keras.tree.flatten(outputs):
-            # A model returns what its last layer returned, which knows more.
+            # A model returns a tensor of its last layer, whose call has more information.
             if ops.is_tensor(output) and id(output) not in self._calls:
                 call = _Call(operation.name, takes_mask, origins, output)
                 self._calls[id(output)] = call
                 self._not_asked.append(call)
 
     def origin(self, tensor):
-        """Returns `Held`, `Lost`, or None for a tensor that no mask belongs to."""
+        """Returns `Held`, `Lost`, or None for a tensor without any mask."""
         call = self._calls.get(id(tensor))
         mask = self._mask_of(tensor)
         if mask is not None:
@@ -67,11 +67,11 @@ class Trail:
     def _by_call(self, call):
         for origin in call.origins:
             if isinstance(origin, Lost):
-                # Steps that a layer like an RNN makes one of are gone.
+                # A layer such as an RNN may reduce the steps to one.
                 return origin if len(call.output.shape) > len(origin.mask.shape) else None
         for origin in call.origins:
             if origin is not None and len(call.output.shape) > len(origin.mask.shape):
-                # A layer that takes the mask, and changes the steps, has used it up.
+                # A layer that takes the mask and changes the steps has used the mask.
                 if call.takes_mask and not _fits(origin.mask, call.output):
                     continue
                 return Lost(origin.mask, f"in '{call.name}'")
@@ -85,7 +85,7 @@ class Trail:
         self._not_asked = []
         for held in reversed(self._held):
             if _fits(held.mask, tensor):
-                return Lost(held.mask, f"after '{held.name}', in an operation that is no layer")
+                return Lost(held.mask, f"after '{held.name}', in an operation that is not a layer")
         return None
 
     def _mask_of(self, tensor):
@@ -94,7 +94,7 @@ class Trail:
 
 
 class _Probe(keras.layers.Layer):
-    """Returns the mask of its input, as Keras hands it to layers."""
+    """Returns the mask of its input, as Keras passes it to layers."""
 
     def __init__(self):
         super().__init__(name="probe", autocast=False)
@@ -113,7 +113,7 @@ def _fits(mask, tensor):
 
 
 class Padding:
-    """How much padding a layer has counted in, and why."""
+    """The padding that a layer has counted, and why."""
 
     def __init__(self):
         self._padding = 0
@@ -121,8 +121,8 @@ class Padding:
         self._place = None
         self._channels = 0
 
-    def see(self, layer, takes_mask, inputs, mask, origin):
-        """Takes one use of a layer, and the origin of its inputs."""
+    def record(self, layer, takes_mask, inputs, mask, origin):
+        """Records one use of a layer, and the origin of its inputs."""
         if origin is None or mask is not None or not _counts(layer, inputs, origin.mask):
             return
         held = np.asarray(ops.convert_to_numpy(origin.mask)) > 0
@@ -132,10 +132,10 @@ class Padding:
         self._channels = inputs.shape[channel_axis(layer, len(inputs.shape))]
 
     def findings(self, layer):
-        """Returns a list of one finding, or of none."""
+        """Returns a list of at most one finding."""
         if not self._padding:
             return []
-        counted = "This share of the positions is padding, and is counted in: "
+        counted = "This share of the positions is padding, but is counted: "
         if self._place is not None:
             remedy = (
                 f"the mask is lost {self._place}; use layers that pass masks on, or call the layer "
@@ -143,17 +143,17 @@ class Padding:
             )
         else:
             remedy = (
-                f"{type(layer).__name__} takes no mask; put `keras_norm.{family(layer).__name__}` "
-                "in its place."
+                f"{type(layer).__name__} does not support masks; replace it with "
+                f"`keras_norm.{family(layer).__name__}`."
             )
         share = float(self._padding / self._positions)
         return finding_of_all(layer, self._channels, "mask", share, counted + remedy)
 
 
 def _counts(layer, inputs, mask):
-    """Says whether a set of a layer extends over valid steps and padding."""
+    """Returns whether a set of a layer can contain both valid steps and padding."""
     if isinstance(layer, BATCH) and not layer.trainable:
-        return False  # it takes no moments
+        return False  # it computes no moments
     rank = len(inputs.shape)
     channels = channel_axis(layer, rank)
     steps = [axis for axis in range(1, rank) if axis != channels][: len(mask.shape) - 1]

@@ -1,4 +1,4 @@
-"""The numbers of each channel of a layer, and what is healthy."""
+"""Statistics of each channel of a layer, and their healthy ranges."""
 
 from typing import Any, NamedTuple
 
@@ -10,29 +10,30 @@ from keras_norm import layers
 from keras_norm.diagnosis.findings import finding
 from keras_norm.diagnosis.watching import BatchMoments
 
-# Thresholds, and why. Half a deviation turns the sign of one in five values that a ReLU gets, and
-# a variance that is off by a factor of 2 scales outputs by 1.4; good moving statistics are within
-# 0.1. Small convolutional networks for digits with such channels read 81% and 88% in evaluation,
-# and 96% and 99% in training; one without reads 99% in both. What n samples cannot tell apart is
-# added.
+# Thresholds of moving statistics. A shift of half a standard deviation changes the sign of one in
+# five inputs of a ReLU, and a variance that is wrong by a factor of 2 scales outputs by 1.4. Good
+# moving statistics are within 0.1. Two small convolutional networks with such channels classify 81%
+# and 88% of digits in evaluation, but 96% and 99% in training; a healthy one classifies 99% in
+# both. The sampling error of n samples is added.
 _SHIFT = 0.5
 _VARIANCE_RATIO = 2.0
-# Batch means that scatter by 0.4 deviations are those of 6 independent values a batch.
+# Means of 6 independent values scatter by 0.4 standard deviations.
 _SCATTER = 0.4
 _SCATTER_BATCHES = 4
-# Outputs of such a channel are less than a thousandth of a usual channel's.
+# The outputs of such a channel are less than a thousandth of a usual channel's.
 _TINY_GAMMA = 1e-3
-# The means, in deviations, that cost 6% of the variance where it is found as the mean square less
-# the squared mean in float32; and 0.4% of a deviation where the mean is one float32.
+# Means in standard deviations. The first costs 6% of the variance if it is computed in float32 as
+# the mean square minus the squared mean; the second costs 0.4% of a standard deviation if the mean
+# is stored as one float32.
 _LARGE_MEAN_OF_KERAS = 1e3
 _LARGE_MEAN = 1e5
 
 
 class Measure(NamedTuple):
-    """One number of each channel, healthy between two bounds.
+    """A statistic with one value per channel, healthy between two bounds.
 
     Attributes:
-        kind: The kind of finding that a number out of bounds is.
+        kind: The kind of finding for a value out of bounds.
         values: One number for each channel.
         low: The lower bound.
         high: The upper bound.
@@ -45,7 +46,7 @@ class Measure(NamedTuple):
 
     @property
     def outside(self):
-        """Says of each channel whether its number is out of bounds."""
+        """Whether the value of each channel is out of bounds."""
         return ~((self.values >= self.low) & (self.values <= self.high))
 
 
@@ -103,15 +104,15 @@ def of_batches(layer, batches, broken):
 
 
 def _overflow(layer, broken):
-    """Returns kind and remedy of a layer that NaN or infinity reaches."""
+    """Returns kind and remedy for a layer whose inputs contain NaN or infinity."""
     if broken is not None:
         return "gamma", (
-            f"NaN or infinity reaches the layer, as the weight '{broken}' is not finite: lower the "
-            "learning rate or clip gradients, then retrain."
+            f"The inputs contain NaN or infinity, as the weight '{broken}' is not finite: lower "
+            "the learning rate or clip gradients, then retrain."
         )
     return "float16", (
         f"Inputs of the layer overflow in {layer.compute_dtype}: normalize or scale them "
-        "earlier, or take float32 or bfloat16 for the layers before."
+        "earlier, or use float32 or bfloat16 for the layers before."
     )
 
 
@@ -124,9 +125,9 @@ def _union(seen):
 
 
 def _scatter(seen, data):
-    """Returns the standard deviation of the means of batches of the usual size.
+    """Returns the standard deviation of the means of batches of the median size.
 
-    Smaller ones, as the last one, scatter more: each counts by its size.
+    Smaller batches, such as the last one, scatter more, so batches are weighted by their size.
     """
     squares = (seen.count * (seen.mean - data.mean) ** 2).sum(0) / (len(seen.count) - 1)
     return np.sqrt(squares / np.median(seen.count, 0))
@@ -159,7 +160,7 @@ def _mean(layer, data, deviation):
 
 
 def _findings(layer, measures, data):
-    """Returns what is out of bounds."""
+    """Returns the findings for values out of bounds."""
     found = []
     if "moving_mean" in measures:
         shift, ratio = measures["moving_mean"], measures["moving_variance"]
@@ -171,9 +172,9 @@ def _findings(layer, measures, data):
             "statistics",
             shift.outside | ratio.outside,
             distance,
-            "Moving statistics are this many times the tolerance from the data's: call "
-            "`keras_norm.update_population_statistics(model, x)`, after "
-            "`keras_norm.from_keras(model)` for Keras's layers.",
+            "Moving statistics differ from the data's by this many times the tolerance: call "
+            "`keras_norm.update_population_statistics(model, x)`, for Keras's layers after "
+            "`keras_norm.from_keras(model)`.",
         )
     scatter = measures.get("scatter")
     if scatter is not None and np.median(scatter.values) > _SCATTER:
@@ -182,8 +183,8 @@ def _findings(layer, measures, data):
             "batch",
             scatter.outside,
             scatter.values,
-            "Means of batches scatter by this many deviations: shuffle, take larger batches, "
-            "`synchronized=True` or `renorm=True`, or replace the layer with "
+            "Means of batches scatter by this many standard deviations: shuffle the data, use "
+            "larger batches, `synchronized=True` or `renorm=True`, or replace the layer with "
             "`keras_norm.GroupNormalization`.",
         )
     found += finding(
@@ -191,7 +192,7 @@ def _findings(layer, measures, data):
         "constant",
         measures["variance"].outside,
         -data.variance,
-        "The variance is below epsilon, which then decides the output: scale or remove the "
+        "The variance is below epsilon, which then dominates the output: scale or remove the "
         "channel, or lower epsilon.",
     )
     is_ours = isinstance(layer, layers.BatchNormalization)
@@ -200,8 +201,8 @@ def _findings(layer, measures, data):
         "mean",
         measures["mean"].outside,
         measures["mean"].values,
-        "The mean is this many deviations from zero, where float32 loses digits: subtract a "
-        "constant from the inputs first"
+        "The mean is this many standard deviations from zero, where float32 loses digits: subtract "
+        "a constant from the inputs first"
         + ("." if is_ours else ", or convert the model with `keras_norm.from_keras`."),
     )
     return found
@@ -218,7 +219,7 @@ def _dtypes(layer, variance):
     vanishes = np.full(variance.shape, float(np.float16(layer.epsilon)) == 0)
     return [
         *finding(layer, "epsilon", vanishes, vanishes * layer.epsilon,
-                 f"epsilon is 0 in float16, and a small variance divides by 0: {keep}"),
+                 f"epsilon is 0 in float16, so that a variance of 0 divides by 0: {keep}"),
         *finding(layer, "float16", is_lost, variance,
-                 f"float16 cannot hold the variance: {keep}"),
+                 f"float16 cannot represent the variance: {keep}"),
     ]  # fmt: skip

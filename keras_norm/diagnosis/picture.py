@@ -1,6 +1,6 @@
-"""One picture of all normalization layers of a model.
+"""A picture of all normalization layers of a model.
 
-A row is a layer, a column a question, a point a channel. What is healthy is green.
+Each row is a layer, each column a question, and each point a channel. Healthy ranges are green.
 """
 
 import textwrap
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-# The area that is healthy; points and words in it, and out of it.
+# Colors of the healthy range, and of healthy points, healthy texts and faults.
 _HEALTHY, _OK, _FINE, _BAD = "#d9efd9", "#3a6ea5", "#2e7d32", "#c62828"
 
 
@@ -24,7 +24,7 @@ class _Column(NamedTuple):
     high: float
 
 
-# What lies outside of an axis is drawn at its edge.
+# Points outside of an axis are drawn at its edge.
 COLUMNS = {
     "moving_mean": _Column(
         "Does the moving mean\nfit the data?", "difference (deviations)", "linear", -1.5, 1.5

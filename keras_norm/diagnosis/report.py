@@ -9,7 +9,7 @@ _WIDTH = 100
 
 
 class Examined(NamedTuple):
-    """A normalization layer that was looked at.
+    """A normalization layer and its diagnosis.
 
     Attributes:
         layer: The layer.
@@ -56,9 +56,9 @@ class Report:
         Each row is a layer, each point a channel. Points in the green area are healthy.
 
         Args:
-            path: Name of the file; its ending says the format, such as ".png". Needs Matplotlib.
+            path: Name of the file, whose extension selects the format (".png"). Needs Matplotlib.
         """
-        # Here, as Matplotlib is not needed for anything else.
+        # Imported here, as nothing else needs Matplotlib.
         from keras_norm.diagnosis import picture
 
         picture.draw(self._examined, self.remedies, path)
@@ -97,5 +97,5 @@ def _row(tag, texts):
 
 
 def _marked_up(text):
-    """Returns text as HTML, with code in backticks as such."""
+    """Returns text as HTML, with text in backticks as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))

@@ -1,4 +1,4 @@
-"""A pass over data that sees each call of a model's layers."""
+"""A pass over data that records each call of a model's layers."""
 
 import functools
 import inspect
@@ -19,7 +19,7 @@ from keras_norm.ops import Moments, merge_replicas
 
 
 class BatchMoments(NamedTuple):
-    """What one use of a layer saw: count, mean and variance of each channel."""
+    """The moments of a layer's input in one use: count, mean and variance of each channel."""
 
     count: Any
     mean: Any
@@ -27,9 +27,9 @@ class BatchMoments(NamedTuple):
 
 
 class Watch:
-    """A pass over data, and what it saw.
+    """A pass over data, and its records.
 
-    The calls of all layers are seen without compilation: values, masks and shapes are at hand.
+    The model runs without compilation, so that values, masks and shapes are available.
 
     Attributes:
         layers: The normalization layers of the model.
@@ -44,22 +44,22 @@ class Watch:
         self.padding = {}
         self._model = model
         self._number = 0
-        # `tf.distribute` runs replicas in threads of their own, which take turns.
+        # `tf.distribute` runs replicas in separate threads, one at a time.
         self._local = threading.local()
 
     def run(self, x, batch_size, steps, verbose):
-        """Goes through the data once."""
+        """Runs the model on the data once."""
         if self._model.built:
             self._find_layers()
         population.Loop(self._look).run(x, batch_size, steps, verbose)
         if not self._number:
-            raise ValueError("A diagnosis needs at least one batch of data, and found none.")
+            raise ValueError("A diagnosis needs at least one batch of data. Received: none")
         unseen = [f"'{layer.name}'" for layer in self.layers if id(layer) not in self._called]
         if unseen:
             warnings.warn(
-                f"No data reached these layers, of which only the weights are diagnosed: "
-                f"{', '.join(unseen)}. If the model calls them in a `tf.function` or `jax.jit` of "
-                "its own, the pass cannot see them there: leave the compilation to Keras.",
+                f"No data reached these layers, so only their weights are diagnosed: "
+                f"{', '.join(unseen)}. The pass cannot see layers that the model calls in its own "
+                "`tf.function` or `jax.jit`: leave the compilation to Keras.",
                 stacklevel=3,
             )
 
@@ -70,7 +70,7 @@ class Watch:
                 "A diagnosis needs a model with at least one normalization layer of keras_norm or "
                 f"Keras. Received: model '{self._model.name}'"
             )
-        # What is not built now is in no path that inference takes.
+        # Inference does not reach the layers that are not built now.
         self.layers = [layer for layer in found if layer.built]
         self.batches = {id(layer): [] for layer in self.layers if isinstance(layer, BATCH)}
         self.padding = {id(layer): Padding() for layer in self.layers}
@@ -100,7 +100,7 @@ class Watch:
             population.infer(self._model, x)
 
     def _watching(self, operation):
-        """Returns a `call` that takes note of inputs and outputs."""
+        """Returns a `call` that records inputs and outputs."""
         call = operation.call
         signature = inspect.signature(call)
         takes_mask = "mask" in signature.parameters
@@ -116,22 +116,23 @@ class Watch:
             given.apply_defaults()
             arguments = given.arguments
             trail = self._local.trail
-            # A list, as `flatten` would sort a dictionary by its names.
+            # A list, as `flatten` would sort a dictionary by its keys.
             values = [value for name, value in arguments.items() if "mask" not in name]
             inputs = [x for x in keras.tree.flatten(values) if ops.is_tensor(x)]
             origins = [trail.origin(x) for x in inputs]
             if inputs and len(inputs[0].shape) > 1:
-                self.causality.see(operation, inputs[0], arguments)
-            if id(operation) in self.padding:
+                self.causality.record(operation, inputs[0], arguments)
+            padding = self.padding.get(id(operation))
+            if padding is not None:
                 self._called.add(id(operation))
                 mask = arguments.get("mask")
-                self.padding[id(operation)].see(operation, takes_mask, inputs[0], mask, origins[0])
+                padding.record(operation, takes_mask, inputs[0], mask, origins[0])
                 if is_batch:
                     self._see_batch(operation, inputs[0], mask)
                     # As in training, where the layer is trained.
                     arguments["training"] = bool(operation.trainable)
             outputs = call(*given.args, **given.kwargs)
-            trail.called(operation, takes_mask, origins, outputs)
+            trail.record(operation, takes_mask, origins, outputs)
             return outputs
 
         return watching
@@ -149,14 +150,14 @@ def check_finite(x, number):
     """Checks a batch of data.
 
     Raises:
-        ValueError: If it holds NaN or infinity.
+        ValueError: If it contains NaN or infinity.
     """
     if not all(map(is_finite, keras.tree.flatten(x))):
-        raise ValueError(f"Batch {number} of the data holds NaN or infinity.")
+        raise ValueError(f"Batch {number} of the data contains NaN or infinity.")
 
 
 def is_finite(array):
-    """Says whether an array holds neither NaN nor infinity; texts and objects hold none."""
+    """Returns whether an array contains neither NaN nor infinity; texts and objects do not."""
     values = np.asarray(ops.convert_to_numpy(array))
     return values.dtype.kind in "OSU" or bool(np.isfinite(values.astype("float64")).all())
 

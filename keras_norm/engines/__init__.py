@@ -8,24 +8,24 @@ One module per backend, all with the same names. The backend is chosen here and 
 - `gathered(function, model)`: the arrays that `function()` returns on all replicas of a running
   model, or in all processes, stacked; called outside of compiled code.
 - `recomputing()`: whether the running code repeats a forward pass to compute a gradient.
-- `default_training(layer)`: the training mode of a call that does not say `training`; None if
-  Keras's default applies.
+- `default_training(layer)`: the training mode of a call without `training`; None if Keras's default
+  applies.
 - `scope(model)`: a context in which a pass over data with `model` can run.
 - `compiled(function, model)`: `function` of arrays, compiled if the model's steps are.
 - `batch_function(function, model)`: `function` of a batch of inputs that calls the model and
   returns an array, as a compiled function that returns a list of arrays, one for each replica.
   Assignments to variables in `function` are discarded.
-- `inlined()`: a context in which Python runs, one operation after the other, what is compiled by
-  itself; on JAX also loops and branches.
+- `inlined()`: a context in which Python runs functions that have a compilation of their own, one
+  operation after another; on JAX also loops and branches.
 - `on_replicas(function, model)`: `function` of a batch of inputs, run on each replica with its part
   of the batch, not compiled.
-- `trace()`: the trace that runs this code, equal to itself only. Loops, branches, and functions
-  that are compiled by themselves have their own.
+- `trace()`: the trace that runs this code, equal only to itself. Loops, branches, and functions
+  with their own compilation have separate traces.
 - `nesting(outer)`: how this code is nested in the trace `outer`: "none" if that trace runs it,
   "branch" or "loop" (a branch in a loop included) if an accumulator can be assigned, else
   "function".
-- `accumulator(shape)`: a variable of zeros for such assignments, whatever scope surrounds them, one
-  for each replica; None if the backend has no use for it.
+- `accumulator(shape)`: a variable of zeros for such assignments in any scope, one for each replica;
+  None if the backend does not need it.
 - `add_multiples(tensors, others, factor)`: the list of `tensor + factor * other`, dense.
 
 `import keras` has already imported the backend, so these modules import nothing heavier. Backends

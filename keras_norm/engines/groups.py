@@ -1,8 +1,8 @@
-"""The group of replicas that was chosen instead of all replicas."""
+"""The group of replicas that `replica_group` chose, or None for all replicas."""
 
 import contextlib
 
-# Not a variable of a thread or a context: PyTorch runs backward passes in threads of its own.
+# Not local to a thread or a context: PyTorch runs backward passes in separate threads.
 chosen = None
 
 

@@ -1,4 +1,4 @@
-"""NumPy and OpenVINO: one replica and no gradients, so that only inference works."""
+"""NumPy and OpenVINO, which support only inference: one replica, no gradients."""
 
 import keras
 

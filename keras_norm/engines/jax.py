@@ -1,4 +1,4 @@
-"""JAX: named axes connect replicas, `jax.jit` compiles."""
+"""JAX: named axes connect replicas, and `jax.jit` compiles."""
 
 import contextlib
 
@@ -100,7 +100,7 @@ def on_replicas(function, model):
 
 def trace():
     """Returns JAX's token of the current trace."""
-    # Here, as importing the package imports nothing that Keras does not. JAX 0.8 has it elsewhere.
+    # Imported here, as Keras does not import it. JAX 0.8 has it in another module.
     try:
         from jax.extend.core import get_opaque_trace_state
     except ImportError:
@@ -109,7 +109,7 @@ def trace():
 
 
 def nesting(outer):
-    """Returns "none" in the trace `outer`, else "function": values leave it only as its results."""
+    """Returns "none" in the trace `outer`, else "function", which values leave only as results."""
     return "none" if trace() == outer else "function"
 
 

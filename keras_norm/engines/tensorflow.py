@@ -1,4 +1,4 @@
-"""TensorFlow: `tf.distribute` connects replicas, `tf.function` compiles."""
+"""TensorFlow: `tf.distribute` connects replicas, and `tf.function` compiles."""
 
 import contextlib
 
@@ -34,7 +34,7 @@ def gathered(function, model):
     """Returns what `function` returns on all replicas of the model's strategy, in all processes."""
     strategy = model.distribute_strategy
 
-    # Strategies are slow, and warn of it, outside of a `tf.function`.
+    # Outside of a `tf.function`, strategies are slow, and warn about it.
     @tf.function
     def gather():
         return strategy.gather(strategy.run(lambda: tf.expand_dims(function(), 0)), axis=0)
@@ -105,10 +105,9 @@ def trace():
 
 
 def nesting(outer):
-    """Says how the graph being built is nested in the graph `outer`.
+    """Returns how the graph being built is nested in the graph `outer`.
 
-    TensorFlow keeps the graph of a `tf.function`, and later calls would find it again: that is no
-    loop or branch.
+    The graph of a `tf.function` counts as "function": TensorFlow keeps it for later calls.
     """
     graph = trace()
     found = "none"
@@ -139,5 +138,5 @@ def add_multiples(tensors, others, factor):
 
 
 def _without_optional(x):
-    """Returns None for an empty optional, which a `tf.data.Dataset` has in place of None."""
+    """Returns None for an empty optional, which stands for None in a `tf.data.Dataset`."""
     return None if isinstance(x, tf.experimental.Optional) else x

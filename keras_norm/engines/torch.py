@@ -1,4 +1,4 @@
-"""PyTorch: `torch.distributed` connects replicas; steps run eagerly, as in Keras."""
+"""PyTorch: `torch.distributed` connects replicas, and steps run eagerly, as in Keras."""
 
 import contextlib
 
@@ -24,7 +24,7 @@ def _size():
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over a group's processes. Its gradient is the sum of the gradients of all of them."""
+    """The sum over a group's processes. Its gradient is the sum of all processes' gradients."""
 
     @staticmethod
     def forward(x, group):
@@ -34,7 +34,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        # A backward pass may run in another thread, and after the group was chosen.
+        # A backward pass may run in another thread, and after the context of the group has ended.
         ctx.group = inputs[1]
 
     @staticmethod
@@ -74,17 +74,17 @@ def recomputing():
 def default_training(layer):
     """Returns the mode that `.train()` and `.eval()` set, for a layer inside a torch module.
 
-    Any other layer has Keras's default: a new torch module is in training mode, a Keras layer is
-    not.
+    For any other layer, Keras's default applies: a new torch module is in training mode, a Keras
+    layer is not.
     """
     return layer.training if layer.in_torch_module else None
 
 
 def _mark(module, name, submodule):
-    """Notes in a layer that a torch module has become its parent.
+    """Marks a layer whose parent is a torch module.
 
-    A module does not know its parent, so the parent is seen when the layer is registered.
-    `torch.compile` registers what it wraps as `_orig_mod`; that changes no mode.
+    A module does not know its parent, so a hook marks the layer when it is registered.
+    `torch.compile` registers the module that it wraps as `_orig_mod`, which changes no mode.
     """
     if getattr(submodule, "in_torch_module", None) is False and name != "_orig_mod":
         submodule.in_torch_module = not isinstance(module, keras.layers.Layer)
@@ -95,9 +95,9 @@ torch.nn.modules.module.register_module_module_registration_hook(_mark)
 
 @contextlib.contextmanager
 def scope(model):
-    """Runs PyTorch modules in the model in inference, without gradients, then restores them.
+    """Runs the model's PyTorch modules in inference, without gradients, then restores their modes.
 
-    It also restores PyTorch's random generator: each pass of a `DataLoader` draws a seed from it.
+    Restores PyTorch's random generator too: each pass of a `DataLoader` draws a seed from it.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -1,11 +1,11 @@
-"""Executors: fast implementations of functions in `keras_norm.ops`, one module a backend.
+"""Executors: fast implementations of functions in `keras_norm.ops`, one module per backend.
 
-Importing this package registers the executors of the current backend with `ops.registry`. Each has
-the results, gradients and gradients of gradients of the plain functions, and declines the problems
-that it does not take. Without this folder everything works, more slowly.
+Importing this package registers the executors of the current backend with `ops.registry`. An
+executor returns the same results, gradients and second derivatives as the plain function, and
+declines the problems that it cannot solve. Without this folder everything works, but more slowly.
 
-An executor binds the private symbols of its framework when its module is imported. Where one is
-gone, the module cannot be imported, a warning says so, and the plain functions answer.
+An executor binds the private symbols of its framework at import. If a symbol is missing, the import
+fails, a warning says so, and the plain functions are used.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from keras_norm.ops.registry import is_enabled, set_enabled
 
 __all__ = ["is_enabled", "set_enabled"]
 
-# The modules of each backend, in the order in which they are asked.
+# The modules of each backend; the first is asked first.
 MODULES = {
     "jax": ["jax"],
     "tensorflow": ["tensorflow"],
@@ -32,8 +32,8 @@ def _load():
             importlib.import_module(f"{__name__}.{name}")
         except (ImportError, AttributeError) as error:
             warnings.warn(
-                f"keras_norm runs without its fast implementation '{name}', as the installed "
-                f"version of the framework lacks what it uses: {error}",
+                f"keras_norm runs without its fast implementation '{name}': the installed version "
+                f"of the framework lacks a symbol that it needs ({error})",
                 stacklevel=2,
             )
 

@@ -1,18 +1,18 @@
 """The executor for JAX.
 
-Two functions have a derivative that is written by hand: the moments of sets, and what scales and
-shifts channels by them; JAX derives what lies between. Where gamma and beta span all axes of a set,
-both are one function. The derivatives are in forward mode and such that their transposes, which JAX
-derives, read the gradient for two sums and once more for the result.
+Two functions have hand-written derivatives: the moments of sets, and the function that scales and
+shifts channels. JAX differentiates the code between them. Where gamma and beta span all axes of a
+set, one function does both. The derivatives are in forward mode. JAX transposes them; the
+transposes read the incoming gradient once for two sums and once more for the result.
 
-On the CPU, XLA fuses into a sum only what nothing else reads, down to an array that it broadcasts;
-what two read it writes to memory first. So the moments are sums of the input and of its squares,
-unless a mean is far from zero; and what a sum for the gradient reads is made from numbers of its
-own, the negatives or halves of what others read. A branch is handed arrays from memory: an input of
-16 bits as it is, and not made float32 first.
+On the CPU, XLA fuses an array into a sum only if nothing else reads the array, even if it is only
+broadcast; it writes an array with two readers to memory first. So the moments are sums of the input
+and of its squares, unless a mean is far from zero. And a sum for the gradient reads separate
+arrays: the negatives or halves of those that other sums read. A branch receives its arrays from
+memory: a 16-bit input is passed as it is, not converted to float32 first.
 
-On an accelerator the program has no branch (`jax.lax.platform_dependent`), and always shifts the
-data: benchmarks/xla.py counts its passes over memory.
+On an accelerator the program has no branch (`jax.lax.platform_dependent`) and always shifts the
+data; benchmarks/xla.py counts its passes over memory.
 """
 
 import functools
@@ -27,12 +27,12 @@ from keras_norm.kernels.view import LARGEST_MEAN, Sets, View, short
 from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
 
-# Elements that a sum runs over in one go with an error below 1e-6; longer axes are viewed as
-# several. benchmarks/accuracy.py measures it on rows of long axes.
+# Elements that a single sum may run over with an error below 1e-6; longer axes are viewed as
+# several. benchmarks/accuracy.py measures the error on rows of long axes.
 LONGEST_SUM = 16384
 
 
-# One view for a plan, as what is compiled is found by it.
+# One view for each plan: the cache of compiled functions is keyed by the view.
 @functools.lru_cache(maxsize=4096)
 def _view(plan):
     """Returns the `View` of a plan: sums run over the last axis of positions first."""
@@ -42,7 +42,7 @@ def _view(plan):
 
 def normalize(problem, x, gamma, beta, weights, combine):
     """Solves a problem of `keras_norm.ops.normalize`."""
-    # Sizes are unknown while a model is exported for sizes that are open.
+    # Sizes are unknown while a model is exported with dynamic axes.
     found = plan(problem) if all(problem.shape) else None
     if found is None:
         return None
@@ -66,7 +66,7 @@ def normalize(problem, x, gamma, beta, weights, combine):
     return view.back(y, x), ops.Moments(*map(jax.lax.stop_gradient, moments))
 
 
-# Compiled once for a problem also where nothing else is: a branch is compiled wherever it is met.
+# Compiled once for each problem in eager code too, where JAX would compile the branch at each call.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
 def _compiled(view, epsilon, centered, combine, x, gamma, beta, weights):
     """Returns the output and the moments: `combine`'s, or those in the view."""
@@ -82,7 +82,7 @@ def _compiled(view, epsilon, centered, combine, x, gamma, beta, weights):
         shift, residual, variance = map(view.of_moment, moments[1:])
         count = moments.count.reshape(())
 
-    # Its steps would be kept for a backward pass.
+    # Without the checkpoint, the intermediate values would be kept for the backward pass.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def affine(gamma, beta, residual, variance):
         # Not `rsqrt`: its derivative holds the third power of the result, which may overflow.
@@ -109,9 +109,9 @@ def _moments(view, centered, x, weights, dtype):
     def far():
         if not centered:
             return mean, *sets.mean_and_variance(sets.counted(x.astype(dtype)), centered)
-        # One rounded number for all uses, however a compiler arranges them. Under `jax.vmap` there
-        # is no branch, and only a selection keeps a multiplication in the mean from being
-        # contracted with the subtractions of it, here and not there.
+        # All uses must see one rounded number, however a compiler arranges them. Under `jax.vmap`
+        # there is no branch. Only a selection then keeps compilers from contracting the
+        # multiplication in the mean with some of its subtractions.
         shift = mean if weights is None else sets.mean(sets.counted(x.astype(dtype)))
         shift = optimization_barrier(jnp.where(jnp.isfinite(shift), shift, 0))
         return shift, *sets.mean_and_variance(sets.counted(x.astype(dtype) - shift), centered)
@@ -135,7 +135,7 @@ def _moments_jvp(view, centered, dtype, primals, tangents):
     """
     shift, residual, variance = _moments(view, centered, *primals, dtype)
 
-    # Only its arguments are kept for a backward pass, not what it makes of them.
+    # Only the arguments are kept for a backward pass, not the intermediate values.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def tangent(x, weights, shift, residual, dx):
         first, product = _sums(Sets(view, x, weights, dtype), centered, x, shift, residual, dx)
@@ -219,8 +219,8 @@ def _rows_jvp(view, epsilon, centered, primals, tangents):
         x, dx = x.astype(gamma.dtype), dx.astype(gamma.dtype)
         x, dx = sets.held(x), sets.held(dx, like=x)
         inverse = sets.selected(jax.lax.rsqrt(variance + epsilon))
-        # Transposed, what is multiplied by dgamma, slope or offset here becomes what sums read.
-        # Factor by factor: the third power of the inverse may overflow.
+        # In the transpose, sums read the factors of dgamma, slope and offset. The inverse is
+        # multiplied three times: its third power may overflow.
         slope = product * inverse * inverse * inverse
         if not centered:
             dy = x * (_times(-slope, gamma) + _times(inverse, dgamma)) + dbeta
@@ -239,8 +239,8 @@ def _rows_jvp(view, epsilon, centered, primals, tangents):
 def _times(rows, columns):
     """Returns the product of a factor for each set and one for each channel.
 
-    As a matrix product, its transposes are matrix products too: they read one array for both sums.
-    Those of more rows would add up too many numbers in one go.
+    The transposes of a matrix product are matrix products: they read one array for both sums. With
+    more rows, they would add up too many numbers in a single sum.
     """
     is_outer = rows.ndim == columns.ndim == 2 and rows.shape[1] == columns.shape[0] == 1
     if is_outer and rows.shape[0] <= LONGEST_SUM:
@@ -249,7 +249,7 @@ def _times(rows, columns):
 
 
 def standardize(problem, x, moments, gamma, beta):
-    """Solves a problem of `keras_norm.ops.standardize`: stored statistics, one for each channel."""
+    """Solves a problem of `keras_norm.ops.standardize` with stored statistics for each channel."""
     if moments.residual is not None or not all(problem.shape) or x.dtype != moments.shift.dtype:
         return None
     gamma, beta = (

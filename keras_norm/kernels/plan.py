@@ -1,9 +1,14 @@
 """One form for all problems: (samples, before, groups, group size, after).
 
-The axes of an input play four parts: the axes of a set that gamma and beta do not span are
-*positions*, those that they do span are *members* of a group of channels; of the axes that no set
-extends over, those that gamma and beta span are *groups*, and the others are *samples*. Most
-problems list these parts in one order, so that neighbouring axes of a part can be viewed as one:
+Each axis of an input belongs to one of four parts:
+
+- *positions*: the axes of a set that gamma and beta do not span;
+- *members* of a group of channels: the axes of a set that gamma and beta span;
+- *groups*: the other axes that gamma and beta span;
+- *samples*: all other axes.
+
+Most problems have these parts in one order, so that neighbouring axes of a part can be viewed as
+one:
 
     samples, positions before the channels, groups, members, positions after the channels
 
@@ -19,7 +24,7 @@ lacks has size 1:
 | group, (N, H, W, C), C = G M              | N       | H W    | G      | M          | 1     |
 | channel-wise, (N, C, H, W)                | N       | 1      | C      | 1          | H W   |
 
-This module knows no backend: a plan consists of sizes, and executors do the reshaping.
+This module is independent of the backend: a plan consists of sizes, and executors do the reshaping.
 """
 
 import functools
@@ -40,12 +45,12 @@ class Form(NamedTuple):
 
     @property
     def count(self):
-        """How many elements a set has; None if unknown."""
+        """The number of elements in a set; None if unknown."""
         return _product((self.before, self.group_size, self.after))
 
     @property
     def channels(self):
-        """How many numbers gamma has; None if unknown."""
+        """The number of entries of gamma; None if unknown."""
         return _product((self.groups, self.group_size))
 
 
@@ -53,8 +58,8 @@ class Mask(NamedTuple):
     """How a mask covers the form.
 
     Attributes:
-        expanded: Sizes of the mask, in the order of the plan, after broadcasting along what a
-            part that it covers in part lacks.
+        expanded: Sizes of the mask, in the order of the plan, after it is broadcast to all axes of
+            each part that it covers only partly.
         form: The sizes that the result is viewed in: the form's, or 1 where it is broadcast.
     """
 
@@ -63,7 +68,7 @@ class Mask(NamedTuple):
 
     @property
     def is_by_set(self):
-        """Whether the mask only says which sets count: it is the same for a set's elements."""
+        """Whether all elements of a set have the same mask value: sets are valid as a whole."""
         return self.form.before == self.form.after == 1
 
 
@@ -71,8 +76,7 @@ class Plan(NamedTuple):
     """A problem in one form.
 
     Attributes:
-        order: The axes of the input in the order of the form; `is_ordered` says that they are in
-            this order already.
+        order: The axes of the input in the order of the form.
         sizes: Sizes of the input in this order.
         form: `Form` that the input, so ordered, is viewed in.
         parts: The part (`SAMPLES` to `AFTER`) of each axis, in this order.
@@ -121,14 +125,14 @@ def plan(problem, order=None):
 
     Args:
         problem: `Problem`.
-        order: None, or the axes from the slowest to the fastest in memory, where a backend knows
-            how the input lies: the plan then has this order.
+        order: None, or the order of axes that the plan shall have: from the slowest to the fastest
+            in memory, where a backend knows the input's layout.
     """
     rank = len(problem.shape)
     order = tuple(range(rank)) if order is None else tuple(order)
     parts = _parts(problem, order)
     if parts is None:
-        # Layers over channels that come first: samples lie behind them, and go before them.
+        # A layer over channels that come first: move the samples before the channels.
         order = tuple(sorted(order, key=lambda axis: not _is_sample(problem, axis)))
         parts = _parts(problem, order)
         if parts is None:
@@ -182,7 +186,7 @@ def _parts(problem, order):
 
 
 def _with_members(problem, order, parts):
-    """Returns the parts, where few positions after the groups are members without gamma and beta.
+    """Returns the parts; without gamma and beta, few positions after the groups become members.
 
     Channels that are the last axes of an input are then one axis, as they are with gamma and beta.
     """
@@ -206,7 +210,7 @@ def _is_sample(problem, axis):
 
 
 def _are_rows(problem, order):
-    """Returns whether sets without gamma and beta lie together, and count as a whole or not."""
+    """Returns whether sets without gamma and beta are the last axes, each masked as a whole."""
     is_last = set(order[-len(problem.axes) :]) == set(problem.axes)
     return is_last and (problem.mask is None or all(problem.mask[a] == 1 for a in problem.axes))
 

@@ -1,12 +1,12 @@
 """The executor for TensorFlow, with and without XLA.
 
-Two functions have a gradient that is written by hand: the moments of sets, and what scales and
-shifts channels by them; TensorFlow derives what lies between. Where gamma and beta span all axes of
-a set, both are one function.
+Two functions have hand-written gradients: the moments of sets, and the function that scales and
+shifts channels. TensorFlow differentiates the code between them. Where gamma and beta span all axes
+of a set, one function does both.
 
 The moments are sums of the input and of its squares, unless a mean is far from zero: without XLA,
-each operation reads and writes memory once more. Branches pass on arrays there at no cost, and skip
-what there is no need for.
+each further operation reads and writes memory. There, branches pass arrays on at no cost and skip
+unneeded operations.
 """
 
 import enum
@@ -22,15 +22,15 @@ from keras_norm.kernels.view import LARGEST_MEAN, Sets, View, short, total
 from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
 
-# XLA sums up to so many in a loop that also makes what it sums; more in windows, from memory.
+# XLA sums up to this many elements in the loop that computes them; more in windows, from memory.
 WINDOW = 32
-# Elements that one sum may run over with an error below 1e-6: along an axis, longer ones being
-# viewed as several (benchmarks/accuracy.py, rows of long axes), and along several axes.
+# Elements that a single sum may run over with an error below 1e-6: along one axis (longer axes are
+# viewed as several; benchmarks/accuracy.py, rows of long axes), and along several axes.
 LONGEST_SUM = 4096
 MOST_POSITIONS = 2048
 
-# What a call is traced for: XLA, which fuses operations; TensorFlow, which runs one after the
-# other; or perhaps an exporter, which knows the plain ones only, and no branches.
+# The target of a trace: XLA, which fuses operations; TensorFlow, which runs them one after another;
+# or an exporter, which may support only plain operations and no branches.
 Target = enum.Enum("Target", ["XLA", "TENSORFLOW", "EXPORT"])
 
 
@@ -49,10 +49,10 @@ def _view(plan):
 
 
 def _part(sizes, is_last):
-    """Returns which axis to see as two, and the size of the first: it is a sum by itself.
+    """Returns which axis to view as two, and the size of the first, which is summed separately.
 
     Args:
-        sizes: Sizes of the axes to sum over, None for one that is unknown.
+        sizes: Sizes of the axes to sum over; None for an unknown size.
         is_last: Whether the last of these is the last axis of the array.
 
     Returns:
@@ -64,8 +64,8 @@ def _part(sizes, is_last):
     *others, index = known
     size = sizes[index]
     part = max(n for n in range(1, WINDOW + 1) if size % n == 0)
-    # What remains is to be a sum in windows, or else both are one loop, which is slow where it
-    # does not read neighbours.
+    # The remaining sum must be long enough for windows. Otherwise both sums are one loop, which is
+    # slow where it does not read neighbours.
     remaining = max([size // part, *(sizes[other] for other in others)])
     return index, part if part < size and (remaining > WINDOW or is_last) else 1
 
@@ -96,39 +96,40 @@ def normalize(problem, x, gamma, beta, weights, combine):
 def _has_tangent(x):
     """Returns whether a `ForwardAccumulator` watches x. TensorFlow has no public function for it.
 
-    In a graph it would look past the gradients given here, at the operations that are behind them.
+    In a graph the accumulator would ignore the gradients given here and differentiate the
+    operations.
     """
     return bool(pack_tangents([x]).indices)
 
 
 def _target(exported):
-    # TensorFlow has no public function that says whether what is traced now is for XLA.
+    # TensorFlow has no public function that says whether the current trace is for XLA.
     if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
         return Target.XLA
     return Target.TENSORFLOW if not exported or tf.executing_eagerly() else Target.EXPORT
 
 
 class SetsInMemory(Sets):
-    """Sets whose squares are not written to memory: a norm adds them up. XLA would write them."""
+    """Sets whose squares a norm adds up, without writing them to memory. With XLA it would not."""
 
     def mean_of_squares(self, x):
-        """Returns the means of the squares; padding is to be 0 in `x`."""
+        """Returns the means of the squares; `x` must be 0 at padding."""
         stage = self.view.stages[0]
         if len(stage) == 1 and (x.shape[stage[0]] or LONGEST_SUM + 1) > LONGEST_SUM:
             return super().mean_of_squares(x)
 
-        # The gradient of the norm itself is NaN where all is 0.
+        # The gradient of the norm itself is NaN where all elements are 0.
         @tf.custom_gradient
         def sum_of_squares(x):
             norm = tf.math.reduce_euclidean_norm(tf.stop_gradient(x), stage, keepdims=True)
             return tf.square(norm), lambda g: 2.0 * g * x
 
-        # The view divides by the size that it sees, which is 1 along this stage now.
+        # The view divides by the sizes of its argument, which are now 1 along this stage.
         return self.mean(sum_of_squares(x) / self.view.size(x, stage))
 
 
 class Task:
-    """One call: the input in a view, and what is computed of its sets."""
+    """One call: the input in a view, and the computations on its sets."""
 
     def __init__(self, view, x, weights, problem, dtype):
         self._view, self._x, self._dtype = view, x, dtype
@@ -167,8 +168,8 @@ class Task:
     def _moments(self, x):
         """Returns shift, residual and variance, and 1 if all of the input is finite.
 
-        With n elements of a channel that count, and means over the channels of a set in `across`,
-        mean = shift + residual, and the gradient to residual and variance given:
+        A channel has n valid elements, `across` takes means over the channels of a set, and
+        mean = shift + residual. From the gradients to residual and variance follows the gradient
 
             to x: 1 / n (to residual + 2 (x - mean) to variance) = slope (x - shift) + offset,
             where slope = 2 / n to variance and offset = 1 / n to residual - slope residual
@@ -206,8 +207,8 @@ class Task:
         def far():
             if not centered:
                 return mean, *sets.mean_and_variance(sets.counted(x), centered)
-            # Without this selection compilers contract a multiplication in the mean with the
-            # subtractions of it, and not in all places the same way.
+            # Without this selection compilers contract the multiplication in the mean with some of
+            # its subtractions.
             shift = sets.mean(sets.counted(x)) if self._is_masked else mean
             shift = tf.where(tf.math.is_finite(shift), shift, tf.zeros_like(shift))
             shift = tf.stop_gradient(shift)
@@ -248,8 +249,8 @@ class Task:
     def rows(self, gamma, beta):
         """Returns output, shift, residual and variance where gamma and beta span the sets.
 
-        With n elements in a set, r = (variance + epsilon)^(-1/2), h = r (x - mean) and u = gamma g,
-        and the mean 0 and sum(u) left out without centring:
+        A set has n elements, r = (variance + epsilon)^(-1/2), h = r (x - mean) and u = gamma g.
+        Without centring, the mean is 0 and the term sum(u) is left out:
 
             to beta: sum(g);  to gamma: sum(g h);  to x: r (u - sum(u) / n - h sum(u h) / n)
         """
@@ -279,7 +280,7 @@ class Task:
         return function(self._x, gamma, beta)
 
     def _held(self, kept, finite, values=None):
-        """Returns the input, or values for it, with 0 for padding that is not finite."""
+        """Returns the input, or other values, with 0 at padding that is not finite."""
         x = tf.cast(kept, self._dtype)
         values, like = (x, None) if values is None else (values, x)
         if not self._is_masked:
@@ -289,14 +290,14 @@ class Task:
         return tf.cond(finite > 0, lambda: values, lambda: self._sets.held(values, like))
 
     def _difference(self, x, shift):
-        # XLA subtracts on the way to something else, but copies what a branch passes on.
+        # XLA fuses the subtraction, but would copy the arrays that a branch passes on.
         if self._target is not Target.TENSORFLOW:
             return x - shift
         return tf.cond(tf.reduce_any(shift != 0), lambda: x - shift, lambda: x)
 
 
 def _spread(v, shape):
-    """Returns numbers for the channels, one for each sample; their gradients are sums in stages."""
+    """Returns numbers by channel, broadcast over samples; their gradients are sums in stages."""
 
     @tf.custom_gradient
     def function(v):

@@ -8,18 +8,18 @@ from keras import ops
 
 from keras_norm.kernels.plan import AFTER, BEFORE, GROUPS, SAMPLES
 
-# Means of up to so many deviations are exact without a shift: their squares cost one bit.
-# benchmarks/accuracy.py measures it.
+# Means up to this many standard deviations need no shift: their squares cost one bit of accuracy.
+# benchmarks/accuracy.py measures the error.
 LARGEST_MEAN = 1.0
-# Elements of each axis that a long axis is viewed as, and of each row of an axis without divisors
-# or of unknown size; a divisor below the shortest would leave too many rows. benchmarks/accuracy.py
-# measures long rows.
+# The length of the short axes that a long axis is viewed as. An axis without a suitable divisor, or
+# of unknown size, is summed in rows of the longest length. A divisor below the shortest would leave
+# too many rows. benchmarks/accuracy.py measures the error on long rows.
 LONGEST_STAGE = 512
 SHORTEST_STAGE = 32
 
 
 def short(size, longest):
-    """Returns the sizes that an axis is viewed as: (size,), also where it has no good divisors."""
+    """Returns the sizes that an axis is viewed as; `(size,)` if it has no suitable divisors."""
     if size is None or size <= longest:
         return (size,)
     divisors = (n for n in range(LONGEST_STAGE, SHORTEST_STAGE - 1, -1) if size % n == 0)
@@ -28,10 +28,10 @@ def short(size, longest):
 
 
 def total(x, axes, longest, levels=2):
-    """Returns the sum over some axes, which stay with size 1.
+    """Returns the sum over some axes, which keep size 1.
 
-    Where a single axis is longer than `longest`, or perhaps so, rows of it are summed first, on so
-    many levels.
+    Where a single axis is, or may be, longer than `longest`, rows of the axis are summed first. The
+    number of such stages is `levels`.
     """
     size = x.shape[axes[0]]
     if len(axes) > 1 or levels == 0 or (size is not None and size <= longest):
@@ -43,7 +43,7 @@ def total(x, axes, longest, levels=2):
     bulk, rest = slice(rows * LONGEST_STAGE), slice(rows * LONGEST_STAGE, None)
     sizes[axis : axis + 1] = rows, LONGEST_STAGE
     sums = ops.sum(ops.reshape(x[(*before, bulk)], sizes), axis + 1)
-    # Doubling and halving is exact, and keeps XLA from joining the two sums.
+    # Halving and doubling is exact, and keeps XLA from joining the two sums.
     sums = total(sums * 0.5, axes, longest, levels - 1) * 2
     return sums + ops.sum(x[(*before, rest)], axis, keepdims=True)
 
@@ -53,23 +53,23 @@ class View:
 
     With positions, the axes are (samples, positions before, channels, positions after); means run
     over the positions, and over the channels of a group afterwards. Without positions, they are
-    (samples, groups, members), and means run over the members. Axes of size 1 are left out, and
-    those of positions stay as they are: XLA may take ten times as long for sums in another view.
+    (samples, groups, members), and means run over the members. Axes of size 1 are left out. The
+    axes of positions are not joined: XLA may take ten times as long for sums in another view.
 
     Args:
         plan: `Plan`.
-        sizes: Two lists, before and after the channels: for each axis of positions, the sizes that
-            it is viewed as.
+        sizes: Two lists, for the axes of positions before and after the channels: the sizes that
+            each axis is viewed as.
         longest: Elements of an axis that one sum may run over.
         most: Elements of several axes that one sum may run over.
-        first: The axis of the view's positions that a sum of its own goes over first, or None.
+        first: The axis, among the view's positions, that is summed separately and first; or None.
 
     Attributes:
-        shape: Sizes of the input in the view; None for one that is unknown.
+        shape: Sizes of the input in the view; None for an unknown size.
         parts: The part of the plan that each axis belongs to.
         positions: The axes that means run over.
         is_by_channel: Whether there are positions.
-        stages: The axes that sums run over in turn.
+        stages: Groups of axes, summed one group after another.
     """
 
     def __init__(self, plan, sizes, longest, most, first=None):
@@ -90,7 +90,7 @@ class View:
         self.stages = self._stages(most, None if first is None else self.positions[first])
 
     def _stages(self, most, first):
-        """Returns the axes to sum over in turn: neighbours together, as far as they are few."""
+        """Returns the groups of axes to sum over; a group has at most `most` elements."""
         stages = [] if first is None else [[first]]
         count = None
         for axis in reversed([axis for axis in self.positions if axis != first]):
@@ -111,7 +111,7 @@ class View:
         return self._as_given(ops.reshape(y, self._filled(self.plan.sizes, x)))
 
     def parameter(self, values, default, dtype):
-        """Returns gamma or beta in the view; None stands for a default."""
+        """Returns gamma or beta in the view; None means the default."""
         if values is None:
             return ops.full(self._sizes(GROUPS), default, dtype)
         return ops.reshape(values, self._sizes(GROUPS))
@@ -139,7 +139,7 @@ class View:
         return ops.reshape(self._ordered(values), self._sizes(GROUPS))
 
     def count(self, values, x):
-        """Returns counts by sample, or one for all samples, of the rank of the input."""
+        """Returns counts by sample, or one count for all samples, in the rank of the input."""
         is_one = self.plan.mask.form.samples == 1
         sizes = [1] * len(self.plan.counts) if is_one else self._filled(self.plan.counts, x)
         return self._as_given(ops.reshape(values, sizes))
@@ -151,9 +151,9 @@ class View:
         return x
 
     def size(self, x, axes=None, dtype=None):
-        """Returns how many elements lie along axes of an array in the view, at least 1.
+        """Returns the number of elements along axes of an array in the view, at least 1.
 
-        A size that is unknown is a tensor of the dtype, or that of `x`.
+        If a size is unknown, the result is a tensor of the given dtype, or that of `x`.
         """
         axes = self.positions if axes is None else axes
         sizes = [x.shape[axis] for axis in axes]
@@ -179,7 +179,7 @@ class View:
         return [size if part in parts else 1 for size, part in pairs]
 
     def _axes(self):
-        """Returns the axes of the plan that each axis of the view with an unknown size has."""
+        """Returns, for each axis of the view with an unknown size, its axes of the plan."""
         axes = [[a for a, own in enumerate(self.plan.parts) if own == SAMPLES]]
         axes += [[a] for a, n in enumerate(self.plan.sizes) if n is None]
         positions = iter([a for a in axes[1:] if self.plan.parts[a[0]] != SAMPLES])
@@ -189,7 +189,7 @@ class View:
         ]
 
     def _filled(self, sizes, x, axes=None):
-        """Returns sizes to reshape to: if one is unknown, -1 for it; if several, those of `x`."""
+        """Returns sizes to reshape to: -1 for one unknown size; if several, the sizes of `x`."""
         if sum(size is None for size in sizes) <= 1:
             return [-1 if size is None else size for size in sizes]
         axes = [[axis] for axis in range(len(sizes))] if axes is None else axes
@@ -207,7 +207,7 @@ class View:
 
 
 class Sets:
-    """The sets of an input in a view: means over them, with padding left out.
+    """The sets of an input in a view, and means over their valid elements.
 
     Args:
         view: `View`.
@@ -216,10 +216,10 @@ class Sets:
         dtype: Name of the dtype of the moments.
 
     Attributes:
-        count: Elements of each set that count: a number, or by sample.
-        share: By sample, the share of a channel's positions that count, more than 0. None if all
-            do, and where the elements of a set count or do not count together: a selection at the
-            end will do.
+        count: Number of valid elements in each set: a number, or an array by sample.
+        share: By sample, the share of a channel's positions that is valid, more than 0. None if all
+            positions are valid, and where a set is valid or invalid as a whole: a selection at the
+            end is then sufficient.
     """
 
     def __init__(self, view, x, weights, dtype):
@@ -242,12 +242,12 @@ class Sets:
             self.share = ops.maximum(counted, 1) / positions
 
     def mean(self, x):
-        """Returns the means of the sets; padding is to be 0 in `x`."""
+        """Returns the means of the sets; `x` must be 0 at padding."""
         means = self.view.mean(x)
         return self.view.across(means if self.share is None else means / self.share)
 
     def mean_of_squares(self, x):
-        """Returns the means of the squares; padding is to be 0 in `x`."""
+        """Returns the means of the squares; `x` must be 0 at padding."""
         return self.mean(ops.square(x))
 
     def mean_and_variance(self, x, centered):
@@ -255,10 +255,10 @@ class Sets:
         return self._variance(x, self.mean_of_squares(x), centered)
 
     def near(self, x, centered):
-        """Returns the same for elements near zero, with padding among them.
+        """Returns mean and variance of elements near zero; padding may have any value.
 
-        They are finite if all of `x` is; numbers of empty sets are to be selected. Each sum has
-        weights of its own, as XLA writes to memory what two sums read.
+        The result is finite if all of `x` is; the numbers of empty sets must still be selected.
+        The two sums read separate weights: XLA writes an array with two readers to memory.
         """
         if self.share is None:
             return self.mean_and_variance(x, centered)
@@ -272,18 +272,18 @@ class Sets:
         return mean, ops.maximum(square - ops.square(mean), 0)
 
     def counted(self, x):
-        """Returns `x` with 0 for padding, for means."""
+        """Returns `x` with 0 at padding, for means."""
         return x if self._weights is None else ops.where(self._weights > 0, x, 0)
 
     def held(self, x, like=None):
-        """Returns `x` with 0 for padding that is not finite (in `like`, if that is given).
+        """Returns `x` with 0 at padding that is not finite (in `like`, if that is given).
 
-        What counts and is not finite leaves its mark in the moments.
+        Valid elements that are not finite make the moments NaN or infinite.
         """
         if self.share is None:
             return self.counted(x)
         return ops.where(ops.isfinite(x) if like is None else ops.abs(like) < math.inf, x, 0)
 
     def selected(self, values):
-        """Returns numbers of sets, 0 for empty sets."""
+        """Returns numbers by set, with 0 for empty sets."""
         return values if self._weights is None else ops.where(self.count > 0, values, 0)

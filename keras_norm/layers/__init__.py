@@ -1,4 +1,4 @@
-"""The layers: what a user puts in a model."""
+"""The layers that users put in models."""
 
 from keras_norm.layers.batch_normalization import BatchNormalization
 from keras_norm.layers.group_normalization import GroupNormalization

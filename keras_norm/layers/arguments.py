@@ -1,4 +1,4 @@
-"""The arguments that all layers share: typed here, described and given defaults in `Normalization`.
+"""The types of the arguments that all layers share. `Normalization` has descriptions and defaults.
 
 A layer lists its own arguments, then `**shared: Unpack[SharedArguments]`, which type checkers and
 editors expand (PEP 692). `complete` expands it at run time, for `help` and `inspect.signature`.
@@ -51,9 +51,9 @@ _ENTRY = re.compile(r"^ {8}(\w+): .*\n(?: {12}.*\n)*", re.MULTILINE)
 def complete(layer: Layer) -> Layer:
     """Expands `**shared` in a layer's signature and docstring; returns the layer's class.
 
-    The shared arguments follow those that the layer takes by position, and can themselves be
-    given by position, as in Keras. An argument that the layer lists itself, with another default
-    or meaning, replaces the shared one.
+    The shared arguments follow the layer's own positional arguments. They can be given by position
+    too, as in Keras. An argument that the layer lists itself, with another default or meaning,
+    replaces the shared one.
     """
     init = layer.__init__  # type: ignore[misc]
     *own, _ = inspect.signature(init).parameters.values()

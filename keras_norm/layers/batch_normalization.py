@@ -26,8 +26,8 @@ from keras_norm.ops.convert import at_least_float32
 class BatchNormalization(Renormalization):
     """Normalizes each channel over the batch and all positions.
 
-    In training, with the mean and (biased) variance of each channel over the batch, and it moves
-    its moving statistics towards them; in inference, with the moving statistics:
+    In training, the layer uses the mean and the (biased) variance of each channel over the batch,
+    and moves its moving statistics towards them. In inference, it uses the moving statistics:
 
         output = gamma * (input - mean) / sqrt(variance + epsilon) + beta
         moving_mean = momentum * moving_mean + (1 - momentum) * mean
@@ -36,25 +36,25 @@ class BatchNormalization(Renormalization):
     gamma, beta and the moving statistics have the shape `(channels,)`; gamma and beta have the
     variable dtype of the layer's policy, the moving statistics at least float32.
 
-    Statistics are computed in at least float32. Their error stays near float32's rounding also
-    where the mean is 100,000 times the deviation. A batch that is empty, all padding, or whose
-    moments are not finite leaves the moving statistics as they were. A layer with
-    `trainable=False` runs in inference, as in Keras.
+    Statistics are computed in at least float32. Their error stays near float32's rounding, even if
+    the mean is 100,000 times the standard deviation. Batches that are empty, all padding or not
+    finite leave the moving statistics unchanged. A layer with `trainable=False` runs in inference,
+    as in Keras.
 
-    To train gamma and beta while the statistics stand still, set `trainable=False` on the layer
-    and then `trainable=True` on `layer.gamma` and `layer.beta`; for the reverse set
-    `trainable=False` on these two alone. Compile the model afterwards.
+    To train gamma and beta with fixed statistics, set `trainable=False` on the layer and then
+    `trainable=True` on `layer.gamma` and `layer.beta`. To train only the statistics, set
+    `trainable=False` on `layer.gamma` and `layer.beta`. Compile the model afterwards.
 
-    Statistics move once for each batch, also with gradient accumulation and under
-    `keras.RematScope`, which leaves this layer out. A function under `keras.remat` that calls the
-    layer in training moves them once on PyTorch and twice on TensorFlow. On JAX no variable can
-    be assigned in such a function: JAX raises `UnexpectedTracerError` when the statistics are
-    next used. Use `keras.RematScope` there, or call the layer outside of the function.
+    Statistics move once per batch, also with gradient accumulation and under `keras.RematScope`,
+    which does not recompute this layer. A function under `keras.remat` that calls the layer in
+    training moves them once on PyTorch and twice on TensorFlow. On JAX such a function cannot
+    assign variables: JAX raises `UnexpectedTracerError` when the statistics are next used. Use
+    `keras.RematScope` there, or call the layer outside of the function.
 
     Args:
         axis: Integer, the channel axis: -1 for channels last, 1 for channels first.
-        momentum: Number in [0, 1], how much of the moving mean stays at each step. (MATLAB's
-            decay and PyTorch's momentum are 1 minus this.)
+        momentum: Number in [0, 1], the weight of the old moving mean at each step. (MATLAB's decay
+            and PyTorch's momentum are 1 minus this.)
         epsilon: Number > 0, in squared units of the input, added to the variance.
         **shared: Arguments that all layers have; see `Normalization`.
         moving_mean_initializer: Initial moving mean, like beta's.
@@ -62,20 +62,20 @@ class BatchNormalization(Renormalization):
         variance_momentum: The same as `momentum` for the variance; None means `momentum`.
         synchronized: Boolean, whether to use the moments of the global batch over all replicas:
             those of `tf.distribute`, of the default group of `torch.distributed` (where shards may
-            differ in size and be empty, but every process must call the layer), and of the named
-            axes of `jax.shard_map` and `jax.pmap`. `keras_norm.replica_group` names another group,
-            or those axes that the batch is split over. There are two messages forward and one
-            back. Under `keras.distribution` on JAX arrays are global: moments are those of the
-            global batch in any case. Without replicas this changes nothing.
+            differ in size and be empty, but every process must call the layer), or of the named
+            axes of `jax.shard_map` and `jax.pmap`. `keras_norm.replica_group` selects another
+            group, or the axes that the batch is split over. A step sends two messages forward and
+            one back. Under `keras.distribution` on JAX, arrays are global, so the moments are
+            always those of the global batch. Without replicas, this argument has no effect.
         renorm: Boolean, whether training corrects outputs towards those of inference (batch
             renormalization): standardized inputs become `r * standardized + d`, with constants
             `r = batch deviation / renorm_stddev` and `d = (batch mean - renorm_mean) /
             renorm_stddev`. Inference is the same. The moving variance then follows a moving
             average of the standard deviation, as in Keras.
         renorm_clipping: Dictionary that may hold "rmin", "rmax" and "dmax": r is clipped to
-            [rmin, rmax], and d to [-dmax, dmax]. What it does not hold is not clipped.
-        renorm_momentum: Number in [0, 1], how much of `renorm_mean` and `renorm_stddev` stays at
-            each step.
+            [rmin, rmax], and d to [-dmax, dmax]. A missing key means no bound.
+        renorm_momentum: Number in [0, 1], the weight of the old `renorm_mean` and `renorm_stddev`
+            at each step.
         **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
 
     Call arguments:
@@ -83,12 +83,12 @@ class BatchNormalization(Renormalization):
         training: Boolean or None, whether to use the batch's moments, and to update the moving
             statistics. None means inference; in a layer inside a torch module, the mode that
             `.train()` and `.eval()` set.
-        mask: Tensor of booleans, or of 0s and 1s, or None. What is False or 0 is padding, and is
-            kept out of the moments. Its shape is the input's without the channel axis, or a
-            leading part of that.
+        mask: Tensor of booleans, or of 0s and 1s, or None. Entries that are False or 0 mark
+            padding, which the moments exclude. Its shape is the input's without the channel axis,
+            or a leading part of that.
 
     Input shape:
-        `(batch, ..., channels)`, or what `axis` says; ranks 2 to 6 are tested. The channel axis
+        `(batch, ..., channels)`, or as `axis` says; ranks 2 to 6 are tested. The channel axis
         must have a known size.
 
     Output shape:
@@ -152,7 +152,7 @@ class BatchNormalization(Renormalization):
         self._set_renorm_arguments(renorm, renorm_clipping, renorm_momentum)
         self.moving_mean: Any = None
         self.moving_variance: Any = None
-        # While population statistics are found, the `Observer` that wants the batches' moments.
+        # During a pass for population statistics, the `Observer` that receives the moments.
         self._observer = None
         # Whether the layer follows `.train()` and `.eval()` of a torch module that contains it.
         self.in_torch_module = False
@@ -217,7 +217,7 @@ class BatchNormalization(Renormalization):
             if observer is None:
                 self._move_statistics(moments)
             else:
-                observer.see(self, moments)
+                observer.record(self, moments)
                 uses_batch = observer.uses_batch
         if not uses_batch:
             x, moments = self._computable(inputs, dtype), self._moving_moments(shape, dtype)
@@ -225,22 +225,22 @@ class BatchNormalization(Renormalization):
         return convert(outputs, self.compute_dtype)
 
     def __reduce__(self):
-        """Keeps the mode in copies and pickles, as torch modules do."""
+        """Keeps the mode in copies and pickles, like torch modules."""
         if not self.in_torch_module:
             return super().__reduce__()
         return (*super().__reduce__(), {"in_torch_module": True, "training": self.training})
 
     def _combine_replicas(self):
-        """Returns the function that makes local moments global; None if they are."""
+        """Returns the function that makes local moments global; None if they need no change."""
         is_local = self._observer is not None and self._observer.merges_replicas
         total = engines.total() if self.synchronized and not is_local else None
         return None if total is None else functools.partial(merge_replicas, total=total)
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
-        """Returns `layer_call` itself, so that under `keras.RematScope` a batch counts once.
+        """Returns `layer_call` itself, so that a batch counts once under `keras.RematScope`.
 
-        What recomputing one normalization saves is its output; the layers around it go on saving
-        theirs.
+        Recomputing a normalization would save only its output. The layers around it are still
+        recomputed.
         """
         return layer_call
 
@@ -253,7 +253,7 @@ class BatchNormalization(Renormalization):
         )
 
     def _move_statistics(self, moments):
-        """Moves the statistics towards a batch's moments, unless these cannot be used."""
+        """Moves the statistics towards a batch's moments, except in a recomputed forward pass."""
         if engines.recomputing():
             return
         momenta = (
@@ -282,7 +282,7 @@ class BatchNormalization(Renormalization):
         ]
 
     def set_statistics(self, mean, variance):
-        """Sets what inference standardizes with.
+        """Sets the mean and variance that inference uses.
 
         Args:
             mean: Array of the shape `(channels,)`.

@@ -24,13 +24,13 @@ class GroupNormalization(Normalization):
     Mean and (biased) variance are those of one group of neighbouring channels of one sample;
     gamma and beta have the shape `(channels,)` and the variable dtype of the layer's policy.
 
-    Statistics are computed in at least float32. Their error stays near float32's rounding also
-    where the mean is 100,000 times the deviation. Training and inference are the same.
+    Statistics are computed in at least float32. Their error stays near float32's rounding, even if
+    the mean is 100,000 times the standard deviation. Training and inference are the same.
 
     Args:
-        groups: How many groups: a positive integer that divides the number of channels;
+        groups: Number of groups: a positive integer that divides the number of channels;
             "all-channels" for one group (layer normalization with per-channel parameters); or
-            "channel-wise" or -1 for a group a channel (instance normalization).
+            "channel-wise" or -1 for one group per channel (instance normalization).
         axis: Integer, the channel axis: -1 for channels last, 1 for channels first.
         epsilon: Number > 0, in squared units of the input, added to the variance.
         **shared: Arguments that all layers have; see `Normalization`.
@@ -38,14 +38,14 @@ class GroupNormalization(Normalization):
 
     Call arguments:
         inputs: Tensor of a floating or integer dtype, the batch on its first axis.
-        training: Boolean or None, whether gradients are to come: outputs are the same, but the
-            graph of TensorFlow for inputs of unknown size is not.
-        mask: Tensor of booleans, or of 0s and 1s, or None. What is False or 0 is padding, and is
-            kept out of the moments. Its shape is the input's without the channel axis, or a
-            leading part of that. A sample that is all padding gives beta.
+        training: Boolean or None. Does not change the outputs; selects TensorFlow's graph for
+            inputs of unknown size.
+        mask: Tensor of booleans, or of 0s and 1s, or None. Entries that are False or 0 mark
+            padding, which the moments exclude. Its shape is the input's without the channel axis,
+            or a leading part of that. For a sample that is all padding, the output is beta.
 
     Input shape:
-        `(batch, ..., channels)`, or what `axis` says; ranks 2 to 6 are tested. The channel axis
+        `(batch, ..., channels)`, or as `axis` says; ranks 2 to 6 are tested. The channel axis
         must have a known size.
 
     Output shape:
@@ -104,7 +104,7 @@ class GroupNormalization(Normalization):
         ones = [1] * len(full_shape)
         gamma, beta = self._scale_and_offset(grouped(ones, (groups, group_size)), dtype)
         if weights is not None:
-            # Of one number for all channels, or of one for each.
+            # The mask has one value for all channels, or one for each.
             channels = (1, 1) if weights.shape[channel_axis] == 1 else (groups, group_size)
             weights = ops.reshape(weights, grouped(ops.shape(weights), channels))
         outputs, _ = normalize(
@@ -136,7 +136,7 @@ class GroupNormalization(Normalization):
         raise ValueError(
             f"Argument `groups` of {self._described} {wrong}. "
             f"Received: groups={_validation.shown(self.groups)}, "
-            f"{channels} channels. What divides them: {divisors}"
+            f"{channels} channels, which are divisible by {divisors}"
         )
 
     def get_config(self):

@@ -19,8 +19,8 @@ class InstanceNormalization(GroupNormalization):
     shape `(channels,)` and the variable dtype of the layer's policy. The layer is
     `GroupNormalization(groups="channel-wise")` under its own name.
 
-    Statistics are computed in at least float32. Their error stays near float32's rounding also
-    where the mean is 100,000 times the standard deviation. Training and inference are the same.
+    Statistics are computed in at least float32. Their error stays near float32's rounding, even if
+    the mean is 100,000 times the standard deviation. Training and inference are the same.
 
     Args:
         axis: Integer, the channel axis: -1 for channels last, 1 for channels first.
@@ -32,9 +32,9 @@ class InstanceNormalization(GroupNormalization):
         inputs: Tensor of a floating or integer dtype, the batch on its first axis.
         training: Boolean or None. Does not change the outputs; selects TensorFlow's graph for
             inputs of unknown size.
-        mask: Tensor of booleans, or of 0s and 1s, or None. What is False or 0 is padding, and is
-            kept out of the moments. Its shape is the input's without the channel axis, or a
-            leading part of that. A sample that is all padding gives beta.
+        mask: Tensor of booleans, or of 0s and 1s, or None. Entries that are False or 0 mark
+            padding, which the moments exclude. Its shape is the input's without the channel axis,
+            or a leading part of that. For a sample that is all padding, the output is beta.
 
     Input shape:
         `(batch, ..., channels)`, or as `axis` says; ranks 3 to 6 are useful. The channel axis

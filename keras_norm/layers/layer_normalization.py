@@ -15,35 +15,35 @@ class LayerNormalization(AxesNormalization):
 
         output = gamma * (input - mean) / sqrt(variance + epsilon) + beta
 
-    `reduction_axes` says what mean and (biased) variance are taken over, `axis` what gamma and
-    beta span. The default takes them over every axis but the batch, time steps included: **each
-    time step of a sequence then depends on all the others, later ones too.** Where steps must not
+    Mean and (biased) variance are taken over `reduction_axes`; gamma and beta span `axis`. By
+    default, the moments are taken over all axes except the batch, including time steps: **each
+    time step of a sequence then depends on all others, also on later ones.** Where steps must not
     mix, as in transformers, pass `reduction_axes=-1`; `reduction_axes=axis` is Keras's layer.
 
     gamma and beta have the variable dtype of the layer's policy.
 
-    Statistics are computed in at least float32. Their error stays near float32's rounding also
-    where the mean is 100,000 times the deviation. Training and inference are the same.
+    Statistics are computed in at least float32. Their error stays near float32's rounding, even if
+    the mean is 100,000 times the standard deviation. Training and inference are the same.
 
     Args:
         axis: Integer or list of integers: the axes that gamma and beta span.
         epsilon: Number > 0, in squared units of the input, added to the variance.
         **shared: Arguments that all layers have; see `Normalization`.
         reduction_axes: Integer or list of integers: the axes that the moments are taken over.
-            None: every axis but the batch.
+            None: all axes except the batch.
         **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
 
     Call arguments:
         inputs: Tensor of a floating or integer dtype, the batch on its first axis.
-        training: Boolean or None, whether gradients are to come: outputs are the same, but the
-            graph of TensorFlow for inputs of unknown size is not.
-        mask: Tensor of booleans, or of 0s and 1s, or None. What is False or 0 is padding, and is
-            kept out of the moments. Its shape is the input's without the channel axis (the last
-            one that `axis` names), or a leading part of that. A sample, or a step, that is all
-            padding gives beta.
+        training: Boolean or None. Does not change the outputs; selects TensorFlow's graph for
+            inputs of unknown size.
+        mask: Tensor of booleans, or of 0s and 1s, or None. Entries that are False or 0 mark
+            padding, which the moments exclude. Its shape is the input's without the channel axis
+            (the last one that `axis` names), or a leading part of that. For a sample, or a step,
+            that is all padding, the output is beta.
 
     Input shape:
-        `(batch, ..., channels)`, or what `axis` says; ranks 2 to 6 are tested. The axes that gamma
+        `(batch, ..., channels)`, or as `axis` says; ranks 2 to 6 are tested. The axes that gamma
         and beta span must have known sizes.
 
     Output shape:
@@ -86,7 +86,7 @@ class LayerNormalization(AxesNormalization):
         """Returns a layer with the arguments in `config`, from this class or from Keras's.
 
         A config of Keras's `LayerNormalization` means Keras's axes: the moments are taken over
-        `axis`. It is known by having the arguments that both classes always write, and not
+        `axis`. Such a config contains the arguments that both classes always write, but not
         `reduction_axes`, which only this class writes.
         """
         if "reduction_axes" not in config and config.keys() >= _OF_KERAS:
@@ -94,7 +94,7 @@ class LayerNormalization(AxesNormalization):
         return cls(**config)
 
 
-# What every config of Keras's layer holds, in all versions. Keras drops an `axis` of several axes
+# The keys of every config of Keras's layer, in all versions. Keras drops an `axis` of several axes
 # when it reads `.h5` files.
 _OF_KERAS = {
     *("epsilon", "center", "scale", "beta_initializer", "gamma_initializer"),

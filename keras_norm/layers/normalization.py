@@ -1,4 +1,4 @@
-"""What the layers share: gamma and beta, their configuration and their checks."""
+"""The common base of the layers: gamma and beta, their configuration and checks."""
 
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from keras_norm.ops.convert import at_least_float32
 class Multiplier:
     """A layer's attribute that is the multiplier of one of its variables.
 
-    Until the variable exists the layer keeps the number; from then on it is the variable's, so
+    Until the variable exists, the layer stores the number. After that the variable stores it, so
     that the layer's config follows `set_multipliers`.
     """
 
@@ -28,7 +28,7 @@ class Multiplier:
         if layer is None:
             return self
         variable = getattr(layer, self.variable, None)
-        # Never a number before one is set: TensorFlow drops the assignment of what is there.
+        # No default before a number is set: TensorFlow skips the assignment of an equal value.
         return getattr(variable, self.attribute, layer.__dict__.get(f"_{self.name}"))
 
     def __set__(self, layer, value):
@@ -43,16 +43,16 @@ _SMALLEST_EPSILON = float(np.finfo("float32").tiny)
 
 
 class Normalization(keras.layers.Layer):
-    """Base of the layers. Its arguments are those that all layers have.
+    """Base class of the layers. All layers have its arguments.
 
     Args:
         axis: Integer, the channel axis.
         epsilon: Number > 0, in squared units of the input, added to the variance.
         center: Boolean, whether to add beta.
         scale: Boolean, whether to multiply by gamma.
-        beta_initializer: Initial beta, one value for each entry: a name or initializer of Keras,
-            "narrow-normal" (normal with mean 0 and standard deviation 0.01), a function of the
-            size, or the values themselves.
+        beta_initializer: Initial beta, one value for each entry: the name of a Keras initializer,
+            an initializer, "narrow-normal" (normal with mean 0 and standard deviation 0.01), a
+            function of the size, or the values themselves.
         gamma_initializer: Initial gamma, in the same forms.
         beta_regularizer: Keras regularizer for beta.
         gamma_regularizer: Keras regularizer for gamma.
@@ -63,13 +63,13 @@ class Normalization(keras.layers.Layer):
         gamma_lr_multiplier: The same for gamma.
         beta_l2_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies its `l2` by for beta.
         gamma_l2_multiplier: The same for gamma.
-        num_channels: Positive integer, the size of the channel axis, to be checked at build; None
-            or "auto" takes it from the input.
+        num_channels: Positive integer, the size of the channel axis, which is checked at build.
+            None or "auto" takes the size from the input.
         **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
     """
 
-    # Arguments that Keras's layer of this name has or had, and that need no counterpart here: the
-    # values that change nothing, and what to do about others. Configs of Keras hold them.
+    # Arguments that Keras's layer has or had and this one does not need. Configs of Keras contain
+    # them. For each: the values that change nothing, and a sentence about other values.
     _accepted_of_keras: ClassVar = {}
 
     gamma_lr_multiplier = Multiplier("gamma", multipliers.LR)
@@ -110,8 +110,8 @@ class Normalization(keras.layers.Layer):
         if self.epsilon < _SMALLEST_EPSILON:
             raise ValueError(
                 f"Argument `epsilon` must be at least {_SMALLEST_EPSILON:.3g}, the smallest normal "
-                "number of float32: smaller ones count as 0, and an input that is constant would "
-                f"become NaN. Received: epsilon={epsilon}"
+                "number of float32. Smaller numbers count as 0, and constant inputs would become "
+                f"NaN. Received: epsilon={epsilon}"
             )
         self.center = _validation.boolean("center", center)
         self.scale = _validation.boolean("scale", scale)
@@ -132,15 +132,15 @@ class Normalization(keras.layers.Layer):
         """Returns the normalized inputs; see `call`."""
         if isinstance(inputs, list | tuple | dict):
             raise ValueError(
-                f"The input of {self._described} must be one tensor or array, not several of them "
-                "and not numbers in a list: `numpy.array` makes an array of such numbers. "
+                f"The input of {self._described} must be one tensor or array. `numpy.array` "
+                "converts a list of numbers. "
                 f"Received: inputs={_validation.shown(inputs)} (of type {type(inputs).__name__})"
             )
         return super().__call__(inputs, *args, **kwargs)
 
     @property
     def num_channels(self):
-        """The number of channels: the argument, or the built layer's; None until then."""
+        """The number of channels: the argument, or that of the built layer; None before build."""
         return self._num_channels or self._built_channels
 
     @property
@@ -148,11 +148,11 @@ class Normalization(keras.layers.Layer):
         return f"layer '{self.name}' ({type(self).__name__})"
 
     def _channel_axis(self, input_shape):
-        """Returns the single channel axis from the front, checked."""
+        """Returns the channel axis, checked and counted from the front."""
         return _validation.axis_index("axis", self.axis, len(input_shape), self._described)
 
     def _check_rank(self, input_shape):
-        """Checks that the input has an axis besides that of the channels."""
+        """Checks that the input has an axis besides the channel axis."""
         if len(input_shape) < 2:
             raise ValueError(
                 f"The input of {self._described} must have a batch axis and a channel axis. "
@@ -160,7 +160,7 @@ class Normalization(keras.layers.Layer):
             )
 
     def _check_channels(self, input_shape, channel_axis):
-        """Checks the channel axis' size against `num_channels`, and keeps it."""
+        """Checks the size of the channel axis against `num_channels`, and stores it."""
         channels = input_shape[channel_axis]
         if channels is None:
             raise ValueError(
@@ -178,7 +178,7 @@ class Normalization(keras.layers.Layer):
         self._built_channels = channels
 
     def _add_scale_and_offset(self, shape):
-        """Creates gamma and beta, as far as the layer has them."""
+        """Creates gamma if `scale`, and beta if `center`."""
         if self.scale:
             self.gamma = self._add_parameter("gamma", shape)
         if self.center:
@@ -219,9 +219,10 @@ class Normalization(keras.layers.Layer):
         return at_least_float32(given, self.compute_dtype)
 
     def _computable(self, inputs, dtype, shape=None):
-        """Returns inputs for `normalize` to compute in a dtype, in a shape if one is given.
+        """Returns inputs in the dtype of the statistics, in a shape if one is given.
 
-        It converts what has the compute dtype itself, so that it need not keep more than that.
+        Inputs in the layer's compute dtype keep it: `normalize` converts them, and stores only the
+        narrower dtype for the gradient.
         """
         given = keras.backend.standardize_dtype(inputs.dtype)
         return convert(inputs, given if given == self.compute_dtype else dtype, shape)
@@ -259,9 +260,9 @@ class Normalization(keras.layers.Layer):
 
 
 def single_axis(axis):
-    """Returns the argument `axis` of a layer that takes one axis only, checked.
+    """Returns the argument `axis` of a layer with a single axis, checked.
 
-    A list of one axis, which configs of Keras 2 hold, is that axis.
+    A list of one axis, as in configs of Keras 2, means that axis.
 
     Raises:
         TypeError: If it is not an integer.

@@ -1,4 +1,4 @@
-"""Batch renormalization: what `renorm=True` adds to batch normalization."""
+"""Batch renormalization, the option `renorm=True` of batch normalization."""
 
 import math
 
@@ -13,10 +13,11 @@ _ACCEPTED = "None, or a dictionary that may hold numbers >= 0 as 'rmin', 'rmax' 
 
 
 class Renormalization(Normalization):
-    """Base of `BatchNormalization`: the part that `renorm=True` uses.
+    """Base class of `BatchNormalization`, with the code for `renorm=True`.
 
-    Its variables have Keras's names and order, so that files go both ways: `moving_stddev`, which
-    `moving_variance` is found from, and `renorm_mean` and `renorm_stddev`, which training uses.
+    The variables have Keras's names and order, so that files are compatible in both directions:
+    `moving_stddev`, from which `moving_variance` is computed, and `renorm_mean` and
+    `renorm_stddev`, which training uses.
     """
 
     def _set_renorm_arguments(self, renorm, renorm_clipping, renorm_momentum):
@@ -45,7 +46,7 @@ class Renormalization(Normalization):
         self.renorm_stddev = self._add_statistic("renorm_stddev", deviation)
 
     def _renorm_scale_and_offset(self, moments, gamma, beta):
-        """Returns what batch renormalization multiplies standardized inputs by, and adds."""
+        """Returns the scale and the offset that training applies to standardized inputs."""
         dtype, shape = moments.variance.dtype, moments.variance.shape
         mean, deviation = (
             convert(variable, dtype, shape) for variable in (self.renorm_mean, self.renorm_stddev)
@@ -62,7 +63,7 @@ class Renormalization(Normalization):
 
         Args:
             moments: `Moments` of the batch.
-            momenta: The two of the statistics that inference uses.
+            momenta: The momenta of the two statistics that inference uses.
         """
         moments = moments._replace(variance=standard_deviation(moments.variance, self.epsilon))
         old, variance = (convert(v, v.dtype) for v in (self.moving_stddev, self.moving_variance))
@@ -73,7 +74,7 @@ class Renormalization(Normalization):
             ),
         ]
         new = moved[1][1]
-        # What an unusable batch leaves as it was, rounding does not change either.
+        # If an unusable batch left the deviation unchanged, rounding must not change the variance.
         variance = ops.where(new == old, variance, ops.maximum(ops.square(new) - self.epsilon, 0))
         return [*moved, (self.moving_variance, variance)]
 
@@ -85,7 +86,7 @@ class Renormalization(Normalization):
 def _check_clipping(clipping):
     """Returns the argument as a dictionary of floats, or None, checked.
 
-    None and infinity stand for a bound that is not there, as in Keras.
+    As in Keras, None and infinity mean no bound.
 
     Raises:
         TypeError: If it is neither None nor a dictionary, or holds a value that is not a number.

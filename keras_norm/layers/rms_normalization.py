@@ -16,9 +16,9 @@ class RMSNormalization(AxesNormalization):
 
         output = (gamma + gamma_offset) * input / sqrt(mean(input^2) + epsilon) + beta
 
-    `reduction_axes` are the axes that the mean of the squares is taken over, `axis` those that
-    gamma and beta span. By default both are the last axis, as in Keras, PyTorch and Flax, and
-    the layer has no beta. No mean is subtracted.
+    The mean of the squares is taken over `reduction_axes`; gamma and beta span `axis`. By default
+    both are the last axis, as in Keras, PyTorch and Flax, and the layer has no beta. No mean is
+    subtracted.
 
     gamma and beta have the variable dtype of the layer's policy. The mean square is computed in at
     least float32. Training and inference are the same.
@@ -30,19 +30,18 @@ class RMSNormalization(AxesNormalization):
         **shared: Arguments that all layers have; see `Normalization`.
         reduction_axes: Integer or list of integers: the axes that the mean square is taken over.
             None: `axis`.
-        gamma_offset: Number that is added to gamma. With 1.0, and `gamma_initializer="zeros"`, the
-            layer is the one of Gemma; regularizers, weight decay and L2 then pull the factor
-            towards 1.
+        gamma_offset: Number that is added to gamma. With 1.0 and `gamma_initializer="zeros"`, this
+            is Gemma's layer: regularizers, weight decay and L2 then pull the factor towards 1.
         **kwargs: `name`, `dtype`, `trainable`, ... of `keras.layers.Layer`.
 
     Call arguments:
         inputs: Tensor of a floating or integer dtype, the batch on its first axis.
         training: Boolean or None. Does not change the outputs; selects TensorFlow's graph for
             inputs of unknown size.
-        mask: Tensor of booleans, or of 0s and 1s, or None. What is False or 0 is padding, and is
-            kept out of the mean square. Its shape is the input's without the channel axis (the
-            last one that `axis` names), or a leading part of that. A sample, or a step, that is
-            all padding gives beta, or 0.
+        mask: Tensor of booleans, or of 0s and 1s, or None. Entries that are False or 0 mark
+            padding, which the mean square excludes. Its shape is the input's without the channel
+            axis (the last one that `axis` names), or a leading part of that. For a sample, or a
+            step, that is all padding, the output is beta, or 0 without beta.
 
     Input shape:
         `(batch, ..., channels)`, or as `axis` says; ranks 2 to 6 are tested. The axes that gamma
@@ -87,7 +86,7 @@ class RMSNormalization(AxesNormalization):
         self.gamma_offset = _validation.real("gamma_offset", gamma_offset)
         if self.gamma_offset and not self.scale:
             raise ValueError(
-                "Argument `gamma_offset` is added to gamma, which `scale=False` leaves out. "
+                "Argument `gamma_offset` must be 0 with `scale=False`, as it is added to gamma. "
                 f"Received: gamma_offset={gamma_offset}, scale=False"
             )
 

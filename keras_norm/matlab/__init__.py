@@ -1,4 +1,4 @@
-"""MATLAB's spellings: its functions and property names, translated to Keras and keras_norm."""
+"""MATLAB's functions and property names, translated to Keras and keras_norm."""
 
 from keras_norm.matlab.batch_normalization import batchNormalizationLayer
 from keras_norm.matlab.factors import (

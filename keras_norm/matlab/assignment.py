@@ -1,4 +1,4 @@
-"""Setting MATLAB's properties of a layer that exists, checked as if they had been given."""
+"""Sets MATLAB's properties of an existing layer, with the checks of the constructor."""
 
 from keras_norm import _name_value, initializers
 from keras_norm.matlab import property_table
@@ -6,7 +6,7 @@ from keras_norm.matlab.given_values import GivenValues, given, overridden
 
 
 def assign(layer, name, value):
-    """Sets a property of a layer that MATLAB's functions made.
+    """Sets a property of a layer from one of MATLAB's functions.
 
     Raises:
         AttributeError: If there is no such property, or it can only be read.
@@ -16,7 +16,7 @@ def assign(layer, name, value):
     table = property_table.table_of(layer)
     owner = f"layer '{layer.name}' ({type(layer).__name__})"
     if name in property_table.READ_ONLY or name == "Name":
-        how = " once the layer is made: give it to the function" if name == "Name" else ""
+        how = " after the layer is created: pass it to the function" if name == "Name" else ""
         raise AttributeError(f"The property '{name}' of {owner} is read-only{how}.")
     if name not in table:
         raise AttributeError(
@@ -37,7 +37,7 @@ def assign(layer, name, value):
         layer._num_channels = channels
         return
     current = getattr(layer, entry.argument)
-    if given(current) is not None:  # values go on overriding the initializer
+    if given(current) is not None:  # given values still override the initializer
         converted = GivenValues(given(current), converted)
     made = _tried(layer, **{entry.argument: converted})
     setattr(layer, entry.argument, getattr(made, entry.argument))
@@ -66,14 +66,14 @@ def _assign_values(layer, owner, name, entry, value):
 
 
 def _sizes(layer, table):
-    """Returns the numbers of channels that a layer's properties are for, by their names."""
+    """Returns the numbers of channels of a layer's properties, by their names."""
     sizes = {} if layer.num_channels is None else {"NumChannels": layer.num_channels}
     values = {name: entry.read(layer) for name, entry in table.items() if entry.variable}
     return sizes | {name: value.size for name, value in values.items() if len(value)}
 
 
 def _tried(layer, **arguments):
-    """Returns another layer that is made with some arguments, which checks them."""
+    """Checks arguments by creating another layer with them; returns that layer."""
     related = ("groups", "num_channels") if hasattr(layer, "NumGroups") else ("num_channels",)
     others = {name: getattr(layer, name) for name in related if name not in arguments}
     with _name_value.renamed(property_table.names_of_arguments(layer)):

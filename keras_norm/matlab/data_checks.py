@@ -1,4 +1,4 @@
-"""Checks of data before `trainnet` takes its first step."""
+"""Checks of data before the first step of `trainnet`."""
 
 import keras
 import numpy as np
@@ -11,17 +11,17 @@ INDEX_CROSSENTROPY = "index-crossentropy"
 _PROBABILITY_TOLERANCE = 1e-2
 
 
-def check(names, x, y, net, loss, loss_name):
+def check_data(names, x, y, net, loss, loss_name):
     """Checks inputs and targets against a model and its loss.
 
     Args:
-        names: What the user calls inputs and targets, for messages.
+        names: The user's names for inputs and targets, for messages.
         x: Inputs, an array or a structure of arrays.
         y: Targets, in the same form.
         net: The model. It is called on the first sample, in inference.
-        loss: The loss, of Keras.
-        loss_name: MATLAB's name of the loss; None if the user gave the loss itself, whose targets
-            can have other values than those of MATLAB's.
+        loss: The Keras loss.
+        loss_name: MATLAB's name of the loss; None if the user passed a Keras loss, whose targets
+            can have other values.
 
     Raises:
         ValueError: If there are no samples, or unequal numbers of them, or the targets do not fit
@@ -68,7 +68,7 @@ def _numbers(name, target):
     array = np.asarray(keras.ops.convert_to_numpy(target))
     if array.dtype.kind not in "biuf":
         try:
-            array = array.astype("float64")  # bfloat16, for one
+            array = array.astype("float64")  # for example bfloat16
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{name} must be numbers. Received: an array of dtype {array.dtype}"
@@ -102,7 +102,7 @@ def _check_targets(name, targets, outputs, loss, loss_name):
         )
 
 
-# Losses that compare a target with each output. Keras broadcasts them over each other.
+# Losses that compare a target with each output. Keras broadcasts targets and outputs.
 _ELEMENTWISE = (
     keras.losses.BinaryCrossentropy,
     keras.losses.Huber,
@@ -125,8 +125,8 @@ def _check_one_hot_shape(described, targets, outputs):
     if targets[1:] != outputs[1:]:
         raise ValueError(
             f"{described} must be one-hot, of the shape of the outputs: {_expected(outputs)}. "
-            f"Received: targets of shape {targets}. Use '{INDEX_CROSSENTROPY}' for classes that "
-            "are counted from 0, or `keras.utils.to_categorical`."
+            f"Received: targets of shape {targets}. Use '{INDEX_CROSSENTROPY}' for classes "
+            "counted from 0, or `keras.utils.to_categorical`."
         )
 
 

@@ -18,16 +18,16 @@ def setLearnRateFactor(layer, *arguments):
 
     `trainnet`, and every `keras_norm.optimizers.MultiplierOptimizer`, then trains the parameter
     at `factor` times its learning rate. Layers of `keras_norm` need not be built. Unlike MATLAB,
-    which returns a changed copy, this changes the layer or model itself.
+    which returns a changed copy, this function changes the layer or model itself.
 
     Args:
         layer: A Keras layer, or a model followed by the name of a layer in it; "block/bn" is the
-            layer "bn" in a model "block" in it, and "block/bn/Scale" the path of a parameter of
+            layer "bn" of an inner model "block", and "block/bn/Scale" the path of a parameter of
             that layer.
         *arguments: The parameter's name, and the factor: a finite number >= 0. Parameters are
             "Scale" and "Offset" of normalization layers; "Weights" and "Bias" of dense,
             convolution and embedding layers; "InputWeights", "RecurrentWeights" and "Bias" of
-            recurrent layers; and, in other layers, what Keras calls them.
+            recurrent layers; other layers have Keras's names.
 
     Returns:
         The layer or the model.
@@ -125,8 +125,8 @@ def getL2Factor(layer, *arguments):
         *arguments: The parameter's name.
 
     Returns:
-        The factor, a float. Where none was set it is 0.0 for "Bias" and 1.0 for all others: these
-        are MATLAB's defaults, which `trainnet` goes by.
+        The factor, a float. The default is 0.0 for "Bias" and 1.0 for all others, as in MATLAB and
+        `trainnet`.
 
     Raises:
         TypeError: As `setLearnRateFactor`.
@@ -144,14 +144,14 @@ def getL2Factor(layer, *arguments):
 
 
 def leave_biases_out_of_l2(net):
-    """Gives each bias that has no L2 factor yet the one that MATLAB's layers have, 0."""
+    """Sets the L2 factor of each bias without one to 0, the default of MATLAB's layers."""
     for variable in net.trainable_variables:
         if _has_default(variable, multipliers.L2):
             multipliers.set_multipliers(variable, l2=0.0)
 
 
 def _has_default(variable, multiplier):
-    """Returns whether the factor is MATLAB's own for biases, 0."""
+    """Returns whether the factor is MATLAB's default for biases, 0."""
     unset = not hasattr(variable, multiplier)
     return unset and multiplier == multipliers.L2 and variable.name == "bias"
 
@@ -176,7 +176,7 @@ def _get(function, multiplier, owner, arguments):
 
 
 def _parse(function, owner, arguments, names):
-    """Returns the layer and the other arguments, whichever of the three forms the call has."""
+    """Returns the layer and the other arguments, for any of the three forms of a call."""
     if len(arguments) == len(names):
         path, *rest = arguments
         if isinstance(owner, keras.Model) and isinstance(path, str) and "/" in path:
@@ -197,7 +197,7 @@ def _forms(function, names):
 
 
 def _place(layer, name, multiplier):
-    """Returns the object that carries a parameter's factor, and the attribute's name."""
+    """Returns the object that stores a parameter's factor, and the attribute's name."""
     if isinstance(layer, Normalization):
         has = {"Scale": layer.scale, "Offset": layer.center}
         names = [parameter for parameter in _OURS if has[parameter]]
@@ -210,8 +210,8 @@ def _place(layer, name, multiplier):
         )
     elif not layer.weights:
         raise ValueError(
-            f"Layer '{layer.name}' has no parameters yet, or none at all. "
-            "Build it first: call it on an input, or call `build(input_shape)`."
+            f"Layer '{layer.name}' has no parameters. "
+            "If it is not built, call it on an input, or call `build(input_shape)`."
         )
     else:
         found = parameters.variables(layer)

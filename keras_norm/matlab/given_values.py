@@ -1,4 +1,4 @@
-"""Values to start from that override an initializer, which is kept."""
+"""Initial values that override an initializer, which is kept."""
 
 import keras
 
@@ -7,9 +7,9 @@ from keras_norm import initializers
 
 @keras.saving.register_keras_serializable("keras_norm")
 class GivenValues(keras.initializers.Constant):
-    """Initializer that returns given values, and remembers the initializer that they override.
+    """Initializer that returns given values, and stores the initializer that they override.
 
-    In MATLAB a layer can have both `Scale` and `ScaleInitializer`: the values count, and both
+    In MATLAB a layer can have both `Scale` and `ScaleInitializer`: it uses the values, and both
     properties can be read.
 
     Args:
@@ -22,7 +22,7 @@ class GivenValues(keras.initializers.Constant):
         self.overridden = initializers.get(overridden)
 
     def get_config(self):
-        """Returns the constructor's arguments; values in place of a function without a name."""
+        """Returns the constructor's arguments, with values for an unregistered function."""
         try:
             overridden = initializers.serialize(self.overridden, "overridden", "these values")
         except ValueError:  # it is never called: the file does not need it
@@ -38,14 +38,14 @@ class GivenValues(keras.initializers.Constant):
 
 
 def given(initializer):
-    """Returns the values, one for each channel, that an initializer stands for, or None."""
+    """Returns the values, one for each channel, that an initializer returns, or None."""
     if isinstance(initializer, keras.initializers.Constant) and isinstance(initializer.value, list):
         return initializer.value
     return None
 
 
 def overridden(initializer, default):
-    """Returns the initializer that counts where no values are given."""
+    """Returns the initializer that is used if no values are given."""
     if isinstance(initializer, GivenValues):
         initializer = initializer.overridden
     return default if given(initializer) is not None else initializer

@@ -1,4 +1,4 @@
-"""Reading .mat files, of version 5 through scipy and of version 7.3 through h5py: data only."""
+"""Reads the data of .mat files: version 5 with scipy, version 7.3 with h5py."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ _HEADER_7_3 = b"MATLAB 7.3 MAT-file"
 
 
 def read(path):
-    """Returns the parameters in a file that the snippet in `load_weights` wrote.
+    """Returns the parameters in a file that was written by the snippet in `load_weights`.
 
     Returns:
         A dictionary from the names of layer and parameter to an array with MATLAB's axes.
@@ -30,7 +30,7 @@ def read(path):
         columns = readers[header](path)
     except ImportError:
         raise
-    except Exception as error:  # scipy and h5py raise many kinds for a damaged file
+    except Exception as error:  # for a damaged file, scipy and h5py raise errors of many types
         raise ValueError(f"'{path}' is not a .mat file that can be read: {error}") from error
     return _entries(path, columns)
 
@@ -39,7 +39,7 @@ def _entries(path, columns):
     missing = [name for name in FIELDS if name not in columns]
     if missing:
         raise ValueError(
-            f"'{path}' lacks the variable '{missing[0]}'. It must hold the cell arrays Layer, "
+            f"'{path}' lacks the variable '{missing[0]}'. It must contain the cell arrays Layer, "
             "Parameter and Value, which the snippet in the documentation of `load_weights` writes."
         )
     lengths = [len(columns[name]) for name in FIELDS]
@@ -51,11 +51,11 @@ def _entries(path, columns):
         if not isinstance(layer, str) or not isinstance(parameter, str):
             raise ValueError(f"{place}: the names must be text")
         if (layer, parameter) in entries:
-            raise ValueError(f"{place}: it is there twice")
+            raise ValueError(f"{place}: the file contains it twice")
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf":
             raise ValueError(f"{place}: the value must be a numeric array")
         if not np.all(np.isfinite(value)):
-            raise ValueError(f"{place}: the value holds NaN or Inf")
+            raise ValueError(f"{place}: the value contains NaN or Inf")
         entries[layer, parameter] = value
     return entries
 
@@ -93,11 +93,11 @@ def _read_7_3(path):
 
 def _from_dataset(dataset):
     kind = dataset.attrs.get("MATLAB_class", b"").decode()
-    if "MATLAB_empty" in dataset.attrs:  # the dataset then holds the size
+    if "MATLAB_empty" in dataset.attrs:  # the dataset then contains the size
         return "" if kind == "char" else np.zeros(dataset[()].astype(int))
     if kind == "char":
         return "".join(map(chr, np.ravel(dataset[()])))
-    return dataset[()].T  # MATLAB counts the first axis fastest
+    return dataset[()].T  # in MATLAB, the first axis varies fastest
 
 
 def _missing(package):

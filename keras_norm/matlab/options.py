@@ -1,4 +1,4 @@
-"""MATLAB's `trainingOptions`, checked, with the Keras arguments that they stand for."""
+"""MATLAB's `trainingOptions`, with checks, and the corresponding arguments of Keras."""
 
 import dataclasses
 import math
@@ -19,9 +19,9 @@ class Option:
     """One training option.
 
     Attributes:
-        default: The value that MATLAB gives it.
-        check: From the option's name and a value to the value, checked.
-        argument: The argument of the Keras optimizer that it is, if it is one.
+        default: MATLAB's default.
+        check: Function of the option's name and a value that returns the checked value.
+        argument: The corresponding argument of the Keras optimizer, if there is one.
     """
 
     default: Any
@@ -177,16 +177,16 @@ def trainingOptions(solverName, *pairs, **options):
             MaxEpochs: Positive integer. Default: 30.
             MiniBatchSize: Positive integer. Default: 128.
             Shuffle: "once", "never" or "every-epoch". Default: "once".
-            L2Regularization: Number >= 0; each gradient gets it, times the parameter's L2 factor,
-            times the parameter. Default: 1e-4.
+            L2Regularization: Number >= 0; this number times the parameter's L2 factor times the
+            parameter is added to each gradient. Default: 1e-4.
             GradientThreshold: Number > 0. Default: infinity, no clipping.
             GradientThresholdMethod: "l2norm" (each gradient's norm), "global-l2norm" (that of all
             gradients together) or "absolute-value" (each entry). Default: "l2norm".
-            ValidationData: Pair of inputs and targets, to be looked at after each epoch.
+            ValidationData: Pair of inputs and targets, which are evaluated after each epoch.
             Verbose: Whether to print the progress. Default: True.
             Plots: "none", or "training-progress" for a plot of the loss (needs matplotlib).
             BatchNormalizationStatistics: "population" for the statistics of all of the training
-            data, taken in a pass after training; "moving" for moving averages; "auto", the
+            data, computed in a pass after training; "moving" for moving averages; "auto", the
             default, for "moving".
 
     Returns:

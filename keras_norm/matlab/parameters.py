@@ -20,8 +20,8 @@ NAMES = {
 def layers(net, prefix=""):
     """Yields the layers of a model that are not models themselves, each with its name.
 
-    A layer "bn" of a model "block" in the model is "block/bn", as in MATLAB. `TimeDistributed`
-    lends its name to the layer in it.
+    A layer "bn" of an inner model "block" is "block/bn", as in MATLAB. A layer in `TimeDistributed`
+    has the name of that wrapper.
     """
     for layer in net.layers:
         name = prefix + layer.name
@@ -53,7 +53,7 @@ def find_layer(net, name):
 
 
 def variables(layer):
-    """Returns a built layer's variables by MATLAB's names; others keep the names they have.
+    """Returns a built layer's variables by MATLAB's names; other variables keep their names.
 
     Raises:
         ValueError: If two variables have the same name, as in a layer made of several layers.
@@ -66,8 +66,8 @@ def variables(layer):
         if name in found:
             raise ValueError(
                 f"Layer '{layer.name}' ({type(layer).__name__}) has two variables for the "
-                f"parameter '{name}': '{found[name].path}' and '{variable.path}'. It is made of "
-                "several layers, which MATLAB's functions cannot tell apart."
+                f"parameter '{name}': '{found[name].path}' and '{variable.path}'. It consists of "
+                "several layers, which MATLAB's functions cannot distinguish."
             )
         found[name] = variable
     return found

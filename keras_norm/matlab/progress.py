@@ -13,7 +13,7 @@ class TrainingProgress(keras.callbacks.Callback):
         except ImportError as error:
             raise ImportError(
                 "Plots='training-progress' needs matplotlib: pip install matplotlib. "
-                "Or take Plots='none'."
+                "Or use Plots='none'."
             ) from error
         self._pyplot = matplotlib.pyplot
         self._losses = {"loss": [], "val_loss": []}

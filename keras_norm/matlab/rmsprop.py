@@ -6,7 +6,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("keras_norm")
 class MatlabRMSprop(keras.optimizers.RMSprop):
-    """RMSProp that adds epsilon to the root, as MATLAB does; Keras adds it under the root.
+    """RMSProp that adds epsilon to the root, as in MATLAB; Keras adds it under the root.
 
         velocity = rho * velocity + (1 - rho) * gradient^2
         variable = variable - learning_rate * gradient / (sqrt(velocity) + epsilon)

@@ -8,16 +8,16 @@ from keras_norm.matlab.property_table import HEADINGS, matlab_class, properties
 
 
 def property_sheet(layer):
-    """Returns the sheet of a layer's properties that MATLAB shows.
+    """Returns MATLAB's property sheet of a layer, as text.
 
-    `display` is MATLAB's name of this function. It prints nothing.
+    `display` is MATLAB's name of this function. It does not print.
 
     Args:
         layer: A layer of `keras_norm`, from MATLAB's functions or not.
 
     Returns:
-        The sheet, a string of several lines. Parameters are `[]` until they have values; then it
-        tells their size and class.
+        The sheet, a string of several lines. Parameters are `[]` without values, and have their
+        size and class otherwise.
 
     Raises:
         TypeError: If `layer` is not a layer of `keras_norm` that MATLAB has.

@@ -25,17 +25,17 @@ LOSSES = {
 
 
 def trainnet(x, y, net, lossFcn, options):
-    """Trains a model as MATLAB's options say, with Keras's `fit`.
+    """Trains a model with MATLAB's options, by Keras's `fit`.
 
-    The optimizer is a `keras_norm.optimizers.MultiplierOptimizer`, so that learning-rate and L2
-    factors take effect:
+    The optimizer is a `keras_norm.optimizers.MultiplierOptimizer`, which applies learning-rate and
+    L2 factors:
 
         gradient = gradient of the loss + L2Regularization * L2 factor * parameter
         parameter = update at (learning rate * learning-rate factor) from the clipped gradient
 
-    As in MATLAB, biases of layers have the L2 factor 0 if they were given no other; this is set
-    on the model. Other than in MATLAB, the model itself is trained (and compiled), the last
-    mini-batch of an epoch may be smaller than the others, and validation is after each epoch.
+    As in MATLAB, the default L2 factor of biases is 0; it is set on the model. Unlike in MATLAB,
+    the model itself is trained (and compiled), the last mini-batch of an epoch may be smaller than
+    the others, and validation follows each epoch.
 
     Args:
         x: Training inputs, an array or a structure of arrays, whose first axis counts samples.
@@ -43,22 +43,22 @@ def trainnet(x, y, net, lossFcn, options):
         net: A Keras model.
         lossFcn: "crossentropy" or "binary-crossentropy" of probabilities, "index-crossentropy" of
             probabilities and classes counted from 0 (MATLAB counts from 1); "mse", "mae" or
-            "huber"; the mean over all elements. "l2loss" and "mean-squared-error" are "mse",
-            "l1loss" and "mean-absolute-error" "mae". Or a `keras.losses.Loss`.
-        options: What `trainingOptions` returned.
+            "huber": the mean over all elements. "l2loss" and "mean-squared-error" mean "mse",
+            "l1loss" and "mean-absolute-error" mean "mae". Or a `keras.losses.Loss`.
+        options: The result of `trainingOptions`.
 
     Returns:
         `net`. The losses of the epochs are in `net.history.history`.
 
     Raises:
-        TypeError: If `net` is not a model, `options` came from elsewhere, or `lossFcn` is neither
-            a name nor a loss of Keras.
-        ValueError: Before the first step, if the loss is unknown; `x` and `y`, or the validation
-            data, have no samples or different numbers of samples, or do not fit the model;
-            targets do not fit the loss: they have another shape than the outputs, are not
-            one-hot, or are classes that are not counted from 0; or
-            BatchNormalizationStatistics is "population" and the model has trainable layers of
-            Keras's own BatchNormalization, which keep moving statistics.
+        TypeError: If `net` is not a model, `options` is not from `trainingOptions`, or `lossFcn` is
+            neither a name nor a Keras loss.
+        ValueError: Before the first step, if the loss is unknown; if `x` and `y`, or the validation
+            data, have no samples or different numbers of samples, or do not fit the model; if
+            targets do not fit the loss: their shape differs from the outputs, they are not one-hot,
+            or are classes that are not counted from 0; or if BatchNormalizationStatistics is
+            "population" and the model has trainable layers of Keras's own BatchNormalization,
+            which keep moving statistics.
 
     Example:
     >>> import keras, numpy as np
@@ -90,11 +90,11 @@ def trainnet(x, y, net, lossFcn, options):
             f"Received: {_validation.shown(options)} (of type {type(options).__name__})"
         )
     loss, loss_name = _loss(lossFcn)
-    data_checks.check(("`x`", "`y`"), x, y, net, loss, loss_name)
+    data_checks.check_data(("`x`", "`y`"), x, y, net, loss, loss_name)
     if options.ValidationData is not None:
         names = ("The inputs in `ValidationData`", "The targets in `ValidationData`")
         inputs, targets = options.ValidationData
-        data_checks.check(names, inputs, targets, net, loss, loss_name)
+        data_checks.check_data(names, inputs, targets, net, loss, loss_name)
     callbacks = list(_callbacks(x, net, options))
     if options.Shuffle == "once":
         x, y = _shuffled(x, y)
@@ -142,7 +142,7 @@ def _refuse_kerass(layers):
     names = [layer.name for layer in layers if isinstance(layer, kerass) and layer.trainable]
     if names:
         raise ValueError(
-            "BatchNormalizationStatistics='population' goes with `keras_norm.BatchNormalization`; "
+            "BatchNormalizationStatistics='population' needs `keras_norm.BatchNormalization`; "
             "Keras's own layers would keep moving statistics. Convert the model with "
             f"`keras_norm.from_keras(net)`, or choose 'moving'. Received: {', '.join(names[:8])}"
         )

@@ -1,4 +1,4 @@
-"""Weights from MATLAB, layer by layer."""
+"""Loads weights from MATLAB, layer by layer."""
 
 import warnings
 
@@ -18,14 +18,14 @@ _CONVOLUTIONS = (
 )
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _MATRICES = (keras.layers.Dense, keras.layers.Embedding, keras.layers.LSTM)
-# MATLAB's table of states has the recurrent ones as well, which belong to a run of the net.
+# MATLAB's table of states also has recurrent states, which belong to a run of the network.
 _RUN_STATES = {"HiddenState", "CellState"}
 
 
 def load_weights(model, path):
-    """Loads weights that MATLAB saved, layer by layer by name.
+    """Loads weights that MATLAB saved, by the names of layers.
 
-    The file comes from this snippet, run in MATLAB on a trained network `net`:
+    This snippet writes the file in MATLAB, for a trained network `net`:
 
     ```matlab
     if ~isa(net, "dlnetwork"), net = dag2dlnetwork(net); end
@@ -40,28 +40,28 @@ def load_weights(model, path):
     ```
 
     Every layer of the model that has weights must be in the file, under its name, with exactly
-    its parameters and their sizes; layers of the file that the model lacks are left out. Nothing
-    is loaded before all has been checked. Files are read as data: they can run no code.
+    its parameters and their sizes. Further layers of the file are ignored. All values are checked
+    before any is loaded. Files are read as data: they cannot run code.
 
     Layers can be the normalizations of `keras_norm` and Keras (Scale, Offset, TrainedMean,
     TrainedVariance), Dense, Embedding, LSTM, PReLU, and 1-D to 3-D convolutions: plain, grouped,
-    transposed and depthwise (1-D and 2-D). A layer "bn" of a model "block" in the model is
-    "block/bn". MATLAB flattens an image with its first axis running fastest, Keras with its last:
+    transposed and depthwise (1-D and 2-D). A layer "bn" of an inner model "block" is "block/bn".
+    When images are flattened, the first axis varies fastest in MATLAB, and the last axis in Keras:
     put `Permute((3, 2, 1))` before `Flatten`.
 
     Args:
         model: A built Keras model.
         path: A .mat file of version 5 (needs scipy) or 7.3 (needs h5py);
-            `pip install keras-norm[matlab]` brings both.
+            `pip install keras-norm[matlab]` installs both.
 
     Raises:
         ImportError: If the package that reads the file is not installed.
         OSError: If there is no such file.
         TypeError: If `model` is not a Keras model.
-        ValueError: If the file is not a .mat file; lacks a layer or a parameter; holds a parameter
-            of another size, or one that the layer does not have, or NaN; or the model has a layer
-            that is not among those above. The message names the place, and the model is as it
-            was.
+        ValueError: If the file is not a .mat file; lacks a layer or a parameter; contains a
+            parameter of another size, or one that the layer does not have, or NaN; or if the model
+            has a layer that is not in the list above. The message names the place, and the model
+            does not change.
 
     Example:
     >>> import keras, numpy as np, os, scipy.io, tempfile
@@ -131,11 +131,11 @@ def _values(path, entries, name, layer):
 
 
 def _to_keras(place, layer, parameter, value, shape):
-    """Returns a value with Keras's axes in place of MATLAB's."""
+    """Returns a value with MATLAB's axes converted to Keras's."""
     if parameter == "TrainedVariance" and np.any(value < 0):
         raise ValueError(f"{place}: a variance cannot be negative")
     if max(shape, default=1) == np.prod(shape):
-        # A bias of groups has an axis for the filters of a group, and one for the groups.
+        # The bias of a grouped convolution has an axis for the filters of a group, and for groups.
         is_of_groups = parameter == "Bias" and isinstance(layer, (*_CONVOLUTIONS, *_DEPTHWISE))
         axes = value.shape[:-2] if is_of_groups else value.shape
         is_vector = (is_of_groups and np.prod(axes) == 1) or max(axes, default=1) == value.size
@@ -150,7 +150,7 @@ def _to_keras(place, layer, parameter, value, shape):
     else:
         raise ValueError(
             f"{place}: parameters of {type(layer).__name__} with more than one axis cannot be "
-            "converted from MATLAB. Load that layer by hand."
+            "converted from MATLAB. Set the weights of this layer yourself."
         )
     if found.shape != tuple(shape):
         raise ValueError(
@@ -180,7 +180,7 @@ def _matlab_size(layer, shape):
 
 
 def _filters(value, rank):
-    """Returns filters with their groups, if they have any, in one last axis."""
+    """Returns filters with groups, if there are any, joined with the last axis."""
     if value.ndim > rank:  # ..., filters of a group, groups
         value = value.swapaxes(-1, -2).reshape(*value.shape[:-2], -1)
     return _padded(value, rank)
@@ -193,12 +193,12 @@ def _depthwise(value, rank):
 
 
 def _padded(value, rank):
-    """Puts back the last axes of size 1, which MATLAB drops."""
+    """Restores the last axes of size 1, which MATLAB drops."""
     return value.reshape(value.shape + (1,) * (rank - value.ndim))
 
 
 def _warn_of_flatten(model):
-    """Warns of a Flatten layer that orders an image's features other than MATLAB's."""
+    """Warns about a Flatten layer whose order of features differs from MATLAB's."""
     for name, layer in parameters.layers(model):
         nodes = layer._inbound_nodes if isinstance(layer, keras.layers.Flatten) else ()
         for tensor in (tensor for node in nodes for tensor in node.input_tensors):
@@ -207,8 +207,8 @@ def _warn_of_flatten(model):
             if several and not isinstance(tensor._keras_history.operation, keras.layers.Permute):
                 order = tuple(range(len(shape), 0, -1))
                 warnings.warn(
-                    f"Layer '{name}' flattens inputs of shape {shape} with the last axis running "
-                    "fastest, MATLAB with the first one: weights of the layers after it are in "
+                    f"Layer '{name}' flattens inputs of shape {shape} with the last axis varying "
+                    "fastest, MATLAB with the first axis, so the weights of the next layer have "
                     f"another order. Put `keras.layers.Permute({order})` before it.",
                     stacklevel=3,
                 )

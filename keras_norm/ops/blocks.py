@@ -1,9 +1,9 @@
-"""Long axes as two short ones, so that sums over them go in stages.
+"""Views of long axes as several short ones, so that sums over them are computed in stages.
 
-Where a float32 sum runs over 100,000 elements in one go, as on TensorFlow, its error is 1e-5; a
-sum of 400 sums of 250 elements each is off by 1e-7. So an axis longer than `LIMIT` is viewed as
-two (or more) short ones, and sums take one axis at a time. Where no divisor helps, the axis is
-padded, and the padding gets weight 0 like all padding.
+A single float32 sum over 100,000 elements, as on TensorFlow, has an error of 1e-5; a sum of 400
+sums of 250 elements each has an error of 1e-7. So an axis longer than `LIMIT` is viewed as two (or
+more) short ones, and sums run over one axis at a time. An axis without a suitable divisor is
+padded; the padding has weight 0.
 """
 
 import math
@@ -17,15 +17,16 @@ MOST_AXES = 8
 
 
 class Blocks:
-    """A view of arrays in which none of the given axes is longer than `LIMIT`, as far as may be.
+    """A view of arrays in which none of the given axes is longer than `LIMIT`, where possible.
 
-    The view has up to `MOST_AXES` axes: of more sizes that are unknown, the last stay whole.
+    The view has at most `MOST_AXES` axes; if this is not enough, the last axes are not split.
 
     Args:
         shape: Shape of the largest array; the others have its sizes or 1. A size that is unknown
-            while a graph is traced is a scalar tensor, as `keras.ops.shape` gives it.
-        axes: The axes to view as short ones, counted from the front.
-        split_open: Whether also axes of unknown size. Exporters take little arithmetic on sizes.
+            while a graph is traced is a scalar tensor, as returned by `keras.ops.shape`.
+        axes: The axes to split, counted from the front.
+        split_open: Whether to split axes of unknown size. Exporters support little arithmetic on
+            sizes.
     """
 
     def __init__(self, shape, axes, split_open=True):
@@ -37,7 +38,7 @@ class Blocks:
             sizes = _short_sizes(size) if can_split else (size,)
             self._sizes.append(sizes if len(sizes) <= room + 1 else (size,))
             room -= len(self._sizes[-1]) - 1
-        # Where each axis of the original starts in the view.
+        # The position in the view at which each original axis starts.
         self._starts = [sum(map(len, self._sizes[:axis])) for axis in range(len(self._sizes))]
         self._padded = [
             axis
@@ -47,7 +48,7 @@ class Blocks:
         self._is_identity = all(len(sizes) == 1 for sizes in self._sizes)
 
     def axes(self, axes):
-        """Returns the axes of the view that the given axes of the original became."""
+        """Returns the axes of the view that belong to the given original axes."""
         return [
             new
             for axis in axes
@@ -69,7 +70,7 @@ class Blocks:
         return ops.reshape(x, shape)
 
     def split_weights(self, weights):
-        """Returns `weights` in the view, 0 on what was padded; None stands for weights of 1."""
+        """Returns `weights` in the view, with 0 at padding; None means weights of 1."""
         for axis in self._padded:
             ones = ops.ones([n if a == axis else 1 for a, n in enumerate(self._shape)])
             weights = ones if weights is None else weights * ops.cast(ones, weights.dtype)
@@ -81,7 +82,7 @@ class Blocks:
             return x
         x = ops.reshape(x, [math.prod(sizes) for sizes in self._sizes])
         if self._padded:
-            # Whole where nothing was padded: TensorFlow then knows these sizes still.
+            # A full slice where nothing was padded, so that TensorFlow still knows these sizes.
             x = x[
                 tuple(
                     slice(0, size) if axis in self._padded else slice(None)
@@ -91,7 +92,7 @@ class Blocks:
         return x
 
     def join_reduced(self, x):
-        """Returns `x`, an array in the view with size 1 along what was split, in its old rank."""
+        """Returns `x`, an array in the view with size 1 along split axes, in the original rank."""
         if self._is_identity or len(x.shape) == 0:
             return x
         sizes = ops.shape(x)
@@ -102,7 +103,7 @@ class Blocks:
 
 
 def _short_sizes(size):
-    """Returns sizes, each at most `LIMIT`, whose product is `size` or as little more as may be."""
+    """Returns sizes, each at most `LIMIT`, whose product is `size` or slightly more."""
     if not isinstance(size, int):
         parts = size // LIMIT + 1
         return parts, (size + parts - 1) // parts

@@ -1,11 +1,11 @@
-"""The dtype and the shape to calculate in."""
+"""Conversions of dtype and shape."""
 
 import keras
 from keras import ops
 
 
 def at_least_float32(*dtypes):
-    """Returns the dtype that statistics are computed or kept in: float64 if one of `dtypes` is."""
+    """Returns the dtype of statistics: float64 if one of `dtypes` is float64, else float32."""
     is_double = "float64" in map(keras.backend.standardize_dtype, dtypes)
     return "float64" if is_double else "float32"
 
@@ -13,8 +13,8 @@ def at_least_float32(*dtypes):
 def convert(values, dtype, shape=None):
     """Returns an array or variable in a dtype, and in a shape if one is given.
 
-    What is there already costs nothing: each call of `keras.ops` looks for symbolic tensors, which
-    takes as long as a small array's whole normalization.
+    Nothing is called if dtype and shape fit already: each call of `keras.ops` searches for symbolic
+    tensors, which takes as long as the whole normalization of a small array.
     """
     if keras.backend.standardize_dtype(values.dtype) != dtype:
         values = ops.cast(values, dtype)

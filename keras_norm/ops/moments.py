@@ -1,8 +1,8 @@
-"""Moments of sets of elements, and the one merge that they all come from.
+"""Moments of sets of elements, and the merge that computes them all.
 
-The moments of a union follow from the moments of its parts, whatever the parts are: the elements
-of an array, the channels of a group, the samples of a batch, the batches of a population or the
-replicas of a training step. An element is a part too: its mean is its value, its variance 0.
+The moments of a union follow from the moments of its parts. Parts can be the elements of an array,
+the channels of a group, the samples of a batch, the batches of a population or the replicas of a
+training step. An element is a part whose mean is its value and whose variance is 0.
 
 Reference: Chan, Golub, LeVeque, "Algorithms for computing the sample variance: analysis and
 recommendations", The American Statistician 37 (1983), 242-247.
@@ -17,17 +17,17 @@ from keras_norm.ops.blocks import Blocks
 
 
 class Moments(NamedTuple):
-    """Count, mean and variance of sets of elements, one entry a set.
+    """Count, mean and variance of sets of elements, with one entry per set.
 
-    No single float32 holds the mean of data that lies 100,000 deviations from zero well enough
-    to standardize by: its rounding alone is 0.4% of a deviation. So the mean is kept as the sum
-    of two numbers, `shift + residual`.
+    A single float32 cannot represent a mean of 100,000 standard deviations accurately enough: its
+    rounding alone is 0.4% of a standard deviation. So the mean is stored as the sum of two numbers,
+    `shift + residual`.
 
     Attributes:
-        count: How many elements (how much weight) a set holds: a scalar if all hold as much,
-            else an array. An empty set has count, mean and variance 0.
-        shift: A number near the mean. Constant: no gradient flows through it.
-        residual: The mean of what remains after `shift` is subtracted.
+        count: Number of elements of a set (their total weight): a scalar if it is the same for all
+            sets, otherwise an array. An empty set has count, mean and variance 0.
+        shift: A number near the mean. A constant: no gradient flows through it.
+        residual: The mean of the elements minus `shift`.
         variance: The mean squared distance from the mean ("biased", divided by the count).
     """
 
@@ -45,18 +45,18 @@ class Moments(NamedTuple):
 def moments(x, axes, weights=None, *, centered=True, exported=False):
     """Returns the moments of `x` over `axes`.
 
-    The error of the mean relative to the deviation, and of the variance relative to itself, stay
-    near float32's rounding for means of up to 1e5 deviations. Derivatives of every order are
-    those of the plain formulas.
+    The error of the mean, relative to the standard deviation, and the relative error of the
+    variance stay near float32's rounding for means of up to 1e5 standard deviations. Derivatives of
+    every order equal those of the plain formulas.
 
     Args:
         x: Array, float32 or float64.
         axes: Axes that a set extends over, counted from the front.
-        weights: None, or an array of 0s and 1s that broadcasts against `x`: 0 keeps an element
-            out, whatever it is.
-        centered: Whether the mean is found; if not, it is 0, and the variance is the mean square.
-        exported: Whether the graph may be exported: sums over axes of unknown size then go in one
-            stage.
+        weights: None, or an array of 0s and 1s that broadcasts against `x`: 0 excludes an element,
+            whatever its value.
+        centered: Whether to compute the mean; if not, it is 0, and the variance is the mean square.
+        exported: Whether the graph may be exported: sums over axes of unknown size are then
+            computed in one stage.
 
     Returns:
         `Moments` with the rank of `x` and size 1 along `axes`.
@@ -106,7 +106,7 @@ def merge(parts, axes):
         share = ops.where(count > 0, count, 1) / _number(size, count.dtype)
 
     def held(values):
-        """Empty parts hold nothing, whatever stands in their place."""
+        """Returns values with 0 for empty parts, whatever their value."""
         return values if uniform else ops.where(parts.count > 0, values, 0)
 
     def means(*values):
@@ -119,11 +119,10 @@ def merge(parts, axes):
 
 
 def shared_shift(mean):
-    """Returns the mean of a union, rounded, as the constant that is subtracted from all parts."""
+    """Returns the rounded mean of a union, the constant that is subtracted from all parts."""
     mean = ops.stop_gradient(mean)
-    # All uses must see one and the same rounded shift. Without this selection compilers contract
-    # the division behind the mean with the subtraction of it, into one instruction that rounds
-    # differently.
+    # All uses must see the same rounded shift. Without this selection, compilers contract the
+    # division in the mean with its subtraction into one instruction, which rounds differently.
     return ops.where(ops.isfinite(mean), mean, 0)
 
 
@@ -133,9 +132,9 @@ def moments_around(shift, parts, held, means):
     Args:
         shift: The `shared_shift` of the union.
         parts: `Moments` of the parts.
-        held: A function of one value for each part that returns 0 for the empty parts.
-        means: A function of arrays, each with one value for each part, that returns the list of
-            the values' means over the parts, weighted by the parts' counts.
+        held: A function that replaces the values of empty parts by 0.
+        means: A function of arrays with one value for each part. It returns the list of their means
+            over the parts, weighted by the parts' counts.
     """
     # Exact where the part's shift is within a factor of 2 of the union's (Sterbenz's lemma).
     distance = parts.shift - shift
@@ -151,9 +150,9 @@ def moments_around(shift, parts, held, means):
 
 
 def _staged_mean(values, axes):
-    """Returns the mean over `axes`, one axis at a time and size 1 kept; 0 over none.
+    """Returns the mean over `axes`, one axis at a time, keeping size 1; the mean of none is 0.
 
-    The division between two sums is what keeps XLA from fusing them into one long sum.
+    The division between two sums keeps XLA from fusing them into one long sum.
     """
     for axis in sorted(axes, reverse=True):
         size = ops.shape(values)[axis]
@@ -163,5 +162,5 @@ def _staged_mean(values, axes):
 
 
 def _number(size, dtype):
-    """Returns a size as something to calculate with: PyTorch's exporter fixes what is cast."""
+    """Returns a size to calculate with; PyTorch's exporter would fix the value of a cast int."""
     return ops.cast(size, dtype) if ops.is_tensor(size) else size

@@ -9,13 +9,13 @@ from keras_norm.ops.convert import convert
 
 
 def moving_averages(averages, moments, momenta):
-    """Returns moving averages after they have seen one more batch.
+    """Returns moving averages, updated with one more batch.
 
     Args:
         averages: Arrays of the same shape: the moving mean and the moving variance.
-        moments: `Moments` of the batch, constants of any shape of the same size. Moments of an
+        moments: `Moments` of the batch: constants of the same size, in any shape. Moments of an
             empty batch, and moments that are not finite, leave the averages unchanged.
-        momenta: For each average a number in [0, 1]: how much of it stays.
+        momenta: For each average, a number in [0, 1]: the weight of the old value.
 
     Returns:
         A list of two arrays of the shapes and dtypes of `averages`.

@@ -1,4 +1,4 @@
-"""The one operation behind the layers."""
+"""The operation that all layers call."""
 
 import keras
 from keras import ops
@@ -26,21 +26,21 @@ def normalize(
     """Returns `x` standardized with its own moments, scaled and shifted; and the moments.
 
     Args:
-        x: Array of a floating dtype. Input of 16 bits is computed in float32, and gamma, beta and
-            the moments have that dtype; executors keep no more than the 16 bits for the gradient.
+        x: Array of a floating dtype. 16-bit input is computed in float32, and gamma, beta and the
+            moments have that dtype; executors store only the 16-bit input for the gradient.
         axes: Axes that a set extends over, counted from the front.
         epsilon: Number > 0 that is added to the variance.
         gamma: None, for 1, or an array of the rank of `x` that broadcasts against it.
         beta: None, for 0, or an array of the rank of `x` that broadcasts against it.
         weights: None, or an array of the rank of `x` with 0s and 1s that broadcasts against it: 0
-            keeps an element out of the moments. NaN and infinity where the weight is 0 count as
-            0, so that padding never spoils a gradient.
+            excludes an element from the moments. NaN and infinity with weight 0 are replaced by 0,
+            so that padding never makes a gradient NaN.
         combine: None, or a function of the `Moments` of `x` that returns the `Moments` to
-            standardize with instead: those of the global batch, for one.
+            standardize with, for example those of the global batch.
         centered: Whether the mean is subtracted. If not, the `Moments` have mean 0 and as
             variance the mean square (root mean square normalization).
-        exported: Whether the graph may be exported. Sums over axes of unknown size then go in
-            one stage, as exporters take little arithmetic on sizes.
+        exported: Whether the graph may be exported. Sums over axes of unknown size are then
+            computed in one stage, as exporters support little arithmetic on sizes.
         with_moments: Whether to return the moments. They are constants: no gradient flows
             through them.
 

@@ -1,4 +1,4 @@
-"""What a normalization is asked for, as one small object that plans and caches are found by."""
+"""The description of a normalization, as a small hashable object: the key of plans and caches."""
 
 from typing import NamedTuple
 
@@ -8,9 +8,8 @@ import keras
 class Problem(NamedTuple):
     """Everything about a normalization except the values in its tensors.
 
-    The fields with a default are options. An executor that has not declared an option is never
-    asked for a problem that uses it (`registry.answer`), so an option may be added without a
-    change to the executors.
+    The fields with a default are options. `registry.answer` offers a problem only to executors that
+    have declared all its options, so a new option needs no change in the executors.
 
     Attributes:
         shape: Sizes of the input; None where a size is unknown while a graph is traced.
@@ -28,7 +27,7 @@ class Problem(NamedTuple):
             branches, and sums over axes of unknown size in one stage.
         moments: Whether the moments are returned.
         mismatched: Whether gamma, beta or the mask do not broadcast against the input. No executor
-            declares this option, so that the plain function raises its error.
+            declares this option, so that the plain function raises the error.
     """
 
     shape: tuple
@@ -71,7 +70,7 @@ class Problem(NamedTuple):
 
 
 def _sizes(x):
-    # Unknown sizes are None on TensorFlow, and objects that stand for numbers on JAX and PyTorch.
+    # An unknown size is None on TensorFlow, and a symbolic number on JAX and PyTorch.
     return tuple([size if isinstance(size, int) else None for size in x.shape])
 
 

@@ -1,12 +1,12 @@
-"""Which implementation answers: executors register here, and the plain functions ask here.
+"""The registry of executors, which `normalize` and `standardize` ask first.
 
 An executor is a function that solves problems on one backend, perhaps on one kind of device. It
-gets a `Problem` and the tensors, and returns what the plain function would return, or None to
-decline. Executors differ from the plain functions in speed and in nothing else.
+gets a `Problem` and the tensors, and returns the result of the plain function, or None to decline.
+Executors change only the speed.
 
-They are on unless the environment variable `KERAS_NORM_KERNELS` is 0 when the package is imported;
-`set_enabled` switches them while a program runs. As with every setting that is read while a step
-is traced, compile again after a change.
+They are enabled unless the environment variable `KERAS_NORM_KERNELS` is 0 when the package is
+imported; `set_enabled` switches them while a program runs. The setting is read when a step is
+traced: compile again after a change.
 """
 
 import os
@@ -25,7 +25,7 @@ class Executor(NamedTuple):
     options: frozenset
 
 
-# In the order in which they are asked, by function, backend and device.
+# By function, backend and device; the first executor of a list is asked first.
 _executors: dict[tuple, list[Executor]] = {}
 
 
@@ -38,8 +38,8 @@ def register(function, backend, run, options=(), device=None):
         run: Function of the `Problem` and the tensors of the call. It returns the result, or None.
         options: Names of the options of `Problem` that `run` knows. Problems that use another one
             are not offered to it.
-        device: Kind of device that `run` is for, where the backend knows the device at the call;
-            None where a program for a device is compiled later.
+        device: Kind of device that `run` supports, where the backend knows the device at the call;
+            None where a program is compiled for a device later.
     """
     key = function, backend, device
     _executors.setdefault(key, []).append(Executor(run, frozenset(options)))
@@ -51,7 +51,7 @@ def registered(function, device=None):
 
 
 def answer(function, problem, *tensors):
-    """Returns the answer of the first executor that takes the problem, or None."""
+    """Returns the result of the first executor that takes the problem, or None."""
     if not _enabled:
         return None
     executors = registered(function, problem.device)
@@ -65,7 +65,7 @@ def answer(function, problem, *tensors):
 
 
 def is_enabled():
-    """Returns whether executors are asked."""
+    """Returns whether executors are enabled."""
     return _enabled
 
 

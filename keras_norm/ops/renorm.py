@@ -13,7 +13,7 @@ def standard_deviation(variance, epsilon):
 
 
 def renorm_corrections(moments, mean, deviation, epsilon, clipping):
-    """Returns r and d, with which standardized elements become `r * element + d`.
+    """Returns r and d of the correction `r * element + d` of standardized elements.
 
         r = clip(batch deviation / deviation, rmin, rmax)
         d = clip((batch mean - mean) / deviation, -dmax, dmax)
@@ -32,8 +32,8 @@ def renorm_corrections(moments, mean, deviation, epsilon, clipping):
     """
     deviation = ops.maximum(deviation, epsilon**0.5)
     r = standard_deviation(moments.variance, epsilon) / deviation
-    # Both halves of the batch's mean, or at large means d has the rounding error of the mean; and
-    # added up after the scaling, as compilers may reassociate sums.
+    # Both parts of the batch's mean are used; otherwise d has the rounding error of a large mean.
+    # They are added after the scaling, as compilers may reassociate sums.
     d = (moments.shift - mean) / deviation + moments.residual / deviation
     rmin, rmax, dmax = (clipping.get(name) for name in ("rmin", "rmax", "dmax"))
     if rmin is not None:

@@ -8,17 +8,18 @@ from keras_norm.ops.moments import Moments, moments_around, shared_shift
 def merge_replicas(local, total):
     """Returns the moments of the union of the sets of all replicas.
 
-    Two messages go forward and one comes back, and none grows with the number of replicas. The
-    first one brings the count and a rounded mean of the union, which all replicas subtract from
-    their own mean; both halves of a mean take part in the difference, so that nothing is lost. The
-    second one brings the mean and the mean square of the differences. Gradients flow through the
-    second one only. Replicas that hold nothing, or more than others, weigh what they hold.
+    The function sends two messages forward and one back; their size does not depend on the number
+    of replicas. The first message computes the count and a rounded mean of the union, which all
+    replicas subtract from their own mean; the difference uses both parts of a mean, so that no
+    accuracy is lost. The second message computes the mean and the mean square of the differences.
+    Gradients flow only through the second message. Replicas are weighted by their count, which may
+    be 0.
 
     Args:
         local: `Moments` of this replica's sets, with one count for all of them.
-        total: A function of an array that returns the sum of what all replicas call it with, the
-            same on all of them. Its gradient is the same sum of the gradients of all replicas. All
-            replicas call this function, also those whose sets are empty.
+        total: A function that returns the sum of the arrays that all replicas call it with. Its
+            gradient is the sum of the gradients of all replicas. All replicas must call the
+            function, also those whose sets are empty.
 
     Returns:
         `Moments` of the shape of `local`, the same on all replicas.

@@ -1,4 +1,4 @@
-"""Elements standardized with the moments of their sets, then scaled and shifted."""
+"""Functions that standardize elements with given moments, and scale and shift them."""
 
 import keras
 from keras import ops
@@ -15,9 +15,9 @@ def standardize(x, moments, epsilon, gamma=None, beta=None):
     Elements of an empty set standardize to 0, so that their output is `beta`.
 
     Args:
-        x: Array of a floating dtype. Input of 16 bits is computed in float32, which moments, gamma
-            and beta have.
-        moments: `Moments` that broadcast against `x`. A residual of None says that they are stored
+        x: Array of a floating dtype. 16-bit input is computed in float32, the dtype of moments,
+            gamma and beta.
+        moments: `Moments` that broadcast against `x`. A residual of None means that they are stored
             statistics, of sets that are not empty.
         epsilon: Number > 0 that is added to the variance.
         gamma: None, for 1, or an array of the rank of `x` that broadcasts against it.
@@ -50,18 +50,18 @@ def standardize_plain(problem, x, moments, gamma=None, beta=None):
 
 def _standardized(problem, x, moments, gamma, beta):
     if moments.residual is None:
-        # One number a mean, for inference: its graph stays plain, for exporters too.
+        # Inference: a mean is one number, and the graph stays simple for exporters.
         inverse = ops.rsqrt(moments.variance + problem.epsilon)
         scale = inverse if gamma is None else ops.multiply(inverse, gamma)
         return _plus((x - moments.shift) * scale, beta)
-    # Not `ops.rsqrt`: its derivative holds the third power of the result, which overflows in
-    # float32 where variance + epsilon is below 1e-25. A constant set then has NaN gradients.
+    # Not `ops.rsqrt`: its derivative contains the third power of the result, which overflows in
+    # float32 where variance + epsilon is below 1e-25. Gradients of a constant set would be NaN.
     inverse = 1 / ops.sqrt(moments.variance + problem.epsilon)
     inverse = ops.where(moments.count > 0, inverse, 0)
-    # What is left of the mean is subtracted after the scaling: as (x - shift) - residual, compilers
-    # that reassociate sums make it x - (shift + residual), and the second half of the mean is lost.
+    # The residual is subtracted after the scaling. Compilers that reassociate sums would turn
+    # (x - shift) - residual into x - (shift + residual), and the residual would be lost.
     offset = moments.residual * inverse
-    # Gradients sum over what is broadcast, so these sums go in stages.
+    # Gradients sum over broadcast axes; the blocks make these sums staged.
     operands = [moments.shift, inverse, offset, gamma, beta]
     blocks = Blocks(ops.shape(x), _broadcast_axes(x, operands), not problem.exported)
     x = blocks.split(x)
@@ -87,8 +87,8 @@ def scale_and_shift(x, scale, offset):
 
 
 def _plus(y, beta):
-    # Not `ops.add`: Keras on TensorFlow takes what is added for a bias of the last axis wherever
-    # that has as many entries, also where it spans another axis.
+    # Not `ops.add`: if beta has as many entries as the last axis, Keras on TensorFlow adds it as a
+    # bias of the last axis, even if beta spans another axis.
     return y if beta is None else y + ops.convert_to_tensor(beta)
 
 
@@ -102,11 +102,11 @@ def _broadcast_axes(x, operands):
 
 
 def _spread(v, x):
-    """Returns `v` broadcast to `x` along all but the last axis that it lacks, one at a time.
+    """Returns `v` broadcast to `x`, one axis at a time, along all missing axes except the last.
 
-    The gradient is then a sum in stages: the arithmetic that follows sums over the last axis, and
-    this over the others. Doubling and halving is exact, and what keeps XLA from fusing the sums
-    into one long sum.
+    The gradient is then a sum in stages: the arithmetic that follows sums over the last axis, this
+    function over the others. Halving and doubling is exact, and keeps XLA from fusing the sums into
+    one long sum.
     """
     if v is None:
         return None

@@ -1,4 +1,4 @@
-"""Optimizers that know the multipliers of variables."""
+"""An optimizer that applies the multipliers of variables."""
 
 from keras_norm.optimizers.multiplier_optimizer import MultiplierOptimizer
 

@@ -1,8 +1,9 @@
-"""A check that Keras calls what the views of an optimizer override.
+"""A check that Keras calls the methods that the views of an optimizer override.
 
-A hook that a version of Keras drops, renames or calls no more would be overridden for nothing: no
-L2 term, a frozen variable that moves. So the code of the optimizer's `apply` is followed from
-method to method. Nothing is computed, so that neither random state nor traces nor devices notice.
+If a version of Keras drops, renames or no longer calls a hook, overriding it has no effect: the L2
+term is missing, or a frozen variable moves. So the check follows the code of the optimizer's
+`apply` from method to method. It computes nothing, so random state, traces and devices stay
+unaffected.
 """
 
 import functools
@@ -13,7 +14,7 @@ from keras_norm import _keras
 
 
 def check(optimizer):
-    """Checks that `apply` of an optimizer's class reaches everything that a view overrides.
+    """Checks that `apply` of an optimizer's class reaches every method that a view overrides.
 
     Raises:
         RuntimeError: If it does not; the message names Keras's version.
@@ -28,18 +29,18 @@ def check(optimizer):
     if missing:
         raise _keras.outdated(
             f"`{kind.__name__}.apply` does not call, or its class no longer has, "
-            f"{', '.join(f'`{name}`' for name in dict.fromkeys(missing))}, by which "
-            "MultiplierOptimizer sets the learning rate, L2 and weight decay of a variable"
+            f"{', '.join(f'`{name}`' for name in dict.fromkeys(missing))}, which "
+            "MultiplierOptimizer needs to set the learning rate, L2 and weight decay of a variable"
         )
 
 
 def _has(optimizer, name):
-    # Averages exist in an optimizer that was built to have them.
+    # Averages exist only in an optimizer that was built with `use_ema`.
     return name == "_model_variables_moving_average" or hasattr(optimizer, name)
 
 
 def _reached(kind, start):
-    """Returns the names of the methods of a class that one method leads to."""
+    """Returns the names of the methods of a class that one method calls, directly or not."""
     reached: dict[str, None] = {}
     waiting = [start]
     while waiting:
@@ -58,7 +59,7 @@ def _reached(kind, start):
 
 
 def _names(definition):
-    """Returns the names that a function, a property or what wraps one looks up."""
+    """Returns the names that a function, a property or a wrapper of one looks up."""
     found: set[str] = set()
     functions, seen = [definition], set()
     while functions:

@@ -14,9 +14,9 @@ def check(name, mapping):
         mapping: What the user passed: a dictionary, or None for an empty one.
 
     Raises:
-        TypeError: If it is no dictionary, a key is no string, or a value is neither a number
+        TypeError: If it is not a dictionary, a key is not a string, or a value is neither a number
             nor a schedule.
-        ValueError: If a key is no regular expression, or a value is negative or not finite.
+        ValueError: If a key is not a regular expression, or a value is negative or not finite.
     """
     if mapping is None:
         return {}
@@ -35,7 +35,7 @@ def check(name, mapping):
             re.compile(pattern)
         except re.error as error:
             raise ValueError(
-                f"The key {pattern!r} of `{name}` is no regular expression: {error}. "
+                f"The key {pattern!r} of `{name}` is not a regular expression: {error}. "
                 "If it is a variable's path, pass it through `re.escape`."
             ) from error
     return {
@@ -48,7 +48,7 @@ def match(name, mapping, paths, every=True):
     """Returns, for each path, the pattern that matches all of it, or None.
 
     Raises:
-        ValueError: If two patterns match the same path, or, with `every`, one matches no path.
+        ValueError: If two patterns match the same path, or, with `every`, a pattern matches none.
     """
     found = [None] * len(paths)
     for pattern in mapping:

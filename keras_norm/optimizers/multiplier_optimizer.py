@@ -1,4 +1,4 @@
-"""`MultiplierOptimizer`: learning rate, L2 factor and weight decay of every variable."""
+"""`MultiplierOptimizer`: a learning rate, L2 factor and weight decay for every variable."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ from keras_norm.optimizers.wrapper import OptimizerWrapper
 
 @keras.saving.register_keras_serializable(package="keras_norm")
 class MultiplierOptimizer(OptimizerWrapper):
-    """Gives every variable its own learning rate, L2 factor and decay, under any Keras optimizer.
+    """Wraps a Keras optimizer, with a learning rate, L2 factor and weight decay per variable.
 
     A variable `w` with the multipliers `lr_multiplier`, `l2_multiplier` and
     `weight_decay_multiplier` is updated as the inner optimizer, alone on this variable, would
@@ -25,55 +25,54 @@ class MultiplierOptimizer(OptimizerWrapper):
         gradient = gradient + l2_multiplier * l2 * w
         weight decay = weight_decay_multiplier * inner_optimizer.weight_decay
 
-    The second line is the penalty `l2_multiplier * l2 / 2 * sum(w ** 2)` on the loss. A variable
-    has the multipliers that it was given by `keras_norm.set_multipliers`, or by the arguments
-    `gamma_lr_multiplier` and the like of the layers of `keras_norm`; those without have 1. A
-    variable with a learning-rate multiplier of 0 stays as it is, to the last bit; with 1 it is
-    updated exactly as without this wrapper.
+    The second line is the penalty `l2_multiplier * l2 / 2 * sum(w ** 2)` on the loss. Multipliers
+    are set by `keras_norm.set_multipliers`, or by arguments of the layers of `keras_norm` such as
+    `gamma_lr_multiplier`; the default is 1. A variable with a learning-rate multiplier of 0 does
+    not change by a single bit; with 1, the update is exactly that of the inner optimizer.
 
-    A multiplier can be a `keras.optimizers.schedules.LearningRateSchedule`: it gets the count that
-    a schedule as the inner optimizer's own learning rate gets, which under gradient accumulation
-    is that of batches. Where the schedule of a learning rate gives 0 the variable stays as it is,
-    to the last bit; its optimizer state (momentum, moving averages) may move.
+    A multiplier can be a `keras.optimizers.schedules.LearningRateSchedule`. Its argument is the
+    step count that a schedule of the inner optimizer gets; with gradient accumulation, this is the
+    number of batches. While the schedule of a learning rate is 0, the variable does not change by
+    a single bit, but its optimizer state (momentum, moving averages) may change.
 
-    The learning rate (a schedule, a callback that sets it), weight decay, clipping, gradient
-    accumulation and moving averages are the inner optimizer's: set them there. The L2 term joins
-    the gradient before clipping, and `global_clipnorm` is taken over all variables together.
-    For automatic loss scaling put `keras.optimizers.LossScaleOptimizer` around this optimizer.
+    The learning rate (also a schedule, or a callback that sets it), weight decay, clipping,
+    gradient accumulation and moving averages belong to the inner optimizer: set them there. The L2
+    term is added to the gradient before clipping, and `global_clipnorm` spans all variables. For
+    automatic loss scaling, wrap this optimizer in a `keras.optimizers.LossScaleOptimizer`.
 
     Multipliers are read when a training step is traced: compile the model again after a change,
-    as with `trainable`. They are saved with the optimizer, also those that were set by hand, once
-    it is built: by the first step, or by `optimizer.build(model.trainable_variables)`.
+    as with `trainable`. All multipliers, including those set by hand, are saved with a built
+    optimizer. The first step builds it, or `optimizer.build(model.trainable_variables)`.
 
-    `l2` is apart from decoupled weight decay (`weight_decay`, as in `AdamW`), which shrinks the
-    variables at the inner optimizer's own factor times their learning rate. An L2 multiplier of 0
-    does not stop weight decay: a weight-decay multiplier of 0 does, as does
+    `l2` differs from decoupled weight decay (`weight_decay`, as in `AdamW`), which shrinks the
+    variables by the inner optimizer's factor times their learning rate. An L2 multiplier of 0 does
+    not stop weight decay. A weight-decay multiplier of 0 does, and so does
     `exclude_from_weight_decay`. A learning-rate multiplier of 0 stops both.
 
-    When it is built it checks that the installed Keras still calls what it overrides, by a step of
-    a throw-away optimizer with two small variables.
+    `build` checks that the installed Keras still calls the methods that this class overrides, by a
+    step of a throw-away optimizer with two small variables.
 
     Args:
-        inner_optimizer: The Keras optimizer that does the work.
-        l2: Global L2 factor, a finite number >= 0. Gradients of embeddings that are sparse on
-            TensorFlow become dense by it: the penalty is on all rows. Give those variables the
-            L2 multiplier 0 to keep them sparse.
+        inner_optimizer: The Keras optimizer to wrap.
+        l2: Global L2 factor, a finite number >= 0. It makes sparse gradients of embeddings on
+            TensorFlow dense, as the penalty affects all rows. To keep a gradient sparse, give the
+            variable the L2 multiplier 0.
         lr_multipliers: Dictionary from a variable's path, or from a regular expression that
-            matches all of it, to the multiplier of the variable's learning rate. It wins over
-            what the variable carries.
-        l2_multipliers: The like for the multiplier of `l2`.
-        weight_decay_multipliers: The like for the multiplier of the inner optimizer's weight
-            decay.
+            matches the whole path, to the multiplier of the variable's learning rate. It overrides
+            the variable's own multiplier.
+        l2_multipliers: Same, for the multiplier of `l2`.
+        weight_decay_multipliers: Same, for the multiplier of the inner optimizer's weight decay.
         name: Name of the optimizer.
 
     Raises:
-        TypeError: If `inner_optimizer` is no Keras optimizer, or one that goes around this one,
-            or an argument has the wrong type.
+        TypeError: If `inner_optimizer` is not a Keras optimizer, or is one that must wrap this
+            one, or an argument has the wrong type.
         ValueError: If a number is negative or not finite, an argument belongs to the inner
-            optimizer, `weight_decay_multipliers` are given and the inner optimizer has no weight
-            decay, or, at build, a pattern matches no variable, two match one, or a variable
-            carries a weight-decay multiplier other than 0 and 1 and there is no weight decay.
-        RuntimeError: At build, if the installed Keras does not call what this class overrides.
+            optimizer, or `weight_decay_multipliers` are given and the inner optimizer has no
+            weight decay. At build, if a pattern matches no variable, two patterns match the same
+            variable, or a variable has a weight-decay multiplier other than 0 and 1 without
+            weight decay.
+        RuntimeError: At build, if the installed Keras does not call the overridden methods.
 
     Example:
     >>> import keras, keras_norm
@@ -124,17 +123,17 @@ class MultiplierOptimizer(OptimizerWrapper):
                 inner_optimizer, f"weight_decay_multipliers={weight_decay_multipliers!r}"
             )
         self._saved: Any = None
-        # For each kind the pattern that each variable's multiplier comes from, or None.
+        # For each kind, the pattern that matches each variable, or None.
         self._by_map: Any = {}
 
     def build(self, variables):
-        """Builds the inner optimizer on `variables` and finds out which patterns match which.
+        """Builds the inner optimizer on `variables` and matches the patterns with their paths.
 
-        A built optimizer is built again where the variables are others than before, as after a
-        change of `trainable`: those that stay keep their state, and the step count goes on.
+        A built optimizer is built again if the set of variables has changed, for example after a
+        change of `trainable`. Variables that remain keep their state, and the step count continues.
 
         Raises:
-            ValueError: If no variable stays: another model needs a new optimizer.
+            ValueError: If no variable remains: another model needs a new optimizer.
         """
         # Keras builds the optimizer of an `.h5` file before the model has variables.
         if not variables:
@@ -147,7 +146,7 @@ class MultiplierOptimizer(OptimizerWrapper):
         rehearsal.check(self.inner_optimizer)
         if self._saved is not None and len(self._saved) != len(variables):
             warnings.warn(
-                f"The multipliers saved with optimizer '{self.name}' are left out: they belong to "
+                f"The multipliers saved with optimizer '{self.name}' are ignored: they belong to "
                 f"{len(self._saved)} variables, and it was built on {len(variables)}. Check "
                 "`summary()`, and set them again with `keras_norm.set_multipliers`.",
                 stacklevel=2,
@@ -165,7 +164,7 @@ class MultiplierOptimizer(OptimizerWrapper):
             functools.partial(self.multiplier, multipliers.L2),
             functools.partial(self.multiplier, multipliers.WEIGHT_DECAY),
         )
-        # Its methods only: Keras saves every optimizer that it finds as an attribute.
+        # Only its methods are attributes: Keras would save an optimizer that is an attribute.
         self._apply = stepper.apply
         self._stateless_apply = stepper.stateless_apply
         self.built = True
@@ -173,7 +172,7 @@ class MultiplierOptimizer(OptimizerWrapper):
     def _build_again(self, variables):
         key = self.inner_optimizer._var_key
         before = {key(variable): i for i, variable in enumerate(self._trainable_variables)}
-        # Each pattern matched a variable once, which may be frozen now.
+        # A pattern may match no variable now, if its variables are frozen.
         by_map = self._match(variables, every=False)
         for index, variable in enumerate(variables):
             if key(variable) in before:
@@ -219,14 +218,14 @@ class MultiplierOptimizer(OptimizerWrapper):
         return self._stateless_apply(optimizer_variables, grads, trainable_variables)
 
     def summary(self, group=False):
-        """Prints the learning rate as it is now, L2 factor and weight decay of each variable.
+        """Prints the current learning rate, L2 factor and weight decay of each variable.
 
         Args:
-            group: Boolean, whether rows with the same three numbers are put together, in one row
-                with the first variable's path and how many follow.
+            group: Boolean, whether to join rows with the same three numbers. The joined row has
+                the first variable's path and the number of further variables.
 
         Raises:
-            ValueError: If the optimizer is not built, and so has no variables yet.
+            ValueError: If the optimizer is not built, so that it has no variables yet.
         """
         print(report.table(self, group))
 
@@ -260,15 +259,15 @@ class MultiplierOptimizer(OptimizerWrapper):
         return optimizer
 
     def multiplier(self, kind, index):
-        """Returns a multiplier of the variable at a position: by a map, else what it carries."""
+        """Returns a multiplier of the variable at a position: from a map, else its own."""
         pattern = self.pattern(kind, index)
         if pattern is None:
             return multipliers.of(self._trainable_variables[index], kind)
-        # A file of version 0.1.0 may hold the multiplier itself.
+        # A file of version 0.1.0 may contain the multiplier itself.
         return self._map(kind).get(pattern, pattern)
 
     def pattern(self, kind, index):
-        """Returns the pattern that a multiplier of the variable at a position comes from."""
+        """Returns the pattern that sets a multiplier of the variable at a position; or None."""
         return self._by_map[kind][index]
 
     def _map(self, kind):
@@ -292,9 +291,9 @@ class MultiplierOptimizer(OptimizerWrapper):
                     f"the weight-decay multiplier {factor!r} of '{report.path(variable)}'",
                 )
 
-    # Keras drops what variables carry in files and copies, and paths are neither unique nor the
-    # same in a loaded model: positions among the variables that are trainable are. A row is what
-    # a variable carries and the patterns that win, of learning rate and L2, then of weight decay.
+    # Keras drops attributes of variables in files and copies. Paths are not unique and change in a
+    # loaded model, but positions among the trainable variables do not. A row has the variable's own
+    # multipliers and the patterns that override them: for learning rate and L2, then weight decay.
     def _multipliers_by_position(self):
         if not self.built:
             return _serialized(self._saved)
@@ -321,7 +320,7 @@ def _serialized(rows):
 
 
 def _deserialized(rows):
-    """Returns saved rows with schedules in them, one for all equal ones."""
+    """Returns saved rows with deserialized schedules; equal schedules become one object."""
     if rows is None:
         return None
     made: dict = {}
@@ -334,14 +333,14 @@ def _deserialized(rows):
             made[key] = keras.saving.deserialize_keras_object(given)
         return made[key]
 
-    # Version 0.1.0 knew no multipliers of weight decay.
+    # Version 0.1.0 had no multipliers of weight decay.
     return [[value(given) for given in (*row, 1.0, None)[:6]] for row in rows]
 
 
 def _portable(config):
-    """Returns the configuration of an optimizer with a class that every backend has.
+    """Returns the configuration of an optimizer with a class that all backends can import.
 
-    Keras on PyTorch writes the class of its own module, which other backends cannot import.
+    Keras on PyTorch writes the class of a module that other backends cannot import.
     """
     if not str(config.get("module")).startswith("keras.src.backend."):
         return config
@@ -354,7 +353,7 @@ def _no_weight_decay(optimizer, received):
     kind = type(optimizer).__name__
     return ValueError(
         f"A weight-decay multiplier needs an inner optimizer with weight decay: "
-        f"`{kind}(weight_decay=...)`. Received: {received}, with a {kind} without"
+        f"`{kind}(weight_decay=...)`. Received: {received}, with a {kind} without weight decay"
     )
 
 
@@ -367,20 +366,20 @@ def _check_inner(optimizer):
         )
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         raise TypeError(
-            "MultiplierOptimizer does not go around a LossScaleOptimizer, but inside it: "
+            "MultiplierOptimizer cannot wrap a LossScaleOptimizer. Use "
             "`LossScaleOptimizer(MultiplierOptimizer(optimizer))`."
         )
     if isinstance(optimizer, MultiplierOptimizer):
         raise TypeError(
-            "MultiplierOptimizer does not go around another MultiplierOptimizer. "
-            "Give all multipliers to one."
+            "MultiplierOptimizer cannot wrap another MultiplierOptimizer. "
+            "Pass all multipliers to one."
         )
-    # Keras has it from 3.15 on.
+    # New in Keras 3.15.
     multi_optimizer = getattr(keras.optimizers, "MultiOptimizer", ())
     if isinstance(optimizer, multi_optimizer):
         raise TypeError(
-            "MultiplierOptimizer does not go around a MultiOptimizer, whose parts have no common "
-            "learning rate. Wrap its parts instead, each in a MultiplierOptimizer."
+            "MultiplierOptimizer cannot wrap a MultiOptimizer, whose parts have no common "
+            "learning rate. Wrap each part in a MultiplierOptimizer instead."
         )
 
 

@@ -1,12 +1,12 @@
-"""A rehearsal: a step of a throw-away optimizer, held against what the multipliers promise.
+"""A rehearsal: a step of a throw-away optimizer that checks the effect of multipliers.
 
-That Keras names a hook does not say that all of a step goes through it: weight decay could read the
-learning rate past the hook. So a view of an optimizer of the same class and configuration updates
-two small variables, and an optimizer at other settings does the same without a view.
+Keras may call a hook and still bypass it elsewhere: for example, weight decay could read the
+learning rate directly. So a view of an optimizer of the same class and configuration updates two
+small variables, and an optimizer at the corresponding settings does the same without a view.
 
-It costs two steps on eight numbers, once for a class and configuration: ten milliseconds, and in a
-process the first time up to 0.1 s on TensorFlow and 0.7 s on JAX, which compiles. It runs
-apart from the caller, with whom it shares no scope, strategy, device, name or random state.
+The rehearsal takes two steps on eight numbers, once for each class and configuration: ten
+milliseconds, and the first time in a process up to 0.1 s on TensorFlow and 0.7 s on JAX, which
+compiles. It shares no scope, strategy, device, name or random state with the caller.
 """
 
 import json
@@ -17,25 +17,25 @@ import numpy as np
 from keras_norm import _keras
 from keras_norm.optimizers.views import per_variable
 
-# Powers of two, so that both ways round alike. The L2 term turns the gradient around, as some
-# optimizers look at its sign only. The second variable is the one that must stay.
+# Powers of two, so that both computations round alike. The L2 term reverses the gradient, as some
+# optimizers use only its sign. The second variable must not change.
 VALUES = np.array([[[2, -2], [-2, 1]], [[1, -1], [0.5, 2]]], "float32")
 GRADIENTS = np.array([[[-0.5, 0.5], [0.25, 0.25]], [[0.5, 1], [1, -0.5]]], "float32")
 RATE, DECAY, L2 = 0.25, 0.5, 0.5
 LR_MULTIPLIER, DECAY_MULTIPLIER = 0.5, 0.25
-# Relative to the movement: many roundings of float32, and a small part of what each setting does.
+# Relative to the update: many roundings of float32, and a small part of the effect of each setting.
 TOLERANCE = 1e-4
 
 _passed: set = set()
 
 
 def check(optimizer):
-    """Checks that a view of an optimizer does what the multipliers say.
+    """Checks that a view of an optimizer applies the multipliers.
 
-    An optimizer that cannot be made from its configuration, or fails by itself, passes.
+    An optimizer passes if it cannot be created from its configuration, or fails without a view.
 
     Raises:
-        RuntimeError: If it does not; the message names Keras's version.
+        RuntimeError: If the view does not; the message names Keras's version.
     """
     _keras.apart(_check, optimizer)
 
@@ -70,11 +70,11 @@ def _compare(kind, config):
         if _agree(got, expected) and np.array_equal(still, VALUES[1]):
             return
         if not _agree(_plain(kind, config)[0], expected):
-            return  # an optimizer with noise of its own
+            return  # the optimizer's updates are random
     raise _keras.outdated(
         f"a step of `{kind.__name__}` with a learning-rate multiplier, L2 and a weight-decay "
-        f"multiplier is not that of `{kind.__name__}` at such settings. If the class is your own: "
-        "it must take its learning rate from the argument of `update_step` or from "
+        f"multiplier differs from a step of `{kind.__name__}` at these settings. A custom class "
+        "must take its learning rate from the argument of `update_step` or from "
         "`self.learning_rate`, and its weight decay from `self.weight_decay`"
     ) from cause
 

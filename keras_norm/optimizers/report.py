@@ -1,4 +1,4 @@
-"""What a `MultiplierOptimizer` does to each variable, as it is now."""
+"""The current learning rate, L2 factor and weight decay of each variable, as tables."""
 
 import keras
 
@@ -6,7 +6,7 @@ from keras_norm import multipliers
 
 
 def path(variable):
-    """Returns a variable's path, or the name of one of TensorFlow's own."""
+    """Returns the path of a Keras variable, or the name of a variable of TensorFlow."""
     return getattr(variable, "path", variable.name)
 
 
@@ -35,18 +35,19 @@ def table(optimizer, group):
 
 
 def learning_rates(optimizer):
-    """Returns the learning rate of each group of variables, as it is now, by the group's name.
+    """Returns the current learning rate of each group of variables, by the group's name.
 
-    A group is what a pattern of `lr_multipliers` matched, else a layer, else, where the weights of
-    a layer have several rates, a weight. Names do not depend on the names of models around a
-    layer, which are others in a loaded model: layers of one name are numbered.
+    A group consists of the variables that match a pattern of `lr_multipliers`, or of the other
+    variables of a layer; if these have several rates, each is a group. Names do not contain the
+    names of outer models, which change when a model is loaded. Layers of the same name are
+    numbered.
     """
     groups: dict[str | int, dict[str, float]] = {}
     names: list[str] = []  # of layers, in the order of the variables
     place, seen = None, set[str]()
     for index, variable in enumerate(_variables(optimizer)):
         layer, _, weight = path(variable).rpartition("/")
-        # A weight of a name that the layer has belongs to another layer with the same path.
+        # A second weight of the same name belongs to another layer with the same path.
         if layer != place or weight in seen:
             place, seen = layer, set[str]()
             names.append(layer.rpartition("/")[2])

@@ -1,10 +1,10 @@
-"""What an optimizer holds for its variables, and how it goes over to another set of variables."""
+"""The state of an optimizer for its variables, and its transfer to another set of variables."""
 
 import keras
 
 
 def by_variable(optimizer):
-    """Returns the lists that an optimizer holds over its variables, by attribute."""
+    """Returns the lists of an optimizer with one entry per variable, by attribute."""
     known = (optimizer._trainable_variables, optimizer._variables)
     return {
         name: held
@@ -16,13 +16,13 @@ def by_variable(optimizer):
 
 
 def of_variable(optimizer, index):
-    """Returns what an optimizer holds for the variable at a position, by attribute."""
+    """Returns the optimizer's state for the variable at a position, by attribute."""
     found = {name: held[index] for name, held in by_variable(optimizer).items()}
     return {name: item for name, item in found.items() if isinstance(item, keras.Variable)}
 
 
 def common(optimizer):
-    """Returns what an optimizer holds once for all variables (Nadam's momentum product)."""
+    """Returns the state that all variables share (Nadam's momentum product), by attribute."""
     return {
         name: held for name, held in vars(optimizer).items() if isinstance(held, keras.Variable)
     }
@@ -51,11 +51,11 @@ CHANGED = (
 def rebuild(optimizer, variables):
     """Builds a built optimizer for another set of variables.
 
-    Variables that stay keep their state, and the step count goes on. Variables that are new start
-    as they do under a new optimizer.
+    Variables that remain keep their state, and the step count continues. New variables start as
+    under a new optimizer.
 
     Raises:
-        ValueError: If the optimizer holds state that belongs neither to one variable nor to all.
+        ValueError: If the optimizer has state that belongs neither to one variable nor to all.
     """
     before = {
         key: of_variable(optimizer, index)
@@ -74,7 +74,7 @@ def rebuild(optimizer, variables):
             for name, item in held.items():
                 item.assign(kept[name])
         elif optimizer.use_ema:
-            # Keras starts averages at the first step of an optimizer only.
+            # Keras initializes averages only at the first step of an optimizer.
             held["_model_variables_moving_average"].assign(variable)
     for name, item in common(optimizer).items():
         if item is not common_before.get(name, item):
@@ -82,7 +82,7 @@ def rebuild(optimizer, variables):
 
 
 def _made_by_build(optimizer, held, common):
-    """Returns the variables that building an optimizer made."""
+    """Returns the variables that `build` of an optimizer created."""
     of_one = {id(item) for items in held for item in items.values()}
     known = of_one | {id(variable) for variable in common.values()}
     everything = optimizer.variables

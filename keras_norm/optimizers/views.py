@@ -1,12 +1,12 @@
-"""Views of an optimizer: it, at other learning rates, with nothing in it changed.
+"""Views of an optimizer: the same optimizer at other learning rates, without changing it.
 
 Keras's optimizers read their learning rate in several places: the update of a variable, the
-fused update of many on PyTorch, and decoupled weight decay. A view has the class of the optimizer
-with a mixin in front, which overrides those places, and the very state of the optimizer, so that
-all views and the optimizer itself are one optimizer with several faces.
+fused update of many on PyTorch, and decoupled weight decay. The class of a view is the class of
+the optimizer with a mixin in front, which overrides these places. All views share the state of the
+optimizer.
 """
 
-# The mixins stand in front of classes that a type checker cannot know.
+# Type checkers do not know the classes that follow the mixins.
 # mypy: disable-error-code="misc, attr-defined"
 
 from typing import Any
@@ -24,8 +24,8 @@ def per_variable(optimizer, lr_multiplier, l2, l2_multiplier, weight_decay_multi
         optimizer: A Keras optimizer.
         lr_multiplier: A function from a variable's position to its learning-rate multiplier.
         l2: The L2 factor.
-        l2_multiplier: The like for the multiplier of the L2 factor.
-        weight_decay_multiplier: The like for the multiplier of decoupled weight decay.
+        l2_multiplier: Same, for the multiplier of the L2 factor.
+        weight_decay_multiplier: Same, for the multiplier of decoupled weight decay.
     """
     return _view(
         optimizer,
@@ -59,7 +59,7 @@ class _AtFactors:
         return decay * multipliers.now(self.factors[1], self._iterations)
 
     weight_decay = property(lambda self: self._decay("weight_decay"))
-    # Muon's, for the variables that it leaves to Adam.
+    # Muon's weight decay for the variables that it updates with Adam.
     adam_weight_decay = property(lambda self: self._decay("adam_weight_decay"))
 
     def _get_current_learning_rate(self):
@@ -73,7 +73,7 @@ class _AtFactors:
 
 
 class _PerVariable:
-    """The optimizer, which hands each variable to the view at its multiple of the rate."""
+    """The optimizer that passes each variable to the view with its multiplier."""
 
     def _at(self, factor, decay_factor=1.0):
         factors = (factor, decay_factor)
@@ -82,7 +82,7 @@ class _PerVariable:
         return self.views[factors]
 
     def _groups(self, multiplier, variables):
-        """Yields each multiplier but 0 with the positions in `variables` of those that have it."""
+        """Returns pairs of a multiplier, except 0, and the positions of its variables."""
         groups: dict[Any, list[int]] = {}
         for position, variable in enumerate(variables):
             groups.setdefault(multiplier(self._get_variable_index(variable)), []).append(position)
@@ -95,7 +95,7 @@ class _PerVariable:
     def _backend_apply_gradients(self, grads, trainable_variables):
         # Here gradients are unscaled, but neither clipped nor accumulated yet.
         grads = list(grads)
-        # The gradients of TensorFlow's replicas are about to be summed: each brings its share.
+        # The gradients of TensorFlow's replicas will be summed, so each gets a share of the term.
         strategy = getattr(self, "_distribution_strategy", None)
         share = self.l2 / (strategy.num_replicas_in_sync if strategy else 1)
         groups = self._groups(self.l2_multiplier, trainable_variables) if share else ()
@@ -112,7 +112,7 @@ class _PerVariable:
 
     def _apply_weight_decay(self, variables):
         if keras.backend.backend() == "torch":
-            # Keras's fused decay cannot do with a group that has nothing to decay.
+            # Keras's fused decay fails for a group of which no variable decays.
             variables = [v for v in variables if self._use_weight_decay(v)]
         for factor, group in self._groups(self.lr_multiplier, variables):
             members = [variables[i] for i in group]
@@ -127,9 +127,9 @@ class _PerVariable:
             self._keep_at_0(factor, before)
 
     def _parallel_update_step(self, grads, variables, learning_rate):
-        # One fused update for each group of equal multipliers. What an optimizer holds directly,
-        # and not in a list over variables (Nadam's momentum product), is common to all groups:
-        # each starts from the same value.
+        # One fused update for each group of equal multipliers. State that is not in a list over
+        # variables (Nadam's momentum product) is common to all groups: each group starts from the
+        # same value.
         common = state.common(self).values()
         common_before = [keras.ops.copy(v) for v in common]
         for number, (factor, group) in enumerate(self._groups(self.lr_multiplier, variables)):
@@ -144,7 +144,7 @@ class _PerVariable:
             self._keep_at_0(factor, before)
 
     def _before(self, factor, variables):
-        """Returns variables with their state, and copies of both, where a schedule needs them."""
+        """Returns variables with their state, and copies of both; none without a schedule."""
         if not multipliers.is_schedule(factor):
             return []
         return [
@@ -157,8 +157,8 @@ class _PerVariable:
         ]
 
     def _keep_at_0(self, factor, before):
-        # Momentum moves a variable also at the rate 0. Its state may go on moving, unless it is
-        # lost: Ftrl divides by the rate.
+        # Momentum moves a variable even at the rate 0. Its state may change, unless it becomes NaN
+        # or infinite: Ftrl divides by the rate.
         for (variable, value), *held in before:
             still = keras.ops.equal(multipliers.now(factor, self._iterations), 0.0)
             self.assign(
@@ -175,7 +175,7 @@ class _PerVariable:
 
     def _update_model_variables_moving_average(self, trainable_variables):
         super()._update_model_variables_moving_average(trainable_variables)
-        # The average of what stays as it is, without the rounding of an average.
+        # A variable that does not change is its own average, without rounding.
         for variable, average in zip(
             trainable_variables, self._model_variables_moving_average, strict=True
         ):

@@ -1,4 +1,4 @@
-"""An optimizer whose state and settings are those of the optimizer inside it."""
+"""An optimizer whose state and settings are those of an inner optimizer."""
 
 import contextlib
 
@@ -9,7 +9,7 @@ from keras_norm.optimizers import state
 
 
 def _outside_a_trace():
-    """Returns a context in which TensorFlow assigns at once, and not in each traced step."""
+    """Returns a context in which TensorFlow assigns immediately, not in each traced step."""
     if keras.backend.backend() != "tensorflow":
         return contextlib.nullcontext()
     import tensorflow as tf
@@ -18,13 +18,13 @@ def _outside_a_trace():
 
 
 def _of_inner(name):
-    """An attribute that is read and set on the inner optimizer."""
+    """Returns a property that is read and set on the inner optimizer."""
 
     def get(self):
         return getattr(self.inner_optimizer, name)
 
     def set_(self, value):
-        # While Keras's constructor gives its own defaults, there is no inner optimizer yet.
+        # Keras's constructor sets defaults before there is an inner optimizer.
         if "inner_optimizer" in vars(self):
             setattr(self.inner_optimizer, name, value)
 
@@ -32,7 +32,7 @@ def _of_inner(name):
 
 
 class OptimizerWrapper(keras.optimizers.Optimizer):
-    """Base of optimizers that change what another one does, and have no variables of their own."""
+    """Base class of optimizers that wrap another one, and have no variables of their own."""
 
     built: bool
     weight_decay = _of_inner("weight_decay")
@@ -62,19 +62,19 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
     def finalize_variable_values(self, var_list):
-        """Does what the inner optimizer does at the end of training, such as averaging."""
+        """Finalizes the inner optimizer's variables at the end of training, as by averaging."""
         self.inner_optimizer.finalize_variable_values(var_list)
 
     def set_weights(self, weights):
-        """Sets the values of the inner optimizer's variables, as soon as it has them."""
+        """Sets the values of the inner optimizer's variables, now or when it is built."""
         if self.inner_optimizer.built:
             self.inner_optimizer.set_weights(weights)
         else:
-            # Read now: they may be parts of a file that is about to close.
+            # Read now: they may belong to a file that is closed later.
             self._waiting_weights = tuple(map(np.array, weights))
 
     def build_inner(self, variables):
-        """Builds the inner optimizer for `variables`, with the state that there is for them."""
+        """Builds the inner optimizer for `variables`, keeping the state of known variables."""
         inner = self.inner_optimizer
         if not inner.built:
             inner.build(variables)
@@ -90,7 +90,7 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         if keys != list(known):
             state.rebuild(inner, variables)
 
-    # A file holds the inner optimizer too, as a part of this one: once is enough.
+    # The inner optimizer is saved as a part of this one.
     def save_own_variables(self, store):
         """Stores nothing: the inner optimizer stores its own variables."""
 

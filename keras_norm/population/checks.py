@@ -13,13 +13,13 @@ def check_model(model):
         )
 
 
-def check(x, batch_size, steps, passes):
+def check_data_arguments(x, batch_size, steps, passes):
     """Checks arguments of `update_population_statistics`."""
     if x is None:
         raise ValueError("Argument `x` must be data, as `fit` takes it. Received: x=None")
     if steps is None and _is_endless(x):
         raise ValueError(
-            "The data has no end: give `steps`, the number of batches in a pass. "
+            "The data has no end: pass `steps`, the number of batches in a pass. "
             f"Received: steps=None and a {type(x).__name__}"
         )
     for name, value in (("batch_size", batch_size), ("steps", steps), ("passes", passes)):
@@ -37,7 +37,7 @@ def check_positive(name, value):
 
 
 def _is_endless(x):
-    """Says whether data is known to have no end; a generator does not tell."""
+    """Returns whether data is known to have no end; for a generator, this is unknown."""
     if isinstance(x, keras.utils.PyDataset):
         return x.num_batches is None
     cardinality = getattr(x, "cardinality", None)  # of a tf.data.Dataset, -1 for no end

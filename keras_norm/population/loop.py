@@ -1,4 +1,4 @@
-"""The loop over data."""
+"""The loop over the data."""
 
 import inspect
 import warnings
@@ -10,10 +10,10 @@ _MANY_BATCHES = 10_000
 
 
 class Loop(keras.Model):
-    """Keras's loop over data, progress bar included, with another step in it.
+    """Keras's loop over data, with its progress bar, around another step.
 
-    It has no layers and no variables: on JAX, `evaluate` takes a model's values out of its
-    variables while it runs, and a failure would leave them there.
+    This model has no layers and no variables. On JAX, `evaluate` moves a model's values out of its
+    variables while it runs, and an error would lose them.
 
     Args:
         step: A function of a batch of inputs.
@@ -23,7 +23,7 @@ class Loop(keras.Model):
         super().__init__(name="population_statistics")
         self._step = step
         self._batches_until_warning = 0
-        self.built = True  # or Keras would take a batch to build it with
+        self.built = True  # otherwise Keras would use up a batch to build it
         self.compile()
 
     def run(self, x, batch_size, steps, verbose):
@@ -36,8 +36,8 @@ class Loop(keras.Model):
         self._batches_until_warning -= 1
         if self._batches_until_warning == 0:
             warnings.warn(
-                f"The generator has given {_MANY_BATCHES} batches and goes on: if it has no end, "
-                "give `steps`, the number of batches in a pass.",
+                f"The generator has returned {_MANY_BATCHES} batches so far. If it has no end, "
+                "pass `steps`, the number of batches in a pass.",
                 stacklevel=2,
             )
 
@@ -51,7 +51,8 @@ class Loop(keras.Model):
 
         def step(*arguments):
             self._count()
-            # This model's state, on JAX only; and an iterator, or on PyTorch a list of one batch.
+            # On JAX, the state of this model comes first. The data is an iterator, or on PyTorch a
+            # list of one batch.
             *state, data = arguments
             batch = data[0] if isinstance(data, list) else next(data)
             self._step(keras.utils.unpack_x_y_sample_weight(batch)[0])
@@ -61,7 +62,7 @@ class Loop(keras.Model):
 
 
 def infer(model, x):
-    """Calls a model in inference; a `call` without `training` knows no other mode."""
+    """Calls a model in inference; a `call` without `training` has no other mode."""
     if "training" in inspect.signature(model.call).parameters:
         return model(x, training=False)
     return model(x)

@@ -1,4 +1,4 @@
-"""Moving statistics of several replicas, merged."""
+"""The merge of the moving statistics of several replicas."""
 
 from keras import ops
 
@@ -8,18 +8,18 @@ from keras_norm.population.targets import normalizations
 
 
 def merge_moving_statistics(model):
-    """Gives all replicas the merge of their moving statistics.
+    """Sets the moving statistics of all replicas to their merge.
 
-    Without `synchronized=True`, replicas that train together have moving statistics of their own.
-    Each replica's are taken as the moments of equally many samples:
+    Without `synchronized=True`, each replica has its own moving statistics. The merge treats them
+    as moments of equally many samples:
 
         mean = average of the replicas' moving_mean
         variance = average of (moving_variance + (moving_mean - mean)^2)
 
     The replicas are the processes of `torch.distributed` (or of the group of
     `keras_norm.replica_group`), the processes of `jax.distributed`, or the replicas of the model's
-    `tf.distribute` strategy. Each process must call this function, with the same layers. There is
-    one message. A single replica keeps what it has, and so do layers with `trainable=False`.
+    `tf.distribute` strategy. Each process must call this function, with the same layers. It sends
+    one message. Layers with `trainable=False` stay unchanged, and so does a single replica.
     `keras_norm.callbacks.MergeMovingStatistics` calls this function after each epoch.
 
     Args:

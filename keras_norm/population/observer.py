@@ -1,4 +1,4 @@
-"""What layers report to during a pass."""
+"""The observer that layers report to during a pass."""
 
 import threading
 
@@ -11,20 +11,21 @@ from keras_norm.population.union import merge_parts
 def not_visible(layer):
     """Returns the error for a layer that is called where a pass cannot see it."""
     return RuntimeError(
-        f"A pass over data cannot see the layer '{layer.name}', which is called in a function that "
-        "is transformed, as by `jax.vmap` or `jax.checkpoint`. Call the layer outside of that "
-        "function, or set `trainable=False` on the layer, which then keeps its statistics."
+        f"A pass over data cannot see the layer '{layer.name}', which is called in a transformed "
+        "function (`jax.vmap`, `jax.checkpoint`, ...). Call the layer outside of that function, or "
+        "set `trainable=False` on the layer, which then keeps its statistics."
     )
 
 
 class Observer:
-    """What `BatchNormalization` layers report to while population statistics are found.
+    """Collects the moments of `BatchNormalization` layers for population statistics.
 
     Attributes:
-        uses_batch: Whether the layers standardize with their batch's moments, or as in inference.
+        uses_batch: Whether the layers standardize with the batch's moments, or as in inference.
         merges_replicas: Whether the parts of all processes are merged after a pass. Synchronized
-            layers then use the moments of their own process, which may run out of data first.
-        is_blocked: Whether a layer was called where it cannot be seen.
+            layers then use the moments of their own process, as processes may differ in their
+            number of batches.
+        is_blocked: Whether a layer was called where the pass cannot see it.
         unseen: The layers that the last run or trace of a batch did not call.
     """
 
@@ -34,25 +35,25 @@ class Observer:
         self.is_blocked = False
         self.unseen = []
         self._accumulators = {}
-        # `tf.distribute` runs replicas in threads of their own, which take turns.
+        # `tf.distribute` runs replicas in separate threads, one at a time.
         self._local = threading.local()
 
     def prepare(self, layers):
-        """Makes ready for loops and branches, out of which no tensor gets."""
-        # Compiled steps refer to these variables: a later pass keeps them.
+        """Creates the variables for loops and branches, which tensors cannot leave."""
+        # Compiled steps refer to these variables, so a later pass keeps them.
         for layer in layers:
             if id(layer) not in self._accumulators:
                 shape = (4, layer.num_channels)
                 self._accumulators[id(layer)] = engines.accumulator(shape)
 
     def start(self):
-        """Forgets what was seen."""
+        """Forgets the moments of an earlier batch."""
         self._local.trace = engines.trace()
         self._local.uses = {}
         self._local.nestings = {}
 
-    def see(self, layer, moments):
-        """Takes the moments of one use of a layer, whose sets all have the same count."""
+    def record(self, layer, moments):
+        """Records the moments of one use of a layer, whose sets all have the same count."""
         channels = (layer.num_channels,)
         fields = [ops.broadcast_to(ops.reshape(moments.count, (1,)), channels)]
         fields += [ops.reshape(field, channels) for field in moments[1:]]
@@ -65,7 +66,7 @@ class Observer:
             accumulator.assign(merge_parts([accumulator.read_value(), part]))
             self._local.nestings.setdefault(id(layer), set()).add(nesting)
         else:
-            # To go on would be worse: the function is kept, and would observe in predictions.
+            # The error also keeps the function from being cached with the observer in it.
             self.is_blocked = True
             raise not_visible(layer)
 
@@ -81,7 +82,7 @@ class Observer:
         uses = self._local.uses.get(id(layer), [])
         nestings = self._local.nestings.get(id(layer), ())
         if "loop" in nestings:
-            # Keras calls the step of a loop once more, in front of it, for the shapes.
+            # Keras calls the step once more before a loop, to find the shapes.
             uses = []
         if nestings:
             accumulator = self._accumulators[id(layer)]

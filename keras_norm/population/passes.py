@@ -1,4 +1,4 @@
-"""Passes over data that find the statistics of a model's layers."""
+"""Passes over data that compute the statistics of a model's layers."""
 
 import math
 import warnings
@@ -17,12 +17,12 @@ from keras_norm.population.observer import Observer
 from keras_norm.population.targets import REMEDY, normalizations, of_keras
 from keras_norm.population.union import Union
 
-# What a process sends in the place of moments, which are finite.
+# A process sends these in place of moments, which are finite.
 _NO_DATA, _FAILED = math.inf, math.nan
 
 
 class Passes:
-    """Passes over data that find the statistics of a model's layers."""
+    """Passes over data that compute the statistics of a model's layers."""
 
     def __init__(self, model):
         self.signature = signature(model)
@@ -33,14 +33,14 @@ class Passes:
         self._observed_layers: Any = None
         self._unseen_names = []
         self._loop = Loop(self._add)
-        # Whether Python runs what is compiled by itself inside the model; None until a batch tells.
+        # Whether Python runs functions that the model compiles itself; None before the first batch.
         self._is_inlined: Any = None
 
     def update(self, x, batch_size, steps, passes, verbose, merge_replicas):
-        """Sets the statistics of the model's layers, or leaves them all as they were."""
+        """Sets the statistics of the model's layers, or leaves all of them unchanged."""
         self._observer.merges_replicas = merge_replicas
         run = self._merged if merge_replicas else self._run
-        # A model that is not built yet has its layers, and old values, from the first batch on.
+        # The layers of a model that is not built yet are found at the first batch.
         self._old_values = None
         if self._model().built:
             self._find_layers()
@@ -74,8 +74,8 @@ class Passes:
         failed = [rank for rank, part in enumerate(parts) if np.isnan(part).any()]
         if failed:
             raise RuntimeError(
-                "Population statistics are left as they were, as the pass failed in other "
-                f"processes. Their ranks: {failed}"
+                "Population statistics are unchanged, as the pass failed in the processes of ranks "
+                f"{failed}"
             )
         for part in parts:
             if np.isfinite(part).all():
@@ -87,12 +87,11 @@ class Passes:
         names = ", ".join(f"'{layer.name}'" for layer in of_keras(self._model()))
         if names:
             warnings.warn(
-                f"Layers that are Keras's own BatchNormalization keep their statistics: {names}. "
-                f"{REMEDY}",
+                f"Keras's own BatchNormalization layers keep their statistics: {names}. {REMEDY}",
                 stacklevel=4,
             )
         trainable = [layer for layer in ours if layer.trainable]
-        # What is not built now is in no path that inference takes.
+        # Inference does not reach the layers that are not built now.
         self._observed_layers = [layer for layer in trainable if layer.built]
         self._unseen_names = [f"'{layer.name}'" for layer in trainable if not layer.built]
         self._observer.prepare(self._observed_layers)
@@ -121,7 +120,7 @@ class Passes:
             self._union.add(part)
 
     def _parts(self, x):
-        """Returns what a batch adds, from each replica."""
+        """Returns the moments of a batch, from each replica."""
         key = self._observer.uses_batch, self._observer.merges_replicas
         if key not in self._batch_functions:
             self._batch_functions[key] = engines.batch_function(self._moments, self._model())
@@ -139,14 +138,14 @@ class Passes:
         with engines.inlined():
             parts = function(x)
         if self._is_inlined is None:
-            # A function that was compiled by itself before the pass reports nothing.
+            # A function that was compiled before the pass reports nothing.
             self._is_inlined = self._observer.is_blocked or len(self._observer.unseen) < unseen
         return parts
 
     def _moments(self, x):
-        """Returns what a batch adds: the moments of all channels of all layers, side by side.
+        """Returns the moments of a batch: of all channels of all layers, concatenated.
 
-        One set more counts the batches that are skipped, as its elements.
+        The first set counts the skipped batches.
         """
         self._observer.start()
         infer(self._model(), x)
@@ -156,11 +155,10 @@ class Passes:
         return ops.where(ops.all(ops.isfinite(part)), part, skipped)
 
     def _assign(self, part):
-        """Gives the layers the statistics that a pass has found."""
+        """Sets the statistics of the layers to the result of a pass."""
         if part is None:
             raise ValueError(
-                "Population statistics need at least one batch of data in each pass, "
-                "and found none."
+                "Population statistics need at least one batch of data in each pass. Received: none"
             )
         count, shift, residual, variance = ops.convert_to_numpy(part).astype("float64")
         if count[0]:
@@ -180,15 +178,15 @@ class Passes:
                 unseen.append(f"'{layer.name}'")
         if unseen:
             warnings.warn(
-                f"Layers that no data reached keep their statistics: {', '.join(unseen)}. If the "
-                "model calls them in a `tf.function` or `jax.jit` of its own, the pass cannot see "
-                "them there: leave the compilation to Keras.",
+                f"Layers that no data reached keep their statistics: {', '.join(unseen)}. The pass "
+                "cannot see layers that the model calls in its own `tf.function` or `jax.jit`: "
+                "leave the compilation to Keras.",
                 stacklevel=5,
             )
 
 
 def signature(model):
-    """Returns what the compiled steps of a model's passes depend on."""
+    """Returns everything that the compiled steps of a model's passes depend on."""
     layers = [layer for layer in layers_of(model) if isinstance(layer, BatchNormalization)]
     optimizer = getattr(model, "optimizer", None)
     return (

@@ -1,4 +1,4 @@
-"""The layers of a model that population statistics are for."""
+"""The layers of a model that can have population statistics."""
 
 import keras
 
@@ -9,7 +9,7 @@ REMEDY = "`keras_norm.from_keras` converts Keras's own BatchNormalization layers
 
 
 def normalizations(model):
-    """Returns the layers of a model that can have population statistics.
+    """Returns the `keras_norm.BatchNormalization` layers of a model.
 
     Raises:
         ValueError: If there are none.

@@ -7,11 +7,11 @@ from keras_norm.ops import Moments, merge
 
 
 class Union:
-    """The merge of any number of parts, in constant memory, with an error that hardly grows.
+    """The merge of any number of parts, with an error and memory that grow with their logarithm.
 
-    A sum of n numbers one after the other is off by n roundings, and counts in float32 stop at 16
-    million. So parts are merged `WIDTH` at a time, then what came out of that `WIDTH` at a time,
-    and so on, as digits carry in a number.
+    A sequential sum of n numbers has the error of n roundings, and a float32 count stops at 16
+    million. So parts are merged `WIDTH` at a time, then the results `WIDTH` at a time, and so on,
+    like digits that carry.
 
     A part is an array of shape (4, sets): the fields of `Moments`.
     """
@@ -23,7 +23,7 @@ class Union:
         self._levels = []
 
     def add(self, part, level=0):
-        """Adds a part to what is waiting on a level, and merges when the level is full."""
+        """Adds a part to a level, and merges the level when it is full."""
         if level == len(self._levels):
             self._levels.append([])
         waiting = self._levels[level]
@@ -49,6 +49,6 @@ class Union:
 
 
 def merge_parts(parts):
-    """Returns the merge of parts, each of them of shape (4, sets)."""
+    """Returns the merge of parts of shape (4, sets)."""
     parts = ops.stack(parts, axis=1)
     return ops.concatenate(merge(Moments(*ops.unstack(parts, 4)), [0]))

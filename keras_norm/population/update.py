@@ -4,53 +4,53 @@ import inspect
 import weakref
 
 from keras_norm import _validation, engines
-from keras_norm.population.checks import check, check_model
+from keras_norm.population.checks import check_data_arguments, check_model
 from keras_norm.population.passes import Passes, signature
 
 
 def update_population_statistics(
     model, x, batch_size=None, steps=None, passes=1, verbose="auto", merge_replicas=False
 ):
-    """Gives every batch normalization layer the mean and variance of all of the data.
+    """Sets the statistics of batch normalization layers to the moments of all of the data.
 
     In one pass over the data, each layer's moments are merged over all batches:
 
         moving_mean = mean of the layer's inputs over all of the data
         moving_variance = mean of (input - moving_mean)^2 over all of the data
 
-    They are exact (to 2e-6) whatever the batch sizes, and weighted by what masks hold. During the
-    pass `BatchNormalization` layers standardize with each batch's own moments, as in training;
-    everything else runs in inference. Nothing but these two variables changes, and training can
-    go on with moving statistics as before.
+    The result is exact (to 2e-6) whatever the batch sizes; masks exclude padding. During the pass,
+    `BatchNormalization` layers standardize with each batch's own moments, as in training, and
+    everything else runs in inference. Only these two variables change, and training can continue
+    with moving statistics as before.
 
-    With small batches the moments of the batches are noisy, and so are the inputs that deeper
-    layers then see: not those that inference feeds them. `passes=n` repeats the pass, with what
-    the passes before found in place of the batches' moments; a model that is n normalizations
-    deep is then consistent with its own inference.
+    With small batches, the moments of batches are noisy, so the inputs of deeper layers differ from
+    those in inference. `passes=n` repeats the pass; from the second pass on, the layers use the
+    statistics of the pass before. A model with n consecutive normalizations is then consistent with
+    its own inference.
 
     Layers with `trainable=False` keep their statistics and run in inference. An explicit
-    `training=False` in a call does not: a part of the model that is called as
-    `backbone(x, training=False)` gets new statistics like the rest. Set
-    `backbone.trainable = False` to keep those that it has.
+    `training=False` in a call has no such effect: a part of the model that is called as
+    `backbone(x, training=False)` gets new statistics. To keep its statistics, set
+    `backbone.trainable = False`.
 
-    Layers that are used several times get the statistics of all their uses (of those in loops
-    alone, if there are any, on TensorFlow). On PyTorch, give an RNN with a layer in its cell
-    `unroll=True`, as Keras calls the first step twice otherwise. Where a layer is called in a
-    `tf.function` or `jax.jit` of its own, or on JAX in a loop or branch, Python runs the model one
-    operation after the other, which takes longer.
+    Layers that are used several times get the statistics of all their uses (on TensorFlow, only of
+    the uses in loops, if there are any). On PyTorch, an RNN with a layer in its cell needs
+    `unroll=True`, as Keras otherwise calls the first step twice. If the model calls a layer in its
+    own `tf.function` or `jax.jit`, or on JAX in a loop or branch, Python runs the model operation
+    by operation, which takes longer.
 
-    A batch in which a layer's moments are not finite is skipped, and counted in a warning; layers
-    that no data reaches keep what they have, with a warning. If the data or the model fails, or
-    the run is interrupted, the old statistics are back.
+    A batch in which a layer's moments are not finite is skipped, and a warning counts such batches.
+    Layers that no data reaches keep their statistics, with a warning. If the data or the model
+    fails, or the run is interrupted, the old statistics are restored.
 
-    Under `tf.distribute` and `keras.distribution` the moments are those of all replicas. Under
+    Under `tf.distribute` and `keras.distribution`, the moments are those of all replicas. Under
     `torch.distributed`, and with several processes of JAX that have a model each, every process
-    calls this with its own part of the data. With `merge_replicas=True` all processes get the
-    statistics of the union of the parts. The parts may differ in size, and some may be empty.
-    There is one message a pass; synchronized layers standardize with the moments of their
-    process. If the pass fails in a process, it raises an error in all of them. Without
-    `merge_replicas`, layers with `synchronized=True` get the statistics of the data of all
-    processes, which must have the same number of batches, and others those of their process.
+    calls this function with its own part of the data. With `merge_replicas=True`, all processes get
+    the statistics of the union of the parts. The parts may differ in size, and some may be empty.
+    A pass sends one message; synchronized layers standardize with the moments of their process. If
+    the pass fails in one process, all processes raise an error. Without `merge_replicas`, layers
+    with `synchronized=True` get the statistics of the data of all processes, which must have the
+    same number of batches; other layers get those of their process.
 
     Args:
         model: Keras model with `keras_norm.BatchNormalization` layers. Keras's own layers are
@@ -59,10 +59,10 @@ def update_population_statistics(
             `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch `DataLoader` or generator of
             `(x,)`, `(x, y)` or `(x, y, sample_weight)`. Targets and sample weights are not used.
         batch_size: Positive integer, samples per batch of arrays; None for 32.
-        steps: Positive integer, number of batches in a pass; None for all. Data without an end
-            needs it.
-        passes: Positive integer, how often to go through the data. A generator serves more than
-            one pass only with `steps`.
+        steps: Positive integer, number of batches in a pass; None for all. Required for data
+            without an end.
+        passes: Positive integer, the number of passes over the data. With a generator, more than
+            one pass requires `steps`.
         verbose: "auto", 0, 1 or 2, as in `evaluate`.
         merge_replicas: Boolean, whether all processes get the statistics of the data of all of
             them. The model must be built. Processes are those of `torch.distributed`, of the
@@ -89,22 +89,22 @@ def update_population_statistics(
     Reference:
         Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, https://arxiv.org/abs/2105.07576
     """
-    check(x, batch_size, steps, passes)
+    check_data_arguments(x, batch_size, steps, passes)
     check_model(model)
     merge_replicas = _validation.boolean("merge_replicas", merge_replicas)
     if merge_replicas and not model.built:
         raise ValueError(
-            "Processes can share the statistics of a model that is built: call it on a batch, or "
-            "`model.build(input_shape)`, in every process first. "
+            "Argument `merge_replicas` needs a built model: first call the model on a batch, or "
+            "`model.build(input_shape)`, in every process. "
             f"Received: merge_replicas=True and the model '{model.name}', which is not built"
         )
     if passes > 1 and steps is None and inspect.isgenerator(x):
         raise ValueError(
-            "A generator serves one pass, and is then used up: give `steps` too if it goes on, or "
-            f"data that can be gone through again. Received: passes={passes}, steps=None"
+            "A generator is used up after one pass: pass `steps` too if it has no end, or data "
+            f"that can be iterated again. Received: passes={passes}, steps=None"
         )
     with engines.scope(model):
-        # Not kept if it fails: a failure leaves Keras's loop in a state of its own.
+        # Not kept if it fails: an error leaves Keras's loop in an undefined state.
         run = _kept.pop(model, None)
         if run is None or run.signature != signature(model):
             run = Passes(model)
@@ -112,5 +112,5 @@ def update_population_statistics(
         _kept[model] = run
 
 
-# Compiled steps are kept, as Keras keeps those of `evaluate`, with what they depend on.
+# Compiled steps are kept, as Keras keeps those of `evaluate`.
 _kept = weakref.WeakKeyDictionary()

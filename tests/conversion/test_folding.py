@@ -46,7 +46,7 @@ def stack(shape, *parts):
     return models.shake(keras.Sequential([keras.Input(shape), *parts]))
 
 
-def check(model, shape, kinds):
+def assert_folds(model, shape, kinds):
     before = models.weights(model)
     folded = keras_norm.fold_batch_normalization(model)
     assert [type(layer).__name__ for layer in folded.layers] == kinds
@@ -61,18 +61,20 @@ def check(model, shape, kinds):
 def test_into_the_layer_before(name):
     shape, linear = BEFORE[name]
     model = stack(shape, linear, keras_norm.BatchNormalization(), layers.ReLU())
-    check(model, shape, [type(linear).__name__, "ReLU"])
+    assert_folds(model, shape, [type(linear).__name__, "ReLU"])
 
 
 @pytest.mark.parametrize("name", AFTER)
 def test_into_the_layer_after(name):
     shape, linear = AFTER[name]
     model = stack(shape, layers.ReLU(), layers.BatchNormalization(scale=False), linear)
-    check(model, shape, ["ReLU", type(linear).__name__])
+    assert_folds(model, shape, ["ReLU", type(linear).__name__])
 
 
 def test_epsilon_counts():
-    check(stack((4,), layers.Dense(4), keras_norm.BatchNormalization(epsilon=0.5)), (4,), ["Dense"])
+    assert_folds(
+        stack((4,), layers.Dense(4), keras_norm.BatchNormalization(epsilon=0.5)), (4,), ["Dense"]
+    )
 
 
 def test_a_layer_that_is_called_in_training_stays(capsys):
@@ -86,13 +88,13 @@ def test_channels_first():
         return  # its CPU has no such convolutions
     convolution = layers.Conv2D(6, 3, data_format="channels_first")
     model = stack((4, 7, 7), convolution, keras_norm.BatchNormalization(axis=1))
-    check(model, (4, 7, 7), ["Conv2D"])
+    assert_folds(model, (4, 7, 7), ["Conv2D"])
 
 
 def test_several_into_one(tmp_path, capsys):
     norm = keras_norm.BatchNormalization
     model = stack((4,), norm(), layers.Dense(4), norm(), norm(), layers.ReLU(), norm())
-    folded = check(model, (4,), ["Dense", "ReLU", "BatchNormalization"])
+    folded = assert_folds(model, (4,), ["Dense", "ReLU", "BatchNormalization"])
     out = capsys.readouterr().out
     assert "Folded 3 of 4 normalization layers.\nLeft " in out
     folded.save(tmp_path / "folded.keras")
@@ -141,7 +143,7 @@ def test_neighbours_that_others_use_stay(capsys):
     hidden = layers.Dense(4)(inputs)
     norm = keras_norm.BatchNormalization(name="norm")
     model = keras.Model(inputs, [layers.ReLU()(norm(hidden)), hidden])
-    assert "is not the only one beside it" in left(capsys, model)
+    assert "has outputs that other layers read too" in left(capsys, model)
     dense = layers.Dense(4)
     norm = keras_norm.BatchNormalization(name="norm")
     model = keras.Model(inputs, layers.ReLU()(norm(dense(dense(inputs)))))
@@ -195,7 +197,7 @@ def test_layers_that_are_used_outside_of_graphs_stay(which, capsys):
         model(keras.ops.ones((1, 4)))
     x = models.batch(3, 4)
     folded = keras_norm.fold_batch_normalization(models.shake(model))
-    assert re.search("Left 'norm': .*(is used by|uses it, too)", capsys.readouterr().out)
+    assert re.search("Left 'norm': .*(is used by|uses it too)", capsys.readouterr().out)
     for found, expected in zip(
         keras.tree.flatten(folded(x)), keras.tree.flatten(model(x)), strict=True
     ):
@@ -227,7 +229,7 @@ def test_models_in_models(capsys):
     capsys.readouterr()
     model = models.shake(models.subclassed())
     folded = keras_norm.fold_batch_normalization(model)
-    assert "in no graph of a built model" in capsys.readouterr().out
+    assert "not in the graph of a built model" in capsys.readouterr().out
     assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE
     with pytest.raises(TypeError, match=r"`model` must be a Keras model"):
         keras_norm.fold_batch_normalization(3)
@@ -275,7 +277,7 @@ def test_parameters_into_all_heads_that_follow(name, capsys):
     norm = folded.get_layer("norm")
     assert type(norm) is type(model.get_layer("norm"))
     if name in ("rms of Keras", "layer, first axis"):
-        why = {"rms of Keras": "cannot be without its scale"}.get(name, "on axis 2, not 1")
+        why = {"rms of Keras": "always has a scale"}.get(name, "on axis 2, not 1")
         assert "Folded 0 of 1 normalization layers.\nLeft 'norm': " in out
         assert why in out
         return
@@ -316,7 +318,7 @@ def test_parameters_into_einsum_dense(name, norm, capsys):
     shape, einsum = EINSUM[name]
     norm = PARAMETERS[norm]()
     model = stack(shape, norm, einsum)
-    folded = check(model, shape, [type(norm).__name__, "EinsumDense"])
+    folded = assert_folds(model, shape, [type(norm).__name__, "EinsumDense"])
     assert capsys.readouterr().out == "Folded 1 of 1 normalization layers.\n"
     assert folded.layers[0].count_params() == 0
     again = keras.Sequential.from_config(folded.get_config())
@@ -328,17 +330,17 @@ def test_batch_normalization_into_einsum_dense(name):
     shape, einsum = EINSUM[name]
     model = stack(shape, einsum, keras_norm.BatchNormalization(), layers.ReLU())
     stays = name == "two axes at once"  # which has an activation
-    check(model, shape, ["EinsumDense", *["BatchNormalization"] * stays, "ReLU"])
+    assert_folds(model, shape, ["EinsumDense", *["BatchNormalization"] * stays, "ReLU"])
     model = stack(shape, layers.ReLU(), keras_norm.BatchNormalization(), einsum)
-    check(model, shape, ["ReLU", "EinsumDense"])
+    assert_folds(model, shape, ["ReLU", "EinsumDense"])
 
 
 def test_einsum_dense_over_an_axis_in_front():
     einsum = layers.EinsumDense("ab...,bc->ac...", 6, bias_axes="c")
     model = stack((4, 3), keras_norm.LayerNormalization(1, reduction_axes=1), einsum)
-    check(model, (4, 3), ["LayerNormalization", "EinsumDense"])
+    assert_folds(model, (4, 3), ["LayerNormalization", "EinsumDense"])
     model = stack((4, 3), einsum, keras_norm.BatchNormalization(1), layers.ReLU())
-    check(model, (4, 3), ["EinsumDense", "ReLU"])
+    assert_folds(model, (4, 3), ["EinsumDense", "ReLU"])
 
 
 @pytest.mark.parametrize(
@@ -444,7 +446,7 @@ def test_parameters_stay_where_something_else_reads_them(capsys):
     inputs = keras.Input((4,))
     norm = keras_norm.RMSNormalization(name="norm")
     x = norm(inputs)
-    assert "it makes an output" in left(capsys, keras.Model(inputs, [layers.Dense(2)(x), x]))
+    assert "its output is an output" in left(capsys, keras.Model(inputs, [layers.Dense(2)(x), x]))
     norm = keras_norm.RMSNormalization(name="norm")
     x = norm(inputs)
     model = keras.Model(inputs, layers.Add()([layers.Dense(4)(x), x]))
@@ -487,7 +489,7 @@ def test_activations_need_no_name_and_no_config(act, capsys):
     folded = keras_norm.fold_normalization(model)
     named = {"relu": "ReLU", "prelu": "PReLU"}.get(act, act)
     out = capsys.readouterr().out
-    assert f"'dense', has the activation {named}; and it makes an output" in out
+    assert f"'dense', has the activation {named}; and its output is an output" in out
     assert "Folded 1 of 2" in out
     x = models.batch(5, 4)
     assert error(models.outputs(folded, x), models.outputs(model, x)) < TOLERANCE

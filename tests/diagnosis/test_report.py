@@ -19,7 +19,7 @@ def test_table():
     assert lines[1].split()[:3] == ["a<b", "statistics", "3"]
     assert lines[2] == ""
     # The remedy once, in lines that fit a terminal.
-    assert lines[3].startswith("statistics: Moving statistics are this many times")
+    assert lines[3].startswith("statistics: Moving statistics differ from the data")
     assert max(map(len, lines)) <= 100
 
 

@@ -166,8 +166,8 @@ def failing(x):
 def bad_data():
     x = data(64, 3)
     x[40, 1] = np.nan
-    yield "Batch 2 of the data holds NaN", x
-    yield "Batch 2 of the data holds NaN", ((x[i : i + 32],) for i in (0, 32))
+    yield "Batch 2 of the data contains NaN", x
+    yield "Batch 2 of the data contains NaN", ((x[i : i + 32],) for i in (0, 32))
     yield "at least one batch", np.zeros((0, 3), "float32")
     yield "lost", failing(data(64, 3))
     yield "Argument `x` must be data", None
@@ -228,9 +228,9 @@ if BACKEND == "tensorflow":
         norm.moving_mean.assign([3.0] * 16)
         assert "statistics" in kinds(model, x, batch_size=32)
         x[40] = np.nan
-        with pytest.raises(ValueError, match="Batch 2 of the data holds NaN"):
+        with pytest.raises(ValueError, match="Batch 2 of the data contains NaN"):
             diagnose(model, x, verbose=0)
-        with pytest.raises(ValueError, match="Batch 2 of the data holds NaN"):
+        with pytest.raises(ValueError, match="Batch 2 of the data contains NaN"):
             diagnose(model, ((x[i : i + 32],) for i in (0, 32)), verbose=0)
         assert "call" not in vars(norm)
 

@@ -192,7 +192,7 @@ def test_groups_that_do_not_divide():
         with pytest.raises(
             ValueError,
             match=r"'gn'.*must divide the number of channels\. "
-            r"Received: groups=4, 6 channels\. .*: 1, 2, 3, 6$",
+            r"Received: groups=4, 6 channels, which are divisible by 1, 2, 3, 6$",
         ):
             build()
     with pytest.raises(ValueError, match=r"cannot be more than.*groups=8, 6 channels"):

@@ -183,7 +183,7 @@ def changed(change):
         ({("bn", "Scale"): np.ones((1, 0))}, "layer 'bn', parameter 'Scale': the size is 1-by-0"),
         (
             {("bn", "Offset"): np.array([[1, 2, 3, 4, np.nan]])},
-            "layer 'bn', parameter 'Offset': the value holds NaN",
+            "layer 'bn', parameter 'Offset': the value contains NaN",
         ),
         ({("conv", "Bias"): np.full((5, 1), np.inf)}, "layer 'conv', parameter 'Bias'.*Inf"),
         (
@@ -219,7 +219,7 @@ def test_files_with_other_content(version, tmp_path):
         matlab.load_weights(network(), path)
     twice = {"Layer": ["a", "a"], "Parameter": ["c", "c"], "Value": [one, one]}
     mat_files.WRITERS[version](path, twice)
-    with pytest.raises(ValueError, match="layer 'a', parameter 'c': it is there twice"):
+    with pytest.raises(ValueError, match="layer 'a', parameter 'c': the file contains it twice"):
         matlab.load_weights(network(), path)
 
 

@@ -39,7 +39,7 @@ def problem(case, mean, seed=0):
     return x, gamma, beta, upstream, axes
 
 
-def check(x, gamma, beta, upstream, axes, compiled, weights=None):
+def assert_accurate(x, gamma, beta, upstream, axes, compiled, weights=None):
     def function(x, gamma, beta):
         return normalize(x, axes, 1e-5, gamma, beta, weights)[0]
 
@@ -56,7 +56,7 @@ def check(x, gamma, beta, upstream, axes, compiled, weights=None):
 @pytest.mark.parametrize("mean", MEANS)
 @pytest.mark.parametrize("case", CASES)
 def test_accuracy(case, mean):
-    check(*problem(case, mean), compiled=False)
+    assert_accurate(*problem(case, mean), compiled=False)
 
 
 @pytest.mark.parametrize("compiled", COMPILED)
@@ -82,7 +82,7 @@ def test_accuracy_where_kernels_do_not_shift(case, compiled):
 def test_accuracy_compiled(case):
     # 1e3 and not a power of two is where contracted instructions showed.
     for mean in (1e3, 1e5):
-        check(*problem(case, mean), compiled=True)
+        assert_accurate(*problem(case, mean), compiled=True)
 
 
 @pytest.mark.parametrize("mean", MEANS)
@@ -93,7 +93,7 @@ def test_accuracy_with_leading_padding(mean):
     weights[3] = 0  # a sample that is all padding
     x = np.where(weights > 0, x, np.float32(1e4))
     # The output where padding stands is large; it is the rest that must be exact.
-    check(x, gamma, beta, upstream * weights, axes, False, weights)
+    assert_accurate(x, gamma, beta, upstream * weights, axes, False, weights)
     output, *to = gradients.vjp(
         lambda x, gamma, beta: normalize(x, axes, 1e-5, gamma, beta, weights)[0],
         [x, gamma, beta],

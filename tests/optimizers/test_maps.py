@@ -44,7 +44,7 @@ def test_no_map_is_an_empty_one():
     [
         ([("a", 1.0)], TypeError, "must be a dictionary.*Received: lr_multipliers="),
         ({3: 1.0}, TypeError, "keys of `lr_multipliers` must be strings.*Received: 3"),
-        ({"a(b": 1.0}, ValueError, r"'a\(b' of `lr_multipliers` is no regular expression.*escape"),
+        ({"a(b": 1.0}, ValueError, r"'a\(b' of `lr_multipliers` is not a regular exp.*escape"),
         ({"a": -1.0}, ValueError, r"`lr_multipliers\['a'\]` must be a finite number >= 0"),
         ({"a": float("nan")}, ValueError, "Received: .*nan"),
         ({"a": "2"}, TypeError, "Received: .*'2'"),

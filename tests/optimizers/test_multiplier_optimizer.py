@@ -156,7 +156,7 @@ def sgd():
         (
             lambda: MultiplierOptimizer(MultiplierOptimizer(sgd())),
             TypeError,
-            "not go around another MultiplierOptimizer. Give all multipliers to one",
+            "cannot wrap another MultiplierOptimizer. Pass all multipliers to one",
         ),
         (
             lambda: MultiplierOptimizer(sgd(), clipnorm=1.0),
@@ -188,7 +188,7 @@ def test_multi_optimizer_goes_around():
     around = keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.5), parts)
     )
-    with pytest.raises(TypeError, match="does not go around a MultiOptimizer"):
+    with pytest.raises(TypeError, match="cannot wrap a MultiOptimizer"):
         MultiplierOptimizer(around)
     assert step(around, built(around)) == [0.75, 0.5, 0.5]
 

@@ -1,11 +1,11 @@
 """Executors for PyTorch on the CPU.
 
-`sets` has the fast operations, `task` solves a problem with them, `functions` says how a solution
-is differentiated, and `compiled` makes it one operation in a compiled graph.
+`sets` contains the fast operations, `task` solves a problem with them, `functions` differentiates
+the solution, and `compiled` makes it one operation in a compiled graph.
 
-What declines: exported graphs, `torch.func`, forward-mode derivatives, subclasses of tensors, and
-what the plan has no form for; in a compiled graph also replicas and given moments, of which
-PyTorch's compiler makes good code.
+The executors decline exported graphs, `torch.func`, forward-mode derivatives, subclasses of tensors
+and problems without a plan. In a compiled graph they also decline replicas and given moments, for
+which PyTorch's compiler generates good code.
 """
 
 import torch
@@ -19,7 +19,7 @@ from keras_norm.ops import registry
 
 _count_modes = torch._C._len_torch_dispatch_stack
 _mode = torch._C._get_dispatch_mode
-# Modes that run operations without numbers, or write them down: what looks at numbers may not run.
+# Modes that run operations without values, or record them: code that reads values must not run.
 MODES = [getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL")]
 
 
@@ -73,7 +73,7 @@ def _standardize(task, x, moments, gamma, beta):
 
 
 def _suit(x, weights, *others):
-    """Returns whether an executor may be given these tensors, here and now."""
+    """Returns whether an executor can take these tensors in the current modes of PyTorch."""
     if torch.jit.is_tracing() or is_transformed():
         return False
     if _count_modes() > 0 and any(_mode(mode) is not None for mode in MODES):

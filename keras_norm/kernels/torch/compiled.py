@@ -1,7 +1,7 @@
-"""The executor as one operation of a graph that `torch.compile` makes.
+"""The executor as an operation in the graphs of `torch.compile`.
 
-A compiler sees two operations, one for each direction, and the sizes of what they return. Inside
-them the problem is solved as it is eagerly.
+The compiler sees two operations, forward and backward, and the sizes of their results. Inside the
+operations, the problem is solved as in eager mode.
 """
 
 import math
@@ -15,7 +15,7 @@ from keras_norm.kernels.torch.functions import plain_gradients
 from keras_norm.kernels.torch.sets import HALF
 from keras_norm.kernels.torch.task import task_of
 
-# Versions that cannot tell leave exported and compiled graphs to the plain functions.
+# Versions without this function leave exported and compiled graphs to the plain functions.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)
 
 
@@ -28,7 +28,7 @@ def normalize(problem, x, gamma, beta, weights):
     dtype = torch.float32 if x.dtype in HALF else x.dtype
     if any(v is not None and v.dtype != dtype for v in (gamma, beta)):
         return None
-    # Channels of a set are masked alike, or the plan has no form.
+    # The plan has no form for a mask that differs between the channels of a set.
     inner = spanned if spanned is not None else ()
     if problem.mask is not None and any(problem.mask[axis] != 1 for axis in inner):
         return None
@@ -39,7 +39,7 @@ def normalize(problem, x, gamma, beta, weights):
 
 
 def _moments(problem, x, weights, *found):
-    """Returns the moments, by operations that the compiler leaves out where nobody asks."""
+    """Returns the moments, by operations that the compiler removes if nothing uses the moments."""
     shift, mean, inverse = (v.detach() for v in found)
     variance = (inverse**-2 - problem.epsilon).clamp(min=0)
     if weights is None:
@@ -147,13 +147,13 @@ _normalize.register_autograd(_backward, setup_context=_keep)
 
 
 def _parameter_sizes(x, spanned):
-    """Returns the sizes of gamma and beta; none without them."""
+    """Returns the sizes of gamma and beta; [0] without them."""
     if spanned is None:
         return [0]
     return [size if axis in spanned else 1 for axis, size in enumerate(x.shape)]
 
 
 def _as(x, y):
-    """Returns `y` laid out in memory as the compiler was told."""
+    """Returns `y` in the memory layout that the compiler expects."""
     told = torch.empty_like(x)
     return y if y.stride() == told.stride() else told.copy_(y)

@@ -1,6 +1,6 @@
-"""The functions that PyTorch differentiates, each with its derivative.
+"""Functions of autograd, each with its derivative.
 
-A derivative that is differentiated in turn, or batched, is the plain function's.
+If a derivative is differentiated in turn, or batched, the plain function computes the derivative.
 """
 
 import torch
@@ -15,12 +15,12 @@ _ = torch.autograd.forward_ad._current_level
 
 
 def is_transformed():
-    """Returns whether `torch.func` or a forward-mode derivative is at work."""
+    """Returns whether `torch.func` or a forward-mode derivative is active."""
     return _has_functorch() or torch.autograd.forward_ad._current_level >= 0
 
 
 class Normalize(torch.autograd.Function):
-    """Tensors to what `Task.solve` returns: the output, and moments that are constants."""
+    """Returns the fields of the `Solution`: the output, and moments that are constants."""
 
     @staticmethod
     def forward(ctx, x, gamma, beta, weights, task):
@@ -29,7 +29,7 @@ class Normalize(torch.autograd.Function):
         ctx.save_for_backward(x, gamma, beta, weights, found.shift, found.mean, found.inverse)
         ctx.task = task
         ctx.mark_non_differentiable(*(v for v in found[1:] if v is not None))
-        # A view that is made in here may not be changed in place.
+        # Without `detach`, a view that is created here could not be changed in place.
         return found.y.detach(), *found[1:]
 
     @staticmethod
@@ -49,7 +49,7 @@ class Normalize(torch.autograd.Function):
 
 
 class Moments(torch.autograd.Function):
-    """An input to the shift (a constant), mean and variance of its sets."""
+    """Returns the shift (a constant), mean and variance of an input's sets."""
 
     @staticmethod
     def forward(ctx, x, weights, task):
@@ -65,7 +65,7 @@ class Moments(torch.autograd.Function):
     def backward(ctx, _, to_mean, to_variance):
         """Returns the gradient of the input, and None for the rest.
 
-        With w = 1 for the n elements that have part, and m for the mean,
+        With w = 1 for the n valid elements, 0 for padding, and the mean m,
 
             dm / dx = w / n, dvariance / dx = 2 w (x - m) / n
 
@@ -96,7 +96,7 @@ class Moments(torch.autograd.Function):
 
 
 class Standardize(torch.autograd.Function):
-    """An input and moments to the output.
+    """Returns the output for given moments.
 
     The mean is `shift + mean`; without a `mean` it is `shift`, which then gets gradients.
     """
@@ -159,7 +159,7 @@ class Standardize(torch.autograd.Function):
 
 
 def _near(ctx, x, shift, mean):
-    """Returns the view of an input whose mean is near zero, and its mean."""
+    """Returns a view of the input, shifted so that its mean is near zero, and the mean."""
     x = wide(ctx.task.view(x))
     if ctx.is_near:
         return x, shift if mean is None else shift + mean

@@ -1,17 +1,17 @@
 """The sets of a form, and the fast operations on them.
 
-Eager PyTorch has operations that run at the speed of memory and others that are ten times slower;
-and some that are fast keep a mean in one float32, or add up thousands of rows one after the other.
-What stands here is made of the fast ones, and is exact for data whose means are near zero
-(`are_near`). Two of them do what their names do not say:
+Some operations of eager PyTorch run at the speed of memory; others are ten times slower. Some fast
+ones keep a mean in one float32, or add up thousands of rows sequentially. This module uses the fast
+operations, and is exact for data whose means are near zero (`are_near`). Two operations are used
+for purposes that their names do not show:
 
-- `native_batch_norm_backward`, asked for the gradients of its scale and offset alone, is two sums
+- `native_batch_norm_backward`, asked only for the gradients of scale and offset, computes two sums
   in one pass over its arguments.
-- `native_batch_norm`, given moments 0 and 1, scales and shifts rows that lie together in memory by
-  a number a row: what broadcasts along the last axis takes twice as long.
+- `native_batch_norm`, with moments 0 and 1, scales and shifts contiguous rows by one number per
+  row. Broadcasting along the last axis would take twice as long.
 
-The input is viewed in the sizes of the form; numbers by set have `(samples, groups)`, numbers by
-channel `(samples, channels)`, gamma and beta `(channels,)`.
+The input is viewed in the sizes of the form. Arrays by set have shape `(samples, groups)`, arrays
+by channel `(samples, channels)`, gamma and beta `(channels,)`.
 """
 
 import functools
@@ -19,47 +19,48 @@ import math
 
 import torch
 
-# Chosen overloads: a call costs half of one that looks for them.
+# With the overload chosen here, a call costs half as much.
 layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 group_norm_backward = torch.ops.aten.native_group_norm_backward.default
 
 HALF = torch.float16, torch.bfloat16
 
-# Limits of error (2-norm, to float64), as measured by benchmarks/accuracy.py; 2e-6 is promised.
-# A mean of this many deviations may be rounded to a float32: it costs 2e-7, and 1e-6 of columns,
-# which are added up one after the other.
+# Limits that bound the error (2-norm, relative to float64), measured by benchmarks/accuracy.py. The
+# package promises 2e-6.
+# A mean up to this many standard deviations may be rounded to a float32: the error is 2e-7, or 1e-6
+# for columns, which are summed sequentially.
 LARGEST_MEAN = 3.0
-# Native kernels may add up this many rows, one after the other: it costs 1e-6 and, of shifted data,
-# whose few bits are all rounded the same way, 2e-6.
+# Rows that a native kernel may add sequentially: the error is 1e-6, or 2e-6 for shifted data, whose
+# few bits are all rounded in the same direction.
 LONGEST_COLUMN = 512
-# This many, where rows are taken together: it costs less than 1e-6.
+# The same where several rows are taken as one: the error is below 1e-6.
 SHORT_COLUMN = 256
-# This many for the gradients of gamma and beta, which nothing is made of.
+# The same for the gradients of gamma and beta, which no other result depends on.
 LONGEST_COLUMN_OF_ROWS = 4096
-# And this many elements that are neighbours in memory, which they add up in lanes.
+# Contiguous elements that a native kernel may sum; it sums them in vector lanes.
 LONGEST_ROW = 4096
-# As many make a set, of which they make the gradient: 1e-6.
+# Elements of a set whose gradient a native kernel may compute: the error is 1e-6.
 LONGEST_SET = 1 << 14
 
-# Limits of speed, as measured by python -m benchmarks, in elements.
-# Rows up to this long are fast to add up.
+# Limits in elements that affect only the speed, measured by `python -m benchmarks`.
+# Rows up to this long are added up fast.
 WIDEST_ROW = 512
-# Samples this long are worth a native call of their own.
+# Samples at least this long are worth a separate native call.
 SMALLEST_SAMPLE = 1 << 15
-# So many samples are worth a copy of gamma and beta for each position.
+# At least this many samples are worth a copy of gamma and beta for each position.
 FEWEST_SAMPLES = 4
-# How many elements to work on at a time, where what lies between shall stay in the cache.
+# Elements to process at a time, so that intermediate values stay in the cache.
 CHUNK = 1 << 18
 
 
 def are_near(mean, inverse):
-    """Returns whether all means are so near zero that their rounding does not show."""
+    """Returns whether all means are near zero: at most `LARGEST_MEAN` standard deviations."""
     return (mean * inverse).abs_().max().item() <= LARGEST_MEAN
 
 
 def wide(x):
-    """Returns an array of 16 bits in float32."""
+    """Returns a 16-bit array in float32, any other array as it is."""
     return x.float() if x.dtype in HALF else x
 
 
@@ -72,7 +73,7 @@ def sets_of(plan):
 class Rows:
     """Sets that are rows of a matrix; gamma and beta belong to its columns.
 
-    A mask says here, if anything, which sets count.
+    A mask, if there is one, makes whole sets valid or invalid.
     """
 
     takes_16_bits = True
@@ -92,7 +93,7 @@ class Rows:
         return y.view(x.shape), mean, None, inverse
 
     def _normalize_by_square(self, x, gamma, beta, epsilon):
-        """A few rows at a time, so that the input is read once."""
+        """Normalizes a few rows at a time, so that the input is read once."""
         y = torch.empty_like(x)
         blocks = _divisor(self._size, LONGEST_ROW)
         inverses = []
@@ -115,14 +116,14 @@ class Rows:
 
             inverse * (u - mean(u) - h * mean(u * h))
 
-        where mean(u) is there only if a mean is subtracted: without it, the native function, given
-        a mean of 0, returns inverse * mean(u) too little.
+        Without centring, the term mean(u) is left out. The native function, called with a mean of
+        0, still subtracts inverse * mean(u), so this term is added again.
         """
         gamma = self._ones(x) if gamma is None else gamma
         beta = torch.zeros_like(gamma)
         size = LONGEST_COLUMN_OF_ROWS if centered else max(1, CHUNK // self._size)
         rows = len(mean)
-        # Filled part by part: to put parts together later takes another array of this size.
+        # Filled in parts: concatenating the parts would take another array of this size.
         dx = torch.empty_like(x) if rows > size else None
         arrays = *(v.view(self._shape) for v in (g, x)), mean, inverse
         columns = []
@@ -142,7 +143,7 @@ class Rows:
         return dx, *(functools.reduce(torch.add, v) for v in zip(*columns, strict=True))
 
     def _gradient_of_long_rows(self, u, x, mean, inverse, centered):
-        """The expression above as scale * u + slope * x + offset, with sums of PyTorch's own."""
+        """Returns the gradient above as inverse * u + slope * x + offset, with PyTorch's sums."""
         first = u.mean(1, keepdim=True) if centered else torch.zeros_like(mean)
         second = (u * x).mean(1, keepdim=True) - mean * first
         slope = second * inverse * -inverse * inverse
@@ -155,9 +156,9 @@ class Rows:
 
 
 class Channels:
-    """Sets that are channels, or groups of channels, of a sample; gamma and beta belong to these.
+    """Sets that are channels, or groups of channels, of a sample; gamma and beta span the channels.
 
-    A batch, whose samples share their moments, counts as one sample.
+    A batch, whose samples share their moments, is one sample here.
     """
 
     takes_16_bits = False
@@ -168,16 +169,17 @@ class Channels:
         self._rows = (-1, form.channels, form.after)
         self._are_last = form.after == 1
         self._by_batch = form.samples == form.group_size == 1
-        # What PyTorch's group normalization takes.
+        # The forms that PyTorch's group normalization takes.
         are_rows_short = form.after <= LONGEST_ROW
         self._is_native = form.before == 1 and are_rows_short and not self._by_batch
-        # Its batch normalization adds up rows in lanes, and their sums one after the other. That is
-        # fast and exact enough for gradients; it takes its time for moments, but for few.
+        # PyTorch's batch normalization sums rows in vector lanes, and adds the sums sequentially.
+        # This is fast and accurate enough for gradients. For moments it is slow, except for few
+        # elements.
         self._has_batch_gradients = (
             self._by_batch and are_rows_short and form.before <= LONGEST_COLUMN
         )
         self._is_small_batch = self._by_batch and form.count <= LONGEST_COLUMN
-        # Samples that are whole sets, and rows in memory; it takes a few to be worth a gamma each.
+        # Samples that are whole sets, and rows in memory: few would not be worth a repeated gamma.
         enough = max(FEWEST_SAMPLES, torch.get_num_threads())
         self._are_rows = form.groups == form.after == 1 and form.samples >= enough
         # Sums run over the positions of one part of a sample.
@@ -193,9 +195,9 @@ class Channels:
                 self._sums = self._sums_of_rows
 
     def _split_columns(self):
-        """Finds how many rows of channels to add up at a time."""
-        # Neighbouring rows are taken for one longer row, which is faster, and a call adds up as
-        # many as native kernels are exact for.
+        """Chooses how many rows of channels to add up at a time."""
+        # Neighbouring rows are viewed as one longer row, which is faster. A call adds up as many of
+        # these as native kernels sum accurately.
         before = self._before
         width = min(WIDEST_ROW // self._channels, before // SHORT_COLUMN)
         width = next(d for d in range(max(1, width), 0, -1) if before % d == 0)
@@ -209,9 +211,9 @@ class Channels:
         self._sums = self._sums_of_columns if self._has_columns else self._sums_of_products
 
     def normalize(self, x, gamma, beta, epsilon, centered=True):
-        """Returns output, mean, variance and 1 / sqrt(variance + epsilon), for whole sets.
+        """Returns output, mean, variance and 1 / sqrt(variance + epsilon), for sets without a mask.
 
-        The output is None where it does not come by itself, the variance where the inverse does.
+        The output or the variance is None if the native function does not return it.
         """
         if centered and self._is_native:
             sizes = self._samples, self._channels, self._after, self._groups
@@ -243,7 +245,7 @@ class Channels:
             found = [torch.batch_norm_update_stats(v, None, None, 0.0) for v in rows]
             means, variances = (torch.stack(v).view(shape) for v in zip(*found, strict=True))
         else:
-            # Shifted: squares of numbers with few bits would all be rounded the same way.
+            # Shifted, as squares of numbers with few bits would all be rounded in one direction.
             means = x.view(self._split).mean(self._axis).view(shape)
             sums, products = (s / self._positions for s in self.sums(x, x, means))
             variances = products - means * (sums - means)
@@ -254,7 +256,7 @@ class Channels:
         return mean, self._merge(variances + distances * distances).clamp_(min=0)
 
     def affine(self, x, scale, offset, out=None):
-        """Returns scale * x + offset, of numbers by channel."""
+        """Returns scale * x + offset, with scale and offset by channel."""
         if self._are_last:
             scale, offset = (
                 v[:, None, :, None].unflatten(2, x.shape[2:4]) for v in (scale, offset)
@@ -279,15 +281,15 @@ class Channels:
     def gradients(self, g, x, gamma, mean, inverse, centered, weights, count):
         """Returns the gradients of input, gamma and beta.
 
-        With u = gamma * g and h = inverse * (x - mean), where the sums run over a set, weighted
-        elements w have part in the moments, and those of all count elements get their gradients,
+        With u = gamma * g, h = inverse * (x - mean), weights w (1, or 0 for padding) and sums over
+        a set of `count` valid elements,
 
             inverse * (u - w * (sum(u) + h * sum(u * h)) / count)
           = scale * g + w * (slope * x + offset)
             scale = inverse * gamma, slope = -inverse * inverse * sum(u * h) / count
             offset = -inverse * sum(u) / count - slope * mean
 
-        without sum(u) if no mean is subtracted.
+        Without centring, the term sum(u) is left out.
         """
         if self._is_native and centered and weights is None:
             gamma = x.new_ones(self._channels) if gamma is None else gamma
@@ -333,7 +335,7 @@ class Channels:
         return (s.view(-1, self._blocks).sum(1) for s in found)
 
     def _sums_of_products(self, u, v, mean):
-        """For sums too long, or samples too small, for native calls: a few samples at a time."""
+        """Sums a few samples at a time: sums too long, or samples too small, for native calls."""
         size = max(1, CHUNK // math.prod(self._split[1:]))
         u, v = u.view(self._split), v.view(self._split)
         between = torch.empty_like(u[:size])
@@ -354,21 +356,21 @@ class Channels:
         return values.view(self._samples, self._parts, self._groups, -1).mean((1, 3))
 
     def by_channel(self, values):
-        """Returns numbers by set as numbers by channel."""
+        """Returns an array by set as an array by channel."""
         if self._groups == self._channels:
             return values
         return values[:, :, None].expand(-1, -1, self._group_size).flatten(1)
 
 
 def _divisor(number, longest):
-    """Returns a divisor that leaves at most `longest` of a number, not many times less; else 1."""
+    """Returns a divisor of `number` whose quotient is at most, but near, `longest`; else 1."""
     least = -(-number // longest)
     return next((d for d in range(least, 16 * least) if number % d == 0), 1)
 
 
 def _native_sums(u, v, mean):
     """Returns the sums of u and of u * (v - mean) over all axes but the second."""
-    mean = mean.contiguous()  # the native kernel takes it for that
+    mean = mean.contiguous()  # the native kernel assumes it
     one = torch.ones_like(mean)
     options = one, None, None, mean, one, True, 0.0, [False, True, True]
     _, products, sums = batch_norm_backward(u, v, *options)

@@ -1,9 +1,9 @@
-"""A problem on tensors as they lie in memory: how they are viewed, and the solution.
+"""A problem with the memory layout of its tensors: their views, and the solution.
 
-Kept for the backward pass are the input and the moments of its sets. Where a mean is too far from
-zero for the fast operations (`sets.are_near`), they get what is left of the input after a *shift*,
-the rounded mean, is subtracted: at the cost of a pass. NaN and infinity in padding make a mean NaN,
-which is not near: then they are set to 0 first. So a mask costs no look at the data.
+The input and the moments of its sets are kept for the backward pass. Where a mean is too far from
+zero for the fast operations (`sets.are_near`), the rounded mean, the *shift*, is subtracted first.
+This costs a pass over the input. NaN and infinity in padding make a mean NaN, which is not near;
+only then are they replaced by 0. So a mask needs no separate check of the data.
 """
 
 import functools
@@ -19,8 +19,8 @@ from keras_norm.kernels.torch.sets import are_near, sets_of, wide
 class Solution(NamedTuple):
     """Output, and moments by sample and group.
 
-    The mean is `shift + mean`, where a shift of None stands for 0; a variance of None says that it
-    follows from `inverse`, which is 1 / sqrt(variance + epsilon), or 0 of empty sets.
+    The mean is `shift + mean`; a shift of None means 0. A variance of None follows from `inverse`,
+    which is 1 / sqrt(variance + epsilon), or 0 for empty sets.
     """
 
     y: Any
@@ -31,14 +31,14 @@ class Solution(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A problem, its plan, and the sets that have the operations for it."""
+    """A problem, its plan, and the sets with the operations for it."""
 
     problem: ops.Problem
     plan: Plan
     sets: Any
 
     def view(self, x):
-        """Returns the input, or what has its shape, in the sizes of the form."""
+        """Returns the input, or an array of its shape, in the sizes of the form."""
         return self._ordered(x).contiguous().view(self.plan.form)
 
     def flat(self, parameter):
@@ -54,16 +54,21 @@ class Task(NamedTuple):
         return weights.to(torch.promote_types(dtype, torch.float32))
 
     def by_set(self, moment):
-        """Returns a moment of the input as numbers by set."""
+        """Returns a moment of the input as an array by set."""
         return self._ordered(moment).reshape(self.plan.form.samples, self.plan.form.groups)
 
     def unview(self, view, sizes=None):
-        """Returns what is in the form, or in sizes in the order of the plan, as the input is."""
+        """Returns a view as an array whose axes are in the order of the input.
+
+        Args:
+            view: An array in the order of the plan.
+            sizes: Its sizes in this order; None for those of the input.
+        """
         view = view.reshape(self.plan.sizes if sizes is None else sizes)
         return view if self.plan.is_ordered else view.permute(self.plan.inverse)
 
     def moments(self, found, weights):
-        """Returns shift, mean, variance and inverse that were found as moments of the input."""
+        """Returns `Moments` of the input from shift, mean, variance and inverse by set."""
         shift, mean, variance, inverse = found
         count = self.count(self.weights(weights, mean.dtype))
         if variance is None:
@@ -78,11 +83,11 @@ class Task(NamedTuple):
         return ops.Moments(count, *fields)
 
     def spread(self, values):
-        """Returns numbers by set in a shape that broadcasts against the view of the input."""
+        """Returns an array by set in a shape that broadcasts against the view of the input."""
         return values[:, None, :, None, None]
 
     def count(self, weights, least=0):
-        """Returns how many elements a set has: a number, or an array by set."""
+        """Returns the number of valid elements in a set: a number, or an array by set."""
         form = self.plan.form
         if weights is None:
             return form.count
@@ -92,11 +97,11 @@ class Task(NamedTuple):
         return count.clamp_(min=least)
 
     def partial(self, weights):
-        """Returns weights if they weigh the elements of a set; None if they weigh whole sets."""
+        """Returns weights if they differ within a set; None if they apply to whole sets."""
         return None if weights is None or self.plan.mask.is_by_set else weights
 
     def solve(self, x, gamma, beta, weights, output=True):
-        """Returns the `Solution` for the tensors; for replicas without output, and inverse."""
+        """Returns the `Solution` for the tensors; without output and inverse if not `output`."""
         given, x, weights = x, self.view(x), self.weights(weights, x.dtype)
         gamma, beta = self.flat(gamma), self.flat(beta)
         values = x if self.sets.takes_16_bits else wide(x)
@@ -121,7 +126,7 @@ class Task(NamedTuple):
         return Solution(self.unview(y.to(given.dtype)), shift, mean, variance, inverse)
 
     def _attempt(self, x, gamma, beta, weights, output):
-        """Returns output and room for one, each None or not; mean, variance and inverse."""
+        """Returns the output or None, a buffer for it or None, mean, variance and inverse."""
         y = held = None
         if output and self.partial(weights) is None:
             y, mean, variance, inverse = self.sets.normalize(
@@ -131,16 +136,16 @@ class Task(NamedTuple):
             mean, variance, held = self._moments(x, self.partial(weights))
             inverse = torch.rsqrt(variance + self.problem.epsilon)
         if weights is not None:
-            # A product, as what is NaN shall stay so.
+            # A product, so that NaN remains NaN.
             has_part = (self.count(weights) > 0).to(mean.dtype)
             mean, inverse = mean * has_part, inverse * has_part
         return y, held, mean, variance, inverse
 
     def _moments(self, x, weights):
-        """Returns the means and variances of elements that weights say; and room for an output.
+        """Returns the means and variances of the valid elements, and a buffer for the output.
 
-        Where 0 stands for the others, the moments of the whole, mean' and variance', are a merge,
-        which is run backwards: with s for the share of a set's elements that have part,
+        With 0 for padding, mean' and variance' of all elements are a merge of the valid elements
+        and the zeros. The merge is inverted. With the share s of valid elements,
 
             mean' = s mean,  variance' = s variance + s (1 - s) mean^2
         """
@@ -155,14 +160,14 @@ class Task(NamedTuple):
         return mean, variance, held
 
     def shifted(self, x, weights, shift):
-        """Returns the input less its shift, in float32 at least; where it has one, cleaned."""
+        """Returns the input minus its shift, in at least float32; cleaned if there is a shift."""
         x = wide(self.view(x))
         if shift is None:
             return x
         return (x if weights is None else cleaned(x, weights)) - self.spread(shift)
 
     def gradients(self, gradient, x, gamma, weights, shift, mean, inverse):
-        """Returns the gradients of input, gamma and beta from what was kept of a solution."""
+        """Returns the gradients of input, gamma and beta from the kept fields of a solution."""
         weights = self.weights(weights, x.dtype)
         dx, *parameters = self.sets.gradients(
             wide(self.view(gradient)),
@@ -177,10 +182,10 @@ class Task(NamedTuple):
         return self.unview(dx.to(x.dtype)), *map(self.parameter, parameters)
 
     def parameter(self, values):
-        """Returns numbers by channel in the shape of gamma and beta."""
+        """Returns an array by channel in the shape of gamma and beta."""
         spans = self.problem.gamma_axes, self.problem.beta_axes
         if spans == (None, None):
-            return values  # which nobody asks for
+            return values  # unused
         spanned = spans[0] or spans[1] or ()
         sizes = [
             n if a in spanned else 1 for a, n in zip(self.plan.order, self.plan.sizes, strict=True)
@@ -192,7 +197,7 @@ class Task(NamedTuple):
 
 
 def cleaned(x, weights):
-    """Returns an input with 0 for what is NaN or infinite in padding."""
+    """Returns an input with 0 in place of NaN and infinity in padding."""
     return torch.where((weights > 0) | x.isfinite(), x, 0)
 
 
@@ -205,7 +210,7 @@ def task_of(problem, x):
 def _task(problem, strides):
     axes = range(len(problem.shape))
     spanned = problem.gamma_axes or problem.beta_axes or ()
-    # As the input lies in memory; else copied into the form's own order.
+    # In the memory order of the input; otherwise copied into the order of the form.
     for order in (
         sorted(axes, key=lambda axis: -strides[axis]),
         sorted(axes, key=lambda axis: (axis in spanned, axis in problem.axes)),

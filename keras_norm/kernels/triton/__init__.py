@@ -1,14 +1,14 @@
-"""Executors for PyTorch on accelerators, written in Triton: NVIDIA's, AMD's and Intel's.
+"""Executors for PyTorch on accelerators of NVIDIA, AMD and Intel, written in Triton.
 
-`kernels` has the kernels, `tiles` says how an input is divided among programs, `launches` has the
-kernels as functions on tensors, `compiled` these as operations for `torch.compile`, and
-`functions` the executors with their derivatives. Kept for the backward pass are the input and the
-moments of its sets. Where a set fits into a tile, the input is read once forward and once backward,
-else twice each. Nothing waits for the device, and sums have the same bits in every run.
+`kernels` contains the kernels, `tiles` divides an input among programs, `launches` calls the
+kernels on tensors, `compiled` makes the launches operations for `torch.compile`, and `functions`
+contains the executors with their derivatives. The input and the moments of its sets are kept for
+the backward pass. Where a set fits into a tile, each pass reads the input once, otherwise twice. No
+function waits for the device, and sums have the same bits in every run.
 
-Triton is imported at the first call. Where it is missing, PyTorch's own operations on shifted data
-answer. The environment variable `KERAS_NORM_KERNELS=triton` takes the executors for tensors on any
-device: with `TRITON_INTERPRET=1` that is the CPU, in Triton's interpreter.
+Triton is imported at the first call. Without Triton, PyTorch's own operations on shifted data are
+used. The environment variable `KERAS_NORM_KERNELS=triton` uses the executors on any device: with
+`TRITON_INTERPRET=1`, on the CPU in Triton's interpreter.
 """
 
 import os
@@ -16,7 +16,7 @@ import warnings
 
 from keras_norm.ops import registry
 
-# The kinds of devices that Triton compiles for, by PyTorch's names: AMD's cards are "cuda" too.
+# PyTorch's names of the devices that Triton compiles for; AMD's cards are "cuda" too.
 DEVICES = ("cuda", "xpu")
 OPTIONS = {"normalize": ["centered", "mask", "replicas", "exported", "moments"], "standardize": []}
 
@@ -34,8 +34,8 @@ def _executors():
         except (ImportError, AttributeError) as error:
             if error.name != "triton":
                 warnings.warn(
-                    "keras_norm runs without its Triton kernels, as the installed version of a "
-                    f"framework lacks what they use: {error}",
+                    "keras_norm runs without its Triton kernels: the installed version of a "
+                    f"framework lacks a symbol that they need ({error})",
                     stacklevel=2,
                 )
             from keras_norm.kernels.triton import native
@@ -57,7 +57,7 @@ def standardize(problem, *tensors):
 def _register():
     devices = list(DEVICES)
     if os.environ.get("KERAS_NORM_KERNELS") == "triton":
-        # Asked for by name: that it is missing is said at the import.
+        # Requested by name: if Triton is missing, the import of the package says so.
         import keras_norm.kernels.triton.functions  # noqa: F401
 
         devices.append("cpu")

@@ -1,7 +1,7 @@
-"""The launches as operations that `torch.compile` takes as they are.
+"""The launches as custom operations for `torch.compile`.
 
-In eager PyTorch a call of such an operation takes longer than an `autograd.Function`; and only the
-latter can have gradients of gradients by the plain functions.
+In eager PyTorch, a custom operation takes longer to call than an `autograd.Function`, and only the
+latter can leave second derivatives to the plain functions.
 """
 
 import torch
@@ -80,7 +80,7 @@ def standardize_backward(
 
 
 def _own(dx, dgamma, dbeta):
-    """Returns tensors that share no memory, as operations must."""
+    """Returns the tensors without shared memory, as custom operations require."""
     return dx, dgamma.clone(), dbeta.clone()
 
 

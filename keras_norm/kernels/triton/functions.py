@@ -1,6 +1,6 @@
-"""The executors: what they take, and their derivatives."""
+"""The executors: the problems that they take, and their derivatives."""
 
-# To a type checker, the number of a starred tuple's items is unknown.
+# Type checkers do not know the length of a starred tuple.
 # mypy: disable-error-code="call-arg"
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from keras_norm.kernels.plan import Form, plan
 from keras_norm.kernels.triton import compiled, launches
 
 DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
-# Bound here, so that a version of PyTorch that lacks one cannot import the module.
+# Bound here, so that the import of this module fails if PyTorch lacks one.
 are_transforms_active = torch._C._are_functorch_transforms_active
 dispatch_modes = torch._C._len_torch_dispatch_stack
 is_batch_of_gradients = torch._C._functorch.is_legacy_batchedtensor
@@ -21,7 +21,7 @@ forward_ad._current_level  # noqa: B018
 
 
 class Spec(NamedTuple):
-    """A problem as the launches take it."""
+    """A problem in the form of the launches' arguments."""
 
     order: tuple
     form: Form
@@ -76,17 +76,17 @@ def standardize(problem, x, moments, gamma, beta):
 
 
 def _planned(problem, x, *tensors):
-    """Returns the plan of a problem whose tensors the kernels take, here and now; else None."""
+    """Returns the plan of a problem if the kernels can take its tensors now; else None."""
     if are_transforms_active() or torch.jit.is_tracing():
         return None
     if torch.compiler.is_compiling():
         if torch.compiler.is_exporting():
             return None
-        # An axis may be a symbol, for which `in` is False where a comparison is decided.
+        # An axis may be a symbol, for which `in` is False although `==` is True.
         axes = [axis for axis in range(x.ndim) if any(axis == other for other in problem.axes)]
         problem = problem._replace(axes=tuple(axes))
     elif dispatch_modes() > 0 or forward_ad._current_level >= 0:
-        # Whoever watches each operation is to see PyTorch's: make_fx, for one.
+        # Tracers of single operations, such as make_fx, must see PyTorch's operations.
         return None
     if x.dtype not in DTYPES or x.numel() == 0:
         return None
@@ -98,7 +98,7 @@ def _planned(problem, x, *tensors):
             and all(m in (1, n) for m, n in zip(tensor.shape, x.shape, strict=True))
         ):
             return None
-    # Dynamo traces the function behind a cache, and warns of the cache.
+    # Dynamo traces the function behind a cache, and warns about the cache.
     planned = plan.__wrapped__ if torch.compiler.is_compiling() else plan
     return planned(problem, _memory_order(x)) or planned(problem, _order_of_parts(problem))
 
@@ -115,7 +115,7 @@ def _memory_order(x):
 
 
 def _order_of_parts(problem):
-    """Returns the axes as the plan has them; the input is copied where memory has another order."""
+    """Returns the axes in the plan's order; the input is copied if its layout has another order."""
     spanned = problem.gamma_axes or problem.beta_axes or ()
     return tuple(
         sorted(
@@ -149,10 +149,10 @@ def _is_differentiated(gradient):
 
 
 class _Combination:
-    """The moments of one replica's sets, as a function of which others' follow.
+    """The function that combines the moments of replicas, and its derivatives.
 
-    The function stands between two kernels, so PyTorch finds its derivatives, from a graph that
-    begins at residuals and variances and ends at those to standardize with.
+    The function runs between two kernels. PyTorch differentiates it, by a graph from the residuals
+    and variances of this replica to the combined ones.
     """
 
     def __init__(self, function, problem, planned):
@@ -160,7 +160,7 @@ class _Combination:
         self._problem, self._planned = problem, planned
 
     def forward(self, found):
-        """Returns the buffer of combined moments for that of a replica's."""
+        """Returns the buffer of the combined moments for the buffer of a replica's moments."""
         with torch.enable_grad():
             self._leaves = [field.clone().requires_grad_() for field in found[2:]]
             count, shift = found[:2]
@@ -174,14 +174,14 @@ class _Combination:
         return torch.stack([field.detach() for field in self._results])
 
     def sums(self, sums, found, combined, epsilon):
-        """Returns the moments and sums of which `launches.input_gradient` makes the gradient.
+        """Returns the moments and sums from which `launches.input_gradient` computes the gradient.
 
-        Through the moments that y = gamma r (x - shift - residual) + beta is computed with, by
+        The output is y = gamma r (x - shift - residual) + beta. The gradients of its moments are
         sums over a set,
 
             d residual = d shift = -r sum(u)        d variance = -r^2 sum(u h) / 2
 
-        which the graph takes to d residual' and d variance' of the replica's own. With these,
+        The graph maps these to d residual' and d variance' of this replica's moments. With these,
 
             dx = r u + w (d residual' + 2 d variance' (x - mean')) / n'
 
@@ -209,7 +209,7 @@ class _Combination:
 
 
 class _Normalize(torch.autograd.Function):
-    """Input, gamma, beta and weights to the output and the buffer of moments."""
+    """Returns the output and the buffer of moments."""
 
     @staticmethod
     def forward(ctx, x, gamma, beta, weights, spec, problem, planned, combine):
@@ -252,7 +252,7 @@ class _Normalize(torch.autograd.Function):
 
 
 class _Standardize(torch.autograd.Function):
-    """The same with given means and variances."""
+    """Returns the output for given means and variances."""
 
     @staticmethod
     def forward(ctx, x, gamma, beta, mean, variance, spec):

@@ -1,23 +1,23 @@
 """The kernels in Triton's language.
 
-Each works on an input in the plan's form, (samples, before, groups, group size, after), and a tile
-is a block of this form: a sample block, a block of positions before the channels, and so on. So
-one addressing serves all problems; what an input has no use for has size 1.
+Each kernel works on an input in the plan's form, (samples, before, groups, group size, after). A
+tile is a block of this form: a block of samples, a block of positions before the channels, and so
+on. All problems share this addressing; a part that an input lacks has size 1.
 
-Arguments that recur:
+Common arguments:
     sizes: The five sizes of the form.
-    *_strides: The five strides of a tensor, in elements; 0 along what a mask is broadcast over.
+    *_strides: The five strides of a tensor, in elements; 0 where a mask is broadcast.
     weights: Mask of 0s and 1s, or None.
-    count, shift, residual, variance: Moments by sample and group, contiguous. A count of None says
-        that no set is empty, a residual of None that it is 0.
+    count, shift, residual, variance: Moments by sample and group, contiguous. A count of None means
+        that no set is empty, a residual of None means 0.
     gamma, beta: By channel (group and member), contiguous, or None.
-    WIDE: The type that is computed in, whatever the input's.
+    WIDE: The type of the computation, whatever the input's.
     TILE: The five sizes of a tile, powers of 2.
 
 Offsets have 64 bits. Sums over a set have a fixed order, without atomics.
 """
 
-# Triton compiles these functions; their types are its own.
+# Triton compiles these functions and has its own types.
 # mypy: ignore-errors
 
 import triton
@@ -32,14 +32,14 @@ def block(index, SIZE: tl.constexpr):
 
 @triton.jit
 def set_places(at, sizes):
-    """Returns where moments are in a buffer by sample and group, and how many a field has."""
-    # A size of 1 is a constant to the compiler, which has no methods: the sum with 0 is a number.
+    """Returns the offsets of moments in a buffer by sample and group, and the size of a field."""
+    # For the compiler, a size of 1 is a constant without methods; the sum with 0 is a number.
     return at[0] * sizes[2] + at[2], (at[0] * 0 + sizes[0]) * sizes[2]
 
 
 @triton.jit
 def tile_indices(i, j, k, m, a, TILE: tl.constexpr):
-    """Returns the indices of the elements of a tile, by the numbers of its blocks."""
+    """Returns the indices of a tile's elements, from the indices of its blocks."""
     return (
         block(i, TILE[0])[:, None, None, None, None],
         block(j, TILE[1])[None, :, None, None, None],
@@ -51,27 +51,27 @@ def tile_indices(i, j, k, m, a, TILE: tl.constexpr):
 
 @triton.jit
 def offsets(at, strides):
-    """Returns where elements are in a tensor."""
+    """Returns the offsets of elements in a tensor."""
     positions = at[1] * strides[1] + at[4] * strides[4]
     return at[0] * strides[0] + positions + at[2] * strides[2] + at[3] * strides[3]
 
 
 @triton.jit
 def is_inside(at, sizes):
-    """Returns which elements of a tile the input has."""
+    """Returns which elements of a tile lie inside the input."""
     positions = (at[1] < sizes[1]) & (at[4] < sizes[4])
     return (at[0] < sizes[0]) & positions & (at[2] < sizes[2]) & (at[3] < sizes[3])
 
 
 @triton.jit
 def is_set(at, sizes):
-    """Returns which samples and groups of a tile there are."""
+    """Returns which samples and groups of a tile lie inside the input."""
     return (at[0] < sizes[0]) & (at[2] < sizes[2])
 
 
 @triton.jit
 def is_channel(at, sizes):
-    """Returns which channels of a tile there are."""
+    """Returns which channels of a tile lie inside the input."""
     return (at[2] < sizes[2]) & (at[3] < sizes[3])
 
 
@@ -93,12 +93,12 @@ def sum_of_channels(v):
 
 @triton.jit
 def load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE: tl.constexpr):
-    """Returns a tile of the input, and whether an element counts: 1 or 0."""
+    """Returns a tile of the input, and 1 for valid elements, 0 for others."""
     inside = is_inside(at, sizes)
     v = tl.load(x + offsets(at, x_strides), mask=inside, other=0).to(WIDE)
     held = inside
     if weights is not None:
-        # The mask is the same for the channels of a position, and is loaded once for them.
+        # All channels of a position have the same mask value, which is loaded once.
         here = (at[0] < sizes[0]) & (at[1] < sizes[1]) & (at[4] < sizes[4])
         at_weights = at[0] * weight_strides[0] + at[1] * weight_strides[1]
         at_weights = at_weights + at[4] * weight_strides[4]
@@ -111,9 +111,9 @@ def load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE: tl.conste
 
 @triton.jit
 def load_moments(count, shift, residual, variance, at, sizes, EPSILON: tl.constexpr):
-    """Returns shift, residual and 1 / sqrt(variance + epsilon), 0 for an empty set; and the count.
+    """Returns shift, residual, 1 / sqrt(variance + epsilon) (0 for an empty set), and the count.
 
-    The count is at least 1, as it is divided by.
+    The count is at least 1, as it is a divisor.
     """
     valid = is_set(at, sizes)
     place, _ = set_places(at, sizes)
@@ -132,7 +132,7 @@ def load_moments(count, shift, residual, variance, at, sizes, EPSILON: tl.conste
 
 @triton.jit
 def store_moments(moments, number, place, valid, n, shift, residual, variance):
-    """Stores moments in a buffer that has the four fields one after the other."""
+    """Stores moments in a buffer of four consecutive fields."""
     tl.store(moments + place, n, mask=valid)
     tl.store(moments + number + place, shift, mask=valid)
     tl.store(moments + 2 * number + place, residual, mask=valid)
@@ -141,10 +141,10 @@ def store_moments(moments, number, place, valid, n, shift, residual, variance):
 
 @triton.jit
 def moments_of_tile(v, held, CENTERED: tl.constexpr):
-    """Returns count, shift, residual and variance of what a tile has of its sets.
+    """Returns count, shift, residual and variance of the sets in a tile.
 
-    The shift is the mean, rounded; the residual the mean of what is left. Elements are near their
-    shift, so that the subtraction is exact.
+    The shift is the rounded mean, and the residual the mean of the differences from it. Elements
+    are near their shift, so that the subtraction is exact.
     """
     n = sum_of_sets(held)
     least = tl.where(n > 0, n, 1)
@@ -168,20 +168,20 @@ def union(n, shift, residual, variance, n1, shift1, residual1, variance1):
     """Returns the moments of the union of two parts (Chan, Golub and LeVeque)."""
     total = n + n1
     share = n1 / tl.where(total > 0, total, 1)
-    # What is empty has no place: the union's shift is the first part's that is not.
+    # An empty part has no mean: the union's shift is that of the first part that is not empty.
     distance = tl.where(n > 0, (shift1 - shift) + (residual1 - residual), 0)
     distance = tl.where(n1 > 0, distance, 0)
     shift, residual = tl.where(n > 0, shift, shift1), tl.where(n > 0, residual, residual1)
     residual = residual + distance * share
     variance = variance + (variance1 - variance) * share
-    # Times the distance once, and again: its square may overflow where this does not.
+    # The distance is multiplied twice: its square may overflow where this product does not.
     variance = variance + distance * share * (distance * (1 - share))
     return total, shift, residual, variance
 
 
 @triton.jit
 def load_channels(parameter, at, sizes, DEFAULT: tl.constexpr, WIDE: tl.constexpr):
-    """Returns gamma or beta of the channels of a tile."""
+    """Returns gamma or beta for the channels of a tile."""
     if parameter is None:
         return (at[2] * 0 + at[3] * 0 + DEFAULT).to(WIDE)
     place = at[2] * sizes[3] + at[3]
@@ -213,7 +213,7 @@ def normalize_sets(
     WIDE: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Normalizes sets that a tile holds whole: the input is read once."""
+    """Normalizes sets that fit into a tile as a whole: the input is read once."""
     group_blocks = tl.cdiv(sizes[2], TILE[2])
     program = tl.program_id(0)
     zero = program * 0
@@ -242,9 +242,9 @@ def moments_of_parts(
     WIDE: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Finds the moments of parts of sets, by sample, part and group.
+    """Computes the moments of parts of sets, by sample, part and group.
 
-    A part is `steps` tiles, which are merged one after the other.
+    A part consists of `steps` tiles, which are merged sequentially.
     """
     group_blocks = tl.cdiv(sizes[2], TILE[2])
     member_blocks, after_blocks = tl.cdiv(sizes[3], TILE[3]), tl.cdiv(sizes[4], TILE[4])
@@ -255,7 +255,7 @@ def moments_of_parts(
     n = (at[0] * 0 + at[2] * 0).to(WIDE)
     shift, residual, variance = n, n, n
     for each in range(steps):
-        # Past the last tile no element is inside: the part is empty there.
+        # Past the last tile, no element is inside: such tiles are empty.
         step = part * steps + each
         rest = step // after_blocks
         at = tile_indices(
@@ -288,7 +288,7 @@ def merge_parts(
     SETS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Merges the moments of parts, (samples, parts, groups), to those of sets, as `ops.merge`."""
+    """Merges the moments of parts, (samples, parts, groups), into moments of sets: `ops.merge`."""
     sets = block(tl.program_id(0), SETS)[:, None]
     each = block(tl.program_id(0) * 0, PARTS)[None, :]
     sample, group = sets // groups, sets % groups
@@ -337,7 +337,7 @@ def standardize(
     WIDE: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Standardizes a tile with given moments, scales and shifts it."""
+    """Standardizes a tile with given moments, then scales and shifts it."""
     at = tile_of_program(sizes, TILE)
     v, _ = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
     shift, residual, inverse, _ = load_moments(count, shift, residual, variance, at, sizes, EPSILON)
@@ -348,7 +348,7 @@ def standardize(
 
 @triton.jit
 def tile_of_program(sizes, TILE: tl.constexpr):
-    """Returns the indices of a program's tile, where each has one."""
+    """Returns the indices of a program's tile, where each program has one tile."""
     rest = tl.program_id(0)
     a, rest = rest % tl.cdiv(sizes[4], TILE[4]), rest // tl.cdiv(sizes[4], TILE[4])
     m, rest = rest % tl.cdiv(sizes[3], TILE[3]), rest // tl.cdiv(sizes[3], TILE[3])
@@ -368,8 +368,8 @@ def load_gradient(g, g_strides, at, sizes, WIDE: tl.constexpr):
 #
 #     gamma: sum of g h over samples and positions      beta: sum of g
 #
-# and to x, as the mean and the variance depend on it, for each element of a set of weight w (1, or
-# 0 where a mask keeps it out) and n = sum of w:
+# The mean and the variance depend on x. For each element of a set, with weight w (1, or 0 for
+# padding) and n = sum of w:
 #
 #     d mean / dx = w / n         d variance / dx = 2 w (x - mean) / n
 #     dy / d mean = -gamma r      dy / d variance = -gamma r^2 h / 2
@@ -379,8 +379,8 @@ def load_gradient(g, g_strides, at, sizes, WIDE: tl.constexpr):
 #     dx = r u - (w / n) r sum(u) - (w / n) r h sum(u h)
 #        = r (u - w (sum(u) + h sum(u h)) / n)
 #
-# Without a mean (root mean square) sum(u) is left out: with the mean square for the variance,
-# d variance / dx = 2 w x / n and h = r x. With moments that are constants dx = r u.
+# Without centring (root mean square), sum(u) is left out: the variance is the mean square,
+# d variance / dx = 2 w x / n, and h = r x. If the moments are constants, dx = r u.
 
 
 @triton.jit
@@ -410,14 +410,14 @@ def sum_gradients(
     WIDE: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Sums gradients, and finds those of the input where a tile has all that it needs for that.
+    """Sums gradients, and computes those of the input where a tile suffices for them.
 
-    A program goes over `sample_blocks` blocks of samples, and in each over `steps` tiles of
-    positions, always for the same channels. It adds up g and g h of its channels in
-    `channel_sums`, (2, samples and parts, channels), and u and u h of its sets in `set_sums`,
-    (2, samples, parts and member blocks, groups), where there are these.
+    A program processes `sample_blocks` blocks of samples, and `steps` tiles of positions in each,
+    always for the same channels. It adds up g and g h of its channels in `channel_sums`,
+    (2, samples and parts, channels), and u and u h of its sets in `set_sums`,
+    (2, samples, parts and member blocks, groups), where these are given.
 
-    With `dx` a tile holds whole sets, or (`CONSTANT`) the moments do not depend on the input.
+    With `dx`, a tile contains whole sets, or (`CONSTANT`) the moments do not depend on the input.
     """
     group_blocks, member_blocks = tl.cdiv(sizes[2], TILE[2]), tl.cdiv(sizes[3], TILE[3])
     after_blocks = tl.cdiv(sizes[4], TILE[4])
@@ -443,7 +443,7 @@ def sum_gradients(
             upstream = load_gradient(g, g_strides, at, sizes, WIDE)
             u = upstream * scale
             h = (v - s) * inverse - r * inverse
-            # Where no element is, 0 is not what h is.
+            # Outside the input, h is not 0 by itself.
             h = tl.where(is_inside(at, sizes), h, 0)
             if channel_sums is not None:
                 dgamma += sum_of_channels(upstream * h)
@@ -498,7 +498,7 @@ def gradients(
     WIDE: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Finds the gradient of a tile of the input from the sums of its sets, (2, samples, groups)."""
+    """Computes the input's gradient in a tile from the sums of its sets, (2, samples, groups)."""
     at = tile_of_program(sizes, TILE)
     v, held = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
     u = load_gradient(g, g_strides, at, sizes, WIDE)

@@ -1,12 +1,12 @@
-"""The kernels on tensors: what is allocated, and what is launched.
+"""The kernels as functions on tensors: they allocate buffers and launch kernels.
 
-The functions take tensors as users have them, with the plan's order of their axes and its form;
-weights are in the form already, of size 1 where they are broadcast. Moments are one buffer,
-(4, samples, groups): count, shift, residual and variance. What a tensor's layout in memory cannot
-be viewed as is copied; outputs have the axes of the plan one after the other.
+The functions take the user's tensors, the plan's order of their axes, and its form. Weights are in
+the form already, with size 1 where they are broadcast. Moments are one buffer of shape
+(4, samples, groups): count, shift, residual and variance. A tensor whose memory layout cannot be
+viewed in the form is copied. Outputs are contiguous in the plan's order of axes.
 """
 
-# To a type checker, the number of a starred tuple's items is unknown.
+# Type checkers do not know the length of a starred tuple.
 # mypy: disable-error-code="call-arg"
 
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class Parameters(NamedTuple):
 
     @classmethod
     def of(cls, *parameters):
-        """Returns those of the given gamma and beta."""
+        """Returns the shapes and dtypes of gamma and beta."""
         return cls(
             tuple(None if v is None else v.shape for v in parameters),
             tuple(None if v is None else v.dtype for v in parameters),
@@ -46,7 +46,7 @@ class Parameters(NamedTuple):
 
 
 def wide(dtype):
-    """Returns the dtype that is computed in."""
+    """Returns the dtype of the computation."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -69,7 +69,7 @@ def normalize(x, gamma, beta, weights, order, form, epsilon, centered):
 
 
 def moments(x, weights, order, form, centered):
-    """Returns the moments of sets that no tile holds whole."""
+    """Returns the moments of sets that are too large for a tile."""
     tile = tiles.tile_of_parts(form)
     divided = tiles.parts_of_moments(form, tile)
     dtype = wide(x.dtype)
@@ -171,7 +171,7 @@ def _sums(
     g, x, gamma, weights, moments, order, form, epsilon, tile, needs_parameters, dx,
     centered=True, constant=False,
 ):  # fmt: skip
-    """Launches `sum_gradients`, and adds up what its programs found."""
+    """Launches `sum_gradients`, and adds up the partial sums of its programs."""
     divided = tiles.parts_of_gradients(form, tile)
     dtype = wide(x.dtype)
     set_sums = channel_sums = sums = None

@@ -1,7 +1,7 @@
 """Executors for PyTorch on accelerators without Triton: PyTorch's own operations on shifted data.
 
 A native operation keeps its mean in one number, which is exact for data whose mean is near zero. So
-the rounded mean is subtracted first, which takes three passes over the input and keeps its shifted
+the rounded mean is subtracted first. This takes three passes over the input, and keeps a shifted
 copy for the backward pass. The derivatives, of every order, are PyTorch's.
 """
 
@@ -23,7 +23,7 @@ def normalize(problem, x, gamma, beta, weights, combine):
     if planned is None or not planned.is_ordered:
         return None
     form = planned.form
-    # Operations on groups take channels that follow the samples.
+    # PyTorch's group normalization takes channels that follow the samples.
     is_batch, is_rows = form.samples == form.group_size == 1, planned.is_rows
     if form.before != 1 and not is_batch:
         return None
@@ -48,7 +48,7 @@ def normalize(problem, x, gamma, beta, weights, combine):
 
 
 def standardize(problem, x, moments, gamma, beta):
-    """Declines: the plain function has as few passes as native operations would take."""
+    """Declines: the plain function needs no more passes than native operations."""
     return None
 
 

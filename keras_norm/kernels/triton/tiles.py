@@ -1,41 +1,40 @@
-"""How a form is divided into tiles, and these among programs.
+"""Divides a form into tiles, and the tiles among programs.
 
-No card was at hand: the constants bound what a program holds and what is moved besides the input,
-and are to be tuned where `nox -s gpu` can time them. `benchmarks/accelerator.py` counts what they
-cost.
+The constants bound the size of a program and the memory traffic besides the input. They were chosen
+without a card; `nox -s gpu` can time them. `benchmarks/accelerator.py` counts their traffic.
 """
 
 import math
 from typing import NamedTuple
 
-# Elements of a tile that fill the registers of a few warps: a program loads as many at a time.
+# Elements of a tile, which a program loads at a time: they fill the registers of a few warps.
 TILE_ELEMENTS = 4096
-# The most elements of a set that a program holds whole, for one read of the input: with a gradient
-# of the same size, 64 registers a thread with 512 threads. The ahead-of-time compilation in
-# `benchmarks/accelerator.py` shows what spills.
+# The largest set that a program holds as a whole, so that the input is read once: with a gradient
+# of the same size, it takes 64 registers per thread with 512 threads. The ahead-of-time compilation
+# in `benchmarks/accelerator.py` shows spilled registers.
 LARGEST_SET = 16384
-# Bytes that a card moves at once: tiles have runs of neighbours at least this long.
+# Bytes that a card moves at once: tiles have contiguous runs at least this long.
 SECTOR_BYTES = 32
-# Neighbouring channels in a tile of a set that is divided, where channels are the fastest axis.
+# Neighbouring channels in a tile of a divided set, where channels are the fastest axis.
 CHANNELS_IN_TILE = 64
 # Programs that keep all multiprocessors of a large card busy.
 PROGRAMS = 1024
-# Positions for each row of partial sums of gamma's and beta's gradients: what these add to the
-# memory moved is at most 4 numbers (two written, two read) for as many elements.
+# Positions for each row of partial sums of gamma's and beta's gradients. For each channel and this
+# many positions, the partial sums add at most 4 numbers (two written, two read) to the traffic.
 POSITIONS_OF_PARTIAL_SUM = 32
 # Elements for each warp of 32 threads.
 WARP_ELEMENTS, MOST_WARPS = 512, 16
 
 
 class Parts(NamedTuple):
-    """How tiles are divided among programs.
+    """The division of tiles among programs.
 
     Attributes:
-        parts: Into how many parts the tiles of a set are divided.
-        steps: How many tiles a part has.
-        sample_blocks: How many blocks of samples a program goes over.
-        slices: How many programs share the samples.
-        blocks: How many blocks the channels make.
+        parts: Number of parts that the tiles of a set are divided into.
+        steps: Number of tiles in a part.
+        sample_blocks: Number of blocks of samples that a program processes.
+        slices: Number of programs that share the samples.
+        blocks: Number of blocks of channels.
     """
 
     parts: int
@@ -46,7 +45,7 @@ class Parts(NamedTuple):
 
     @property
     def programs(self):
-        """How many programs there are."""
+        """The number of programs."""
         return self.parts * self.slices * self.blocks
 
 
@@ -56,7 +55,7 @@ def warps(tile):
 
 
 def tile_of_sets(form, itemsize):
-    """Returns a tile that holds whole sets; None if it would be too large."""
+    """Returns a tile that contains whole sets; None if it would be too large."""
     samples, before, groups, group_size, after = form
     size = math.prod(map(power_of_2, (before, group_size, after)))
     several = power_of_2(groups, max(1, TILE_ELEMENTS // size))
@@ -70,7 +69,7 @@ def tile_of_sets(form, itemsize):
 
 
 def tile_of_parts(form):
-    """Returns a tile that holds parts of sets."""
+    """Returns a tile that contains parts of sets."""
     _, before, groups, group_size, after = form
     if after == 1:
         fast = TILE_ELEMENTS if before == 1 else CHANNELS_IN_TILE
@@ -86,7 +85,7 @@ def tile_of_parts(form):
 
 
 def parts_of_moments(form, tile):
-    """Returns how the tiles of each set are divided, for their moments."""
+    """Returns the division of the tiles of each set, for moments."""
     samples, before, groups, group_size, after = _blocks(form, tile)
     tiles = before * group_size * after
     parts = min(tiles, -(-PROGRAMS // (samples * groups)))
@@ -95,7 +94,7 @@ def parts_of_moments(form, tile):
 
 
 def parts_of_gradients(form, tile):
-    """Returns how positions and samples are divided, for sums of gradients."""
+    """Returns the division of positions and samples, for sums of gradients."""
     samples, before, groups, group_size, after = _blocks(form, tile)
     blocks, tiles = groups * group_size, before * after
     rows = max(1, form.samples * form.before * form.after // POSITIONS_OF_PARTIAL_SUM)
@@ -108,12 +107,12 @@ def parts_of_gradients(form, tile):
 
 
 def programs(form, tile):
-    """Returns how many tiles a form has."""
+    """Returns the number of tiles of a form."""
     return math.prod(_blocks(form, tile))
 
 
 def power_of_2(number, most=None):
-    """Returns the least power of 2 that is not below a number, or, if less, not above `most`."""
+    """Returns the smallest power of 2 >= `number`, or the largest one <= `most` if that is less."""
     found = 1 << (number - 1).bit_length()
     return found if most is None else min(found, 1 << (most.bit_length() - 1))
 
