@@ -410,7 +410,7 @@ def test_empty_values_that_are_set_bring_the_initializer_back():
         ("MeanDecay", 2, ValueError, "`MeanDecay` must be"),
         ("Epsilon", 1e-50, ValueError, "`Epsilon` must be at least"),
         ("NumInputs", 2, AttributeError, "'NumInputs' of layer 'BN1' .* is read-only"),
-        ("Name", "BN2", AttributeError, "'Name' of layer 'BN1' .* give it to the function"),
+        ("Name", "BN2", AttributeError, "'Name' of layer 'BN1' .* pass it to the function"),
         ("NumChannels", 3, ValueError, "NumChannels for 3, Scale for 2"),
         ("TrainedMean", [1, 2, 3], ValueError, "Scale for 2, TrainedMean for 3"),
         ("NumChannels", 2.0, None, ""),
