@@ -3,16 +3,10 @@
 import contextlib
 import importlib
 
-from keras_norm import callbacks, conversion, initializers, matlab, optimizers, wolfram
+from keras_norm import callbacks, conversion, initializers, layers, matlab, optimizers, wolfram
 from keras_norm.conversion import fold_batch_normalization, fold_normalization, from_keras, to_keras
 from keras_norm.diagnosis import diagnose
-from keras_norm.layers import (
-    BatchNormalization,
-    GroupNormalization,
-    InstanceNormalization,
-    LayerNormalization,
-    RMSNormalization,
-)
+from keras_norm.layers import *  # noqa: F403 every layer is public
 from keras_norm.layerwise import layerwise_lr_decay
 from keras_norm.multipliers import exclude_norms_and_biases, set_multipliers
 from keras_norm.population import merge_moving_statistics, update_population_statistics
@@ -25,11 +19,7 @@ with contextlib.suppress(ModuleNotFoundError):
 __version__ = "0.2.0"
 
 __all__ = [
-    "BatchNormalization",
-    "GroupNormalization",
-    "InstanceNormalization",
-    "LayerNormalization",
-    "RMSNormalization",
+    *layers.__all__,
     "callbacks",
     "conversion",
     "diagnose",

@@ -94,7 +94,7 @@ def get(identifier, name="initializer"):
 
     Args:
         identifier: Any argument of `keras.initializers.get`, "narrow-normal", "narrow_normal", a
-            function of the size, or the values as an array or (nested) list.
+            function of the size, or the values as an array, variable or (nested) list.
         name: The argument's name, for messages.
 
     Raises:
@@ -102,7 +102,7 @@ def get(identifier, name="initializer"):
     """
     if isinstance(identifier, str) and identifier in ("narrow-normal", "narrow_normal"):
         return NarrowNormal()
-    if keras.ops.is_tensor(identifier) or isinstance(identifier, (np.ndarray, list, tuple)):
+    if _is_tensor(identifier) or isinstance(identifier, (np.ndarray, list, tuple)):
         values = _numbers(identifier, name, f"Argument `{name}` must hold")
         return keras.initializers.Constant(values.tolist())
     if isinstance(identifier, SizeFunction):
@@ -177,6 +177,10 @@ def _has_registered_name(function):
     return keras.saving.get_registered_object(name) is function
 
 
+def _is_tensor(x):
+    return isinstance(x, keras.Variable) or keras.ops.is_tensor(x)
+
+
 def _numbers(values, name, expected):
     """Returns values as a NumPy array of finite numbers; an error's message starts with `expected`.
 
@@ -184,8 +188,7 @@ def _numbers(values, name, expected):
         ValueError: If they are not numbers, complex, NaN, infinite, or not in a regular shape.
     """
     try:
-        is_tensor = keras.ops.is_tensor(values)
-        array = np.asarray(keras.ops.convert_to_numpy(values) if is_tensor else values)
+        array = np.asarray(keras.ops.convert_to_numpy(values) if _is_tensor(values) else values)
         if array.dtype.kind not in "biu":  # all floats, also bfloat16, and texts of numbers
             if np.iscomplexobj(array):
                 raise TypeError("These numbers are complex.")

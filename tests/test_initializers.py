@@ -87,6 +87,12 @@ def test_values_in_a_tensor(dtype):
     np.testing.assert_array_equal(gamma(ops.cast([1, 2, 3, 4], dtype)), [1, 2, 3, 4])
 
 
+def test_values_in_a_variable():
+    np.testing.assert_array_equal(gamma(keras.Variable([1.0, 2.0, 3.0, 4.0])), [1, 2, 3, 4])
+    with pytest.raises(ValueError, match="Received: 3 values, of shape"):
+        gamma(lambda shape: keras.Variable([1.0, 2.0, 3.0]))
+
+
 def test_values_over_several_axes():
     values = np.arange(6.0).reshape(2, 3)
     layer = LayerNormalization(axis=[1, 2], beta_initializer=values)

@@ -52,15 +52,9 @@ def of_statistics(layer):
 
 def of_parameters(layer):
     """Returns the folding of gamma and beta in a layer that computes moments."""
-    if isinstance(layer, keras.layers.RMSNormalization):
-        return Folding(
-            layer, "Keras's layer always has a scale; convert the model with `from_keras` first"
-        )
     gamma, beta = _array(layer.gamma), _array(layer.beta)
     if gamma is None and beta is None:
         return Folding(layer) if layer.scale or layer.center else None
-    if getattr(layer, "rms_scaling", False):
-        return Folding(layer, "its argument rms_scaling=True needs gamma")
     axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     if len(axes) > 1:
         return Folding(layer, f"its parameters span several axes (axis={list(axes)})")

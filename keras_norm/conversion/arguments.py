@@ -32,8 +32,15 @@ def sorted_axes(layer, name):
     shape = layer.get_build_config()["input_shape"] if layer.built else ()
     if axes is None:
         return list(range(1, len(shape)))
-    axes = axes if isinstance(axes, list) else [axes]
+    axes = axes if isinstance(axes, list | tuple) else [axes]
     return sorted(axis % len(shape) if shape else axis for axis in axes)
+
+
+def names_last_axes(layer):
+    """Returns whether `axis` names the last axes of a layer's input, as far as that is known."""
+    axes = sorted_axes(layer, "axis")
+    rank = len(layer.get_build_config()["input_shape"]) if layer.built else 0
+    return axes == list(range(rank - len(axes), rank))
 
 
 def require(name, value, *accepted):

@@ -2,7 +2,7 @@
 
 from keras_norm.conversion.arguments import require
 from keras_norm.conversion.kinds import KINDS, names
-from keras_norm.conversion.registry import registered
+from keras_norm.conversion.registry import translated
 
 
 def from_flax(module):
@@ -45,9 +45,9 @@ def from_flax(module):
     """
     from flax import nnx
 
-    translate = registered(module)
-    if translate is not None:
-        return translate(module)
+    layer = translated(module)
+    if layer is not None:
+        return layer
     translations = {
         getattr(nnx, name): translate
         for kind in KINDS

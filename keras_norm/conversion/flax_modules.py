@@ -1,51 +1,12 @@
-"""Conversion of single modules of Flax to our layers, with one function per kind."""
+"""Functions that the conversions of all kinds from Flax's modules share."""
 
 import numpy as np
 
-from keras_norm import layers
 from keras_norm.conversion.arguments import affine_arguments, require
 
 
-def from_batch_norm(module):
-    """Returns our layer for an nnx.BatchNorm."""
-    return layers.BatchNormalization(
-        axis=module.axis,
-        momentum=module.momentum,
-        moving_mean_initializer=_array(module.mean),
-        moving_variance_initializer=_array(module.var),
-        num_channels=module.num_features,
-        **_arguments(module),
-    )
-
-
-def from_layer_norm(module):
-    """Returns our layer for an nnx.LayerNorm."""
-    return layers.LayerNormalization(
-        axis=module.feature_axes, reduction_axes=module.reduction_axes, **_arguments(module)
-    )
-
-
-def from_group_norm(module):
-    """Returns our layer for an nnx.GroupNorm."""
-    require("reduction_axes", module.reduction_axes, None)
-    return layers.GroupNormalization(groups=module.num_groups, **_arguments(module))
-
-
-def from_instance_norm(module):
-    """Returns our layer for an nnx.InstanceNorm."""
-    return layers.InstanceNormalization(
-        axis=module.feature_axes, num_channels=module.num_features, **_arguments(module)
-    )
-
-
-def from_rms_norm(module):
-    """Returns our layer for an nnx.RMSNorm."""
-    return layers.RMSNormalization(
-        axis=module.feature_axes, reduction_axes=module.reduction_axes, **_arguments(module)
-    )
-
-
-def _arguments(module):
+def arguments(module):
+    """Returns the arguments that all modules have."""
     dtype = variable_dtype = np.dtype(module.param_dtype).name
     if module.dtype is not None:
         dtype = np.dtype(module.dtype).name
@@ -56,9 +17,10 @@ def _arguments(module):
     return {
         "epsilon": module.epsilon,
         "dtype": dtype,
-        **affine_arguments(_array(module.scale), _array(getattr(module, "bias", None))),
+        **affine_arguments(array(module.scale), array(getattr(module, "bias", None))),
     }
 
 
-def _array(parameter):
+def array(parameter):
+    """Returns a parameter's values in float64; None for None."""
     return None if parameter is None else np.asarray(parameter[...], "float64")

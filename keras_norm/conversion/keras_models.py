@@ -1,10 +1,13 @@
 """Conversion of models with Keras's normalization layers to models with ours, and back."""
 
+import warnings
+
 import keras
+from keras.initializers import Constant
 
 from keras_norm._contents import contents
 from keras_norm.conversion.kinds import KINDS, kind_of
-from keras_norm.conversion.registry import registered
+from keras_norm.conversion.registry import translated
 from keras_norm.conversion.replacing import exchange
 from keras_norm.layers.normalization import Normalization
 
@@ -87,28 +90,52 @@ def _translated(model, translations, is_ours):
         is_ours: Whether these classes, and the registered ones, are of keras_norm.
     """
     makes_masks = any(map(_makes_masks, contents(model)))
+    unbuilt = []  # made by registered functions
 
     def translate(layer):
         if isinstance(layer, Normalization) is not is_ours:
             return None
-        translation = registered(layer)
-        if translation is not None:
-            return translation(layer)
-        if kind_of(layer) is None:
-            return None
         described = f"Layer '{layer.name}' ({type(layer).__name__})"
-        if type(layer) not in translations:
-            raise ValueError(
-                f"{described} is of a class derived from a normalization layer, so its equivalent "
-                "is unknown. Register the class with `keras_norm.conversion.register`, or replace "
-                "the layer with `keras_norm.conversion.replace_normalization`."
-            )
         try:
-            return translations[type(layer)](layer, makes_masks)
+            new = translated(layer)
+            if new is not None:
+                unbuilt.extend([] if new.built else [new])
+                return new
+            if type(layer) in translations:
+                return translations[type(layer)](layer, makes_masks)
         except (TypeError, ValueError, NotImplementedError) as error:
             raise ValueError(f"{described} cannot be converted. {error}") from error
+        if kind_of(layer) is None:
+            return None
+        raise ValueError(
+            f"{described} is of a class derived from a normalization layer, so its equivalent "
+            "is unknown. Register the class with `keras_norm.conversion.register`, or replace "
+            "the layer with `keras_norm.conversion.replace_normalization`."
+        )
 
-    return exchange(model, translate)[0]
+    copy, replaced = exchange(model, translate)
+    for old, new, kept in replaced:
+        if any(new is layer for layer in unbuilt):
+            _warn_of_lost_weights(old, new, kept)
+    return copy
+
+
+def _warn_of_lost_weights(old, new, kept):
+    """Warns if weights of both layers have no counterpart, so that the outputs may differ."""
+    missing = [
+        variable.name
+        for variable in new.weights
+        if variable.name not in kept
+        and not isinstance(getattr(new, f"{variable.name}_initializer", None), Constant)
+    ]
+    if missing and len(kept) < len(old.weights):
+        found = ", ".join(f"{variable.name} {tuple(variable.shape)}" for variable in old.weights)
+        warnings.warn(
+            f"Layer '{old.name}' ({type(old).__name__}) has no weights with the name and size of "
+            f"{', '.join(missing)} of the {type(new).__name__} that was registered for it, which "
+            f"keeps its initial values. It has: {found}. Give the values as initializers.",
+            stacklevel=4,
+        )
 
 
 def _makes_masks(x):

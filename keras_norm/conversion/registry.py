@@ -1,5 +1,7 @@
 """Translations of classes that are not in the table of kinds."""
 
+import keras
+
 from keras_norm.conversion.kinds import KINDS
 
 _translations = {}
@@ -16,7 +18,8 @@ def register(cls, translate):
         cls: A class of Keras layers, or of modules of PyTorch or Flax.
         translate: Function of an object of the class that returns the layer for it. `from_keras`
             and `to_keras` build the new layer for the input of the old one, and copy the weights
-            that have the same name and size; "scale" is the same as "gamma".
+            that have the same name and size; "scale" is the same as "gamma". They warn if weights
+            have no counterpart, except if the new layer has values as its initializers or is built.
 
     Raises:
         TypeError: If `cls` is not a class, or `translate` is not callable.
@@ -56,6 +59,19 @@ def register(cls, translate):
     _translations[cls] = translate
 
 
-def registered(x):
-    """Returns the translation that is registered for the class of `x`; or None."""
-    return _translations.get(type(x))
+def translated(x):
+    """Returns the layer for `x` by the function registered for its class; None without one.
+
+    Raises:
+        TypeError: If the function does not return a new layer.
+    """
+    translate = _translations.get(type(x))
+    if translate is None:
+        return None
+    layer = translate(x)
+    if not isinstance(layer, keras.layers.Layer) or layer is x:
+        raise TypeError(
+            f"The function registered for {type(x).__name__} must return a new Keras layer. "
+            f"Received: {layer!r}"
+        )
+    return layer

@@ -4,7 +4,7 @@ import warnings
 
 from keras_norm.conversion.arguments import overridden
 from keras_norm.conversion.kinds import KINDS, kind_of, names, our_names
-from keras_norm.conversion.registry import registered
+from keras_norm.conversion.registry import translated
 from keras_norm.conversion.torch_modules import copy_values
 
 # Where a module fixes the rank of its input, its layer can be built at once.
@@ -69,9 +69,9 @@ def from_torch(module):
     Reference:
         https://docs.pytorch.org/docs/stable/nn.html#normalization-layers
     """
-    translate = registered(module)
-    if translate is not None:
-        return translate(module)
+    layer = translated(module)
+    if layer is not None:
+        return layer
     known, translate = _known(module)
     _check_values(module)
     if module._forward_hooks or module._forward_pre_hooks:

@@ -1,4 +1,4 @@
-"""The table of MATLAB's properties of the layers: how each is set and read."""
+"""MATLAB's properties of the layers: how each is set and read, and those that all layers have."""
 
 import copy
 import dataclasses
@@ -10,11 +10,14 @@ import numpy as np
 
 from keras_norm import _name_value, _validation, initializers
 from keras_norm.conversion.kinds import KINDS, kind_of, our_names
-from keras_norm.layers.group_normalization import ALL_CHANNELS, CHANNEL_WISE
 from keras_norm.layers.normalization import Normalization
 from keras_norm.matlab.given_values import GivenValues, given, overridden
 
-_DIMENSIONS = ("batch-excluded", "auto", "channel-only", "spatial-channel")
+HYPERPARAMETERS = "Hyperparameters"
+LEARNABLE_PARAMETERS = "Learnable Parameters"
+STATE_PARAMETERS = "State Parameters"
+HEADINGS = (HYPERPARAMETERS, LEARNABLE_PARAMETERS, STATE_PARAMETERS)
+
 READ_ONLY = {"NumInputs": 1, "InputNames": ["in"], "NumOutputs": 1, "OutputNames": ["out"]}
 
 
@@ -27,6 +30,7 @@ class Property:
         convert: Function of the property's name and its value in MATLAB that returns the argument's
             value.
         read: Function of a layer that returns the property's value in MATLAB.
+        heading: The heading of the property in the sheet; None if the sheet does not show it.
         variable: The layer's variable whose value the property is, if there is one.
         default: The default initializer of that variable.
     """
@@ -34,41 +38,24 @@ class Property:
     argument: str
     convert: Callable[[str, Any], Any]
     read: Callable[[Any], Any]
+    heading: str | None = None
     variable: str | None = None
     default: str = "ones"
 
 
-def _number(argument, **limits):
+def number(argument, heading=None, **limits):
+    """Returns the property for an argument that is a number within limits."""
     return Property(
         argument,
         lambda name, value: _validation.real(name, value, **limits),
         lambda layer: getattr(layer, argument),
+        heading,
     )
 
 
-def _decay(argument):
-    """Returns a decay: the weight of a batch's statistic. Our momentum is the old one's weight."""
+def values(variable, argument, default, heading, low=-np.inf):
+    """Returns the property for the values of a variable, which an argument initializes."""
 
-    def convert(name, value):
-        decay = _validation.real(name, value, low=0.0, high=1.0)
-        if decay > 0 and 1.0 - decay == 1.0:
-            raise ValueError(
-                f"`{name}` must be 0 or at least 1.2e-16: 1 minus a smaller one is 1. "
-                f"Received: {name}={value!r}"
-            )
-        return 1.0 - decay
-
-    def read(layer):
-        momentum = getattr(layer, argument)
-        momentum = layer.momentum if momentum is None else momentum
-        # The shortest decay with this momentum: 0.1, not 0.09999999999999998.
-        decays = (float(f"{1.0 - momentum:.{digits}g}") for digits in range(1, 17))
-        return next((decay for decay in decays if 1.0 - decay == momentum), 1.0 - momentum)
-
-    return Property(argument, convert, read)
-
-
-def _values(variable, argument, default, low=-np.inf):
     def convert(name, value):
         return _name_value.vector(name, value, low)
 
@@ -79,7 +66,7 @@ def _values(variable, argument, default, low=-np.inf):
         values = given(getattr(layer, argument))
         return [] if values is None else np.array(values)
 
-    return Property(argument, convert, read, variable, default)
+    return Property(argument, convert, read, heading, variable, default)
 
 
 def _size(layer, channels):
@@ -126,69 +113,21 @@ def _num_channels(name, value):
     return _name_value.positive_integer(name, value, "or 'auto'")
 
 
-def _num_groups(name, value):
-    if isinstance(value, str):
-        return _name_value.choice(name, value, (ALL_CHANNELS, CHANNEL_WISE))
-    return _name_value.positive_integer(name, value, f", '{ALL_CHANNELS}' or '{CHANNEL_WISE}'")
-
-
-def _operation_dimension(layer):
-    """Returns MATLAB's name of the axes that the moments of a `LayerNormalization` span."""
-    if hasattr(layer, "operation_dimension"):
-        return layer.operation_dimension
-    if layer.reduction_axes is None:
-        return "batch-excluded"
-    return "channel-only" if layer.reduction_axes == layer.axis else layer.reduction_axes
-
-
-_EPSILON = {"Epsilon": _number("epsilon", above=0.0)}
-_NUM_CHANNELS = {
+# The properties that all layers have. Offset and Scale follow the initializers, and override them.
+SHARED = {
+    "Epsilon": number("epsilon", HYPERPARAMETERS, above=0.0),
     "NumChannels": Property(
         "num_channels", _num_channels, lambda layer: layer.num_channels or "auto"
-    )
-}
-# Scale and Offset follow the initializers, and override them.
-_PARAMETERS = {
+    ),
     "ScaleInitializer": _initializer("gamma_initializer", "ones"),
     "OffsetInitializer": _initializer("beta_initializer", "zeros"),
-    "Scale": _values("gamma", "gamma_initializer", "ones"),
-    "Offset": _values("beta", "beta_initializer", "zeros"),
-}
-_FACTORS = {
-    "ScaleLearnRateFactor": _number("gamma_lr_multiplier", low=0.0),
-    "OffsetLearnRateFactor": _number("beta_lr_multiplier", low=0.0),
-    "ScaleL2Factor": _number("gamma_l2_multiplier", low=0.0),
-    "OffsetL2Factor": _number("beta_l2_multiplier", low=0.0),
+    "Offset": values("beta", "beta_initializer", "zeros", LEARNABLE_PARAMETERS),
+    "Scale": values("gamma", "gamma_initializer", "ones", LEARNABLE_PARAMETERS),
+    "ScaleLearnRateFactor": number("gamma_lr_multiplier", low=0.0),
+    "OffsetLearnRateFactor": number("beta_lr_multiplier", low=0.0),
+    "ScaleL2Factor": number("gamma_l2_multiplier", low=0.0),
+    "OffsetL2Factor": number("beta_l2_multiplier", low=0.0),
     "Name": Property("name", _name, lambda layer: layer.name),
-}
-
-BATCH = {
-    "TrainedMean": _values("moving_mean", "moving_mean_initializer", "zeros"),
-    "TrainedVariance": _values("moving_variance", "moving_variance_initializer", "ones", low=0.0),
-    **_EPSILON,
-    **_NUM_CHANNELS,
-    **_PARAMETERS,
-    "MeanDecay": _decay("momentum"),
-    "VarianceDecay": _decay("variance_momentum"),
-    **_FACTORS,
-}
-LAYER = {
-    **_EPSILON,
-    "OperationDimension": Property(
-        "operation_dimension",
-        lambda name, value: _name_value.choice(name, value, _DIMENSIONS),
-        _operation_dimension,
-    ),
-    **_NUM_CHANNELS,
-    **_PARAMETERS,
-    **_FACTORS,
-}
-INSTANCE = {**_EPSILON, **_NUM_CHANNELS, **_PARAMETERS, **_FACTORS}
-GROUP = {
-    "NumGroups": Property(
-        "groups", _num_groups, lambda layer: CHANNEL_WISE if layer.groups == -1 else layer.groups
-    ),
-    **INSTANCE,
 }
 
 

@@ -4,19 +4,7 @@ import numbers
 
 import numpy as np
 
-from keras_norm.matlab.property_table import matlab_class, properties
-
-_GROUPS = {
-    "Hyperparameters": (
-        "NumGroups",
-        "MeanDecay",
-        "VarianceDecay",
-        "Epsilon",
-        "OperationDimension",
-    ),
-    "Learnable Parameters": ("Offset", "Scale"),
-    "State Parameters": ("TrainedMean", "TrainedVariance"),
-}
+from keras_norm.matlab.property_table import HEADINGS, matlab_class, properties
 
 
 def property_sheet(layer):
@@ -59,16 +47,14 @@ def property_sheet(layer):
     cls = matlab_class(layer)
     table = cls.property_table
     values = properties(layer)
-    width = 4 + max(len(name) for group in _GROUPS.values() for name in group if name in table)
-    width = max(width, 4 + len("NumChannels"))
-
-    def rows(names):
-        return [f"{name:>{width}}: {_text(values[name])}" for name in names if name in table]
-
-    lines = [f"  {cls.__name__} with properties:", "", *rows(("Name", "NumChannels"))]
-    for heading, names in _GROUPS.items():
-        if any(name in table for name in names):
-            lines += ["", f"   {heading}", *rows(names)]
+    groups = [("", ["Name", "NumChannels"])]
+    groups += [(heading, [n for n in table if table[n].heading == heading]) for heading in HEADINGS]
+    width = 4 + max(len(name) for _, names in groups for name in names)
+    lines = [f"  {cls.__name__} with properties:"]
+    for heading, names in groups:
+        if names:
+            lines += ["", *([f"   {heading}"] if heading else [])]
+            lines += [f"{name:>{width}}: {_text(values[name])}" for name in names]
     return "\n".join([*lines, "", "  Show all properties"])
 
 

@@ -11,9 +11,9 @@ import pytest
 import keras_norm
 from keras_norm import matlab, wolfram
 from keras_norm._contents import contents
-from keras_norm.conversion.unmasked import UnmaskedLayerNormalization
+from keras_norm.conversion.kinds.layer import UnmaskedLayerNormalization
 from tests.conversion import models
-from tests.oracle import error
+from tests.oracle import error, normalize
 
 OURS = {
     keras_norm.BatchNormalization,
@@ -154,7 +154,7 @@ def test_masks_have_the_effect_they_had():
     back = keras_norm.to_keras(converted)
     assert error(models.outputs(back, tokens), models.outputs(model, tokens)) < TOLERANCE
     taking = keras.Model(inputs, keras_norm.LayerNormalization(name="l")(x))
-    with pytest.raises(ValueError, match=r"Layer 'l' .*`mask`"):
+    with pytest.raises(ValueError, match=r"Layer 'l' .*does not support masks"):
         keras_norm.to_keras(taking)
 
 
@@ -375,6 +375,48 @@ def test_rms_normalization_there_and_back(axis, masked):
     theirs = keras_norm.to_keras(ours)
     assert type(theirs.get_layer("norm")) is keras.layers.RMSNormalization
     assert error(models.outputs(theirs, x), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("layer", ["LayerNormalization", "RMSNormalization"])
+def test_axes_that_keras_takes_for_the_last_ones_are_refused(layer):
+    """Keras's RMS normalization multiplies along the last axes, whatever `axis` says.
+
+    On PyTorch its layer normalization normalizes over them. If this test fails because Keras's
+    layer is right, the conversion need not refuse it any longer.
+    """
+    theirs = getattr(keras.layers, layer)(axis=1, epsilon=1e-3, name="it")
+    model = one(theirs, (4, 4))
+    gamma = np.arange(1.0, 5.0)
+    model.weights[0].assign(gamma)
+    x = models.batch(2, 4, 4)
+    centered = layer == "LayerNormalization"
+    moved = np.moveaxis(x, 1, -1)
+    expected = normalize(moved, [2], epsilon=1e-3, centered=centered, gamma=gamma)[0]
+    expected = np.moveaxis(expected, -1, 1).ravel()
+    is_right = error(models.outputs(model, x), expected) < TOLERANCE
+    assert is_right == (centered and keras.backend.backend() != "torch")
+    arguments = {"reduction_axes": 1} if centered else {}
+    ours = one(getattr(keras_norm, layer)(axis=1, epsilon=1e-3, name="it", **arguments), (4, 4))
+    ours.weights[0].assign(gamma)
+    assert error(models.outputs(ours, x), expected) < TOLERANCE
+    for convert, old in ((keras_norm.from_keras, model), (keras_norm.to_keras, ours)):
+        if is_right:
+            assert error(models.outputs(convert(old), x), models.outputs(old, x)) < TOLERANCE
+        else:
+            with pytest.raises(ValueError, match=r"Layer 'it'.*`axis` must name the last axes"):
+                convert(old)
+
+
+@pytest.mark.parametrize("layer", ["LayerNormalization", "RMSNormalization"])
+def test_layers_for_inputs_of_several_ranks(layer):
+    inputs = keras.Input((3, 4))
+    shared = getattr(keras.layers, layer)()
+    model = models.shake(keras.Model(inputs, [shared(inputs), shared(inputs[:, 0])]))
+    x = models.batch(2, 3, 4)
+    expected = models.outputs(model, x)
+    ours = keras_norm.from_keras(model)
+    for other in (ours, keras_norm.to_keras(ours)):
+        assert error(models.outputs(other, x), expected) < TOLERANCE
 
 
 def test_renorm_there_and_back():

@@ -69,6 +69,60 @@ def test_to_keras_translates_registered_classes_of_ours():
     np.testing.assert_array_equal(layer.get_weights()[0], model.get_weights()[0])
 
 
+class Own(keras.layers.Layer):
+    """RMS normalization with a weight of another name."""
+
+    def build(self, input_shape):
+        self.strength = self.add_weight(name="strength", shape=(input_shape[-1],))
+
+    def call(self, x):
+        square = keras.ops.mean(keras.ops.square(x), axis=-1, keepdims=True)
+        return x * keras.ops.rsqrt(square + 1e-6) * self.strength
+
+
+def test_weights_without_a_counterpart_need_values():
+    model = keras.Sequential([keras.Input((4,)), Own(name="norm")])
+    x = models.batch(2, 4)
+    register(Own, lambda layer: keras_norm.RMSNormalization(name=layer.name))
+    with pytest.warns(UserWarning, match=r"'norm' \(Own\).* size of gamma .*strength \(4,\)"):
+        keras_norm.from_keras(model)
+
+    def with_values(layer):
+        return keras_norm.RMSNormalization(gamma_initializer=layer.strength, name=layer.name)
+
+    def built(layer):
+        new = keras_norm.RMSNormalization(name=layer.name)
+        new.build((None, 4))
+        new.gamma.assign(layer.strength)
+        return new
+
+    for translate in (with_values, built):  # warnings are errors
+        register(Own, translate)
+        converted = keras_norm.from_keras(model)
+        assert error(models.outputs(converted, x), models.outputs(model, x)) < 1e-6
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "itself"])
+def test_functions_that_return_no_new_layer(wrong):
+    register(Own, lambda layer: layer if wrong == "itself" else wrong)
+    model = keras.Sequential([keras.Input((4,)), Own(name="norm")])
+    with pytest.raises(
+        ValueError,
+        match=r"'norm' \(Own\) cannot be converted.*registered for Own must return a new",
+    ):
+        keras_norm.from_keras(model)
+
+
+def test_errors_of_functions_name_the_layer():
+    def translate(layer):
+        raise NotImplementedError("no groups yet")
+
+    register(Own, translate)
+    model = keras.Sequential([keras.Input((4,)), Own(name="norm")])
+    with pytest.raises(ValueError, match=r"'norm' \(Own\) cannot be converted. no groups yet"):
+        keras_norm.from_keras(model)
+
+
 def test_wrong_arguments():
     with pytest.raises(TypeError, match=r"`cls` must be a class. Received: <Gemma"):
         register(Gemma(), to_rms)

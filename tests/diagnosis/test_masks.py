@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import keras_norm
-from keras_norm.conversion import unmasked
+from keras_norm.conversion.kinds.group import UnmaskedGroupNormalization
 from tests.diagnosis.helpers import data, findings
 
 
@@ -82,7 +82,7 @@ def test_where_a_mask_is_lost(norm, lose, place):
             layers.RMSNormalization(axis=[1, 2]),
             "RMSNormalization does not support masks; replace it with `keras_norm.RMSN",
         ),
-        (unmasked.UnmaskedGroupNormalization(2), "replace it with `keras_norm.GroupNormalization`"),
+        (UnmaskedGroupNormalization(2), "replace it with `keras_norm.GroupNormalization`"),
         (layers.LayerNormalization(), None),  # over the channels of a step
         (layers.RMSNormalization(), None),
         (keras_norm.LayerNormalization(reduction_axes=-1), None),

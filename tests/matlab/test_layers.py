@@ -252,7 +252,7 @@ def test_bad_numbers_of_groups(groups):
     ("properties", "message"),
     [
         ({"NumChannels": 3, "Scale": [1, 2]}, "NumChannels for 3, Scale for 2"),
-        ({"Scale": [1, 2], "Offset": [1, 2, 3]}, "Scale for 2, Offset for 3"),
+        ({"Scale": [1, 2], "Offset": [1, 2, 3]}, "Offset for 3, Scale for 2"),
         ({"TrainedMean": [1, 2], "TrainedVariance": [[[1]]]}, "Mean for 2, TrainedVariance for 1"),
     ],
 )
@@ -410,7 +410,7 @@ def test_empty_values_that_are_set_bring_the_initializer_back():
         ("MeanDecay", 2, ValueError, "`MeanDecay` must be"),
         ("Epsilon", 1e-50, ValueError, "`Epsilon` must be at least"),
         ("NumInputs", 2, AttributeError, "'NumInputs' of layer 'BN1' .* is read-only"),
-        ("Name", "BN2", AttributeError, "'Name' of layer 'BN1' .* give it to the function"),
+        ("Name", "BN2", AttributeError, "'Name' of layer 'BN1' .* pass it to the function"),
         ("NumChannels", 3, ValueError, "NumChannels for 3, Scale for 2"),
         ("TrainedMean", [1, 2, 3], ValueError, "Scale for 2, TrainedMean for 3"),
         ("NumChannels", 2.0, None, ""),
@@ -435,7 +435,7 @@ def test_numbers_of_groups_and_channels_that_are_set_must_agree():
         layer.NumGroups = 3
     layer.NumGroups = 2
     assert layer.groups == 2
-    with pytest.raises(ValueError, match="NumChannels for 16, Scale for 8"):
+    with pytest.raises(ValueError, match="NumChannels for 16, Offset for 8"):
         layer.NumChannels = 16
 
 
