@@ -66,21 +66,30 @@ def normalize(
         moments=with_moments,
     )
     tensors = x, gamma, beta, weights, combine
-    if renorm is None:
-        answer = registry.answer("normalize", problem, *tensors)
-        return normalize_plain(problem, *tensors) if answer is None else answer
-    answer = registry.answer("normalize", problem, *tensors, renorm)
-    if answer is not None:
-        return answer
+    if renorm is not None:
+        answer = registry.answer("normalize", problem, *tensors, renorm)
+        return _renormalized(problem, *tensors, renorm) if answer is None else answer
+    answer = registry.answer("normalize", problem, *tensors)
+    return normalize_plain(problem, *tensors) if answer is None else answer
+
+
+def _renormalized(problem, x, gamma, beta, weights, combine, renorm):
+    """Returns the answer in two steps: an executor without `renorm` may take the first."""
     given = keras.backend.standardize_dtype(x.dtype)
-    x = convert(x, at_least_float32(given))
-    options = {"centered": centered, "exported": exported}
-    y, found = normalize(x, axes, epsilon, None, None, weights, combine, **options)
-    r, d = renorm_corrections(found, renorm, epsilon)
+    y, found = normalize(
+        convert(x, at_least_float32(given)),
+        problem.axes,
+        problem.epsilon,
+        weights=weights,
+        combine=combine,
+        centered=problem.centered,
+        exported=problem.exported,
+    )
+    scale, offset = renorm_corrections(found, renorm, problem.epsilon)
     if gamma is not None:
-        r, d = r * gamma, d * gamma
-    y = scale_and_shift(y, r, d if beta is None else d + beta)
-    return convert(y, given), found if with_moments else None
+        scale, offset = scale * gamma, offset * gamma
+    y = scale_and_shift(y, scale, offset if beta is None else offset + beta)
+    return convert(y, given), found if problem.moments else None
 
 
 def normalize_plain(problem, x, gamma=None, beta=None, weights=None, combine=None):
