@@ -16,6 +16,7 @@ data; benchmarks/xla.py counts its passes over memory.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from jax.lax import optimization_barrier, platform_dependent
 
 from keras_norm import ops
 from keras_norm.kernels.plan import AFTER, BEFORE, plan
-from keras_norm.kernels.view import LARGEST_MEAN, Sets, View, short
+from keras_norm.kernels.view import LARGEST_MEAN, LONGEST_STAGE, OPTIONS, Sets, View, short
 from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
 
@@ -40,14 +41,14 @@ def _view(plan):
     return View(plan, sizes, LONGEST_SUM, most=LONGEST_SUM, first=-1)
 
 
-def normalize(problem, x, gamma, beta, weights, combine):
+def normalize(problem, x, gamma, beta, weights, combine, renorm=None):
     """Solves a problem of `keras_norm.ops.normalize`."""
     # Sizes are unknown while a model is exported with dynamic axes.
     found = plan(problem) if all(problem.shape) else None
     if found is None:
         return None
     view = _view(found)
-    if combine is not None and not (view.is_by_channel and found.form.group_size == 1):
+    if not view.suits(problem):
         return None
     dtype = at_least_float32(x.dtype)
     arguments = (
@@ -56,31 +57,35 @@ def normalize(problem, x, gamma, beta, weights, combine):
         view.parameter(beta, 0, dtype),
         None if weights is None else view.weights(weights, x),
     )
-    y, *moments = _compiled(view, problem.epsilon, problem.centered, combine, *arguments)
-    if not problem.moments:
-        return view.back(y, x), None
-    if combine is None:
-        count, *moments = moments
-        count = jnp.asarray(count, dtype) if weights is None else view.count(count, x)
-        moments = (count, *(view.moment(v, x) for v in moments))
-    return view.back(y, x), ops.Moments(*map(jax.lax.stop_gradient, moments))
+    y, moments = _compiled(view, problem.epsilon, problem.centered, combine, *arguments, renorm)
+    moments = ops.Moments(*map(jax.lax.stop_gradient, moments)) if problem.moments else None
+    return view.back(y, x), moments
 
 
 # Compiled once for each problem in eager code too, where JAX would compile the branch at each call.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
-def _compiled(view, epsilon, centered, combine, x, gamma, beta, weights):
-    """Returns the output and the moments: `combine`'s, or those in the view."""
-    sets = Sets(view, x, weights, gamma.dtype)
+def _compiled(view, epsilon, centered, combine, x, gamma, beta, weights, renorm):
+    """Returns the output in the view, and the moments."""
+    count = Sets(view, x, weights, gamma.dtype).count
+
+    def as_given(*moments):
+        n = jnp.asarray(count, gamma.dtype) if weights is None else view.count(count, x)
+        return ops.Moments(n, *(view.moment(v, x) for v in moments))
+
     if not view.is_by_channel:
         y, *moments = _rows(view, epsilon, centered, x, gamma, beta, weights)
-        return y, sets.count, *moments
+        return y, as_given(*moments)
     shift, residual, variance = _moments(view, centered, x, weights, gamma.dtype)
-    count, moments = sets.count, (sets.count, shift, residual, variance)
+    moments = as_given(shift, residual, variance)
     if combine is not None:
-        count = jnp.asarray(count, gamma.dtype) if weights is None else view.count(count, x)
-        moments = combine(ops.Moments(count, *(view.moment(v, x) for v in moments[1:])))
+        moments = combine(moments)
         shift, residual, variance = map(view.of_moment, moments[1:])
         count = moments.count.reshape(())
+    if renorm is not None:
+        r, d = map(view.of_moment, ops.renorm_corrections(moments, renorm, epsilon))
+        gamma, beta = gamma * r, beta + gamma * d
+    if variance.size > LONGEST_SUM * gamma.size:
+        gamma, beta = _spread(gamma, variance.shape), _spread(beta, variance.shape)
 
     # Without the checkpoint, the intermediate values would be kept for the backward pass.
     @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -92,7 +97,17 @@ def _compiled(view, epsilon, centered, combine, x, gamma, beta, weights):
         return scale, beta - residual * scale
 
     y = _scaled(view, x, weights, shift, *affine(gamma, beta, residual, variance))
-    return y, *moments
+    return y, moments
+
+
+def _spread(v, shape):
+    """Returns numbers for the channels, one for each sample; their gradients are sums in stages."""
+    samples = math.prod(shape) // v.size
+    stages = -(-samples // LONGEST_STAGE)
+    # Doubling and halving is exact, and keeps XLA from joining the two sums.
+    v = jnp.broadcast_to(0.5 * v.reshape(-1), (stages, 1, v.size))
+    v = jnp.broadcast_to(2 * v, (stages, LONGEST_STAGE, v.shape[-1])).reshape(-1, v.shape[-1])
+    return v[:samples].reshape(shape)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 4))
@@ -242,9 +257,11 @@ def _times(rows, columns):
     The transposes of a matrix product are matrix products: they read one array for both sums. With
     more rows, they would add up too many numbers in a single sum.
     """
-    is_outer = rows.ndim == columns.ndim == 2 and rows.shape[1] == columns.shape[0] == 1
-    if is_outer and rows.shape[0] <= LONGEST_SUM:
-        return jnp.matmul(rows, columns, precision=jax.lax.Precision.HIGHEST)
+    if rows.shape[-1] == 1 and columns.size == columns.shape[-1] and rows.size <= LONGEST_SUM:
+        outer = jnp.matmul(
+            rows.reshape(-1, 1), columns.reshape(1, -1), precision=jax.lax.Precision.HIGHEST
+        )
+        return outer.reshape(*rows.shape[:-1], -1)
     return rows * columns
 
 
@@ -265,7 +282,5 @@ def _compiled_scaled(x, shift, scale, offset):
     return _scaled(None, x, None, shift, scale, offset)
 
 
-registry.register(
-    "normalize", "jax", normalize, options=["centered", "exported", "mask", "moments", "replicas"]
-)
+registry.register("normalize", "jax", normalize, options=OPTIONS)
 registry.register("standardize", "jax", standardize)

@@ -18,7 +18,7 @@ from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from keras_norm import ops
 from keras_norm.kernels.plan import AFTER, BEFORE, SAMPLES, plan
-from keras_norm.kernels.view import LARGEST_MEAN, Sets, View, short, total
+from keras_norm.kernels.view import LARGEST_MEAN, OPTIONS, Sets, View, short
 from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
 
@@ -70,7 +70,7 @@ def _part(sizes, is_last):
     return index, part if part < size and (remaining > WINDOW or is_last) else 1
 
 
-def normalize(problem, x, gamma, beta, weights, combine):
+def normalize(problem, x, gamma, beta, weights, combine, renorm=None):
     """Solves a problem of `keras_norm.ops.normalize`."""
     if not isinstance(x, tf.Tensor) or x.shape.rank is None or _has_tangent(x):
         return None
@@ -78,14 +78,14 @@ def normalize(problem, x, gamma, beta, weights, combine):
     if found is None or None in found.form[2:4] or 0 in problem.shape:
         return None
     view = _view(found)
-    if combine is not None and not (view.is_by_channel and found.form.group_size == 1):
+    if not view.suits(problem):
         return None
     dtype = at_least_float32(x.dtype)
     gamma, beta = view.parameter(gamma, 1, dtype), view.parameter(beta, 0, dtype)
     weights = None if weights is None else view.weights(weights, x)
     task = Task(view, view.of(x), weights, problem, dtype)
     if view.is_by_channel:
-        y, moments = task.by_channel(x, gamma, beta, combine)
+        y, moments = task.by_channel(x, gamma, beta, combine, renorm)
     else:
         y, *moments = task.rows(gamma, beta)
         moments = ops.Moments(task.count(x), *(view.moment(v, x) for v in moments))
@@ -145,7 +145,7 @@ class Task:
         count = tf.cast(self._sets.count, self._dtype)
         return self._view.count(count, x) if self._is_masked else count
 
-    def by_channel(self, x, gamma, beta, combine):
+    def by_channel(self, x, gamma, beta, combine, renorm):
         """Returns output and moments where sums run over positions."""
         view = self._view
         *moments, finite = self._moments(self._x)
@@ -155,8 +155,11 @@ class Task:
             moments = combine(moments)
             shift, residual, variance = map(view.of_moment, moments[1:])
             count = tf.reshape(moments.count, [])
+        if renorm is not None:
+            r, d = map(view.of_moment, ops.renorm_corrections(moments, renorm, self._epsilon))
+            gamma, beta = gamma * r, beta + gamma * d
         if view.parts[0] == SAMPLES:
-            gamma, beta = (_spread(v, tf.shape(variance)) for v in (gamma, beta))
+            gamma, beta = (_spread(v, variance, view.over_samples) for v in (gamma, beta))
         # Not `rsqrt`: its derivative holds the third power of the result, which may overflow.
         inverse = 1.0 / tf.sqrt(variance + self._epsilon)
         if self._is_masked or combine is not None:
@@ -255,10 +258,6 @@ class Task:
             to beta: sum(g);  to gamma: sum(g h);  to x: r (u - sum(u) / n - h sum(u h) / n)
         """
 
-        def sum_to(v):
-            is_one = self._view.parts[0] != SAMPLES
-            return v if is_one else total(v, (0,), LONGEST_SUM)
-
         @tf.custom_gradient
         def function(kept, gamma, beta):
             shift, residual, variance, finite = self._found(tf.cast(kept, self._dtype))
@@ -272,7 +271,8 @@ class Task:
                 g, h, mean = tf.cast(g, self._dtype), standardized(), self._sets.mean
                 u = g * gamma
                 dx = u - h * mean(u * h) - (mean(u) if self._centered else 0.0)
-                return tf.cast(dx * inverse, kept.dtype), sum_to(g * h), sum_to(g)
+                over_samples = self._view.over_samples
+                return tf.cast(dx * inverse, kept.dtype), over_samples(g * h), over_samples(g)
 
             y = standardized() * gamma + beta
             return (tf.cast(y, kept.dtype), shift, residual, variance), gradient
@@ -296,19 +296,14 @@ class Task:
         return tf.cond(tf.reduce_any(shift != 0), lambda: x - shift, lambda: x)
 
 
-def _spread(v, shape):
+def _spread(v, like, over_samples):
     """Returns numbers by channel, broadcast over samples; their gradients are sums in stages."""
 
     @tf.custom_gradient
     def function(v):
-        return tf.broadcast_to(v, shape), lambda g: total(g, (0,), LONGEST_SUM)
+        return tf.broadcast_to(v, tf.shape(like)), over_samples
 
     return function(v)
 
 
-registry.register(
-    "normalize",
-    "tensorflow",
-    normalize,
-    options=["centered", "exported", "mask", "moments", "replicas"],
-)
+registry.register("normalize", "tensorflow", normalize, options=OPTIONS)

@@ -8,6 +8,8 @@ from keras import ops
 
 from keras_norm.kernels.plan import AFTER, BEFORE, GROUPS, SAMPLES
 
+# The options of a `Problem` that XLA's executors know.
+OPTIONS = "centered", "exported", "mask", "moments", "renorm", "replicas"
 # Means up to this many standard deviations need no shift: their squares cost one bit of accuracy.
 # benchmarks/accuracy.py measures the error.
 LARGEST_MEAN = 1.0
@@ -54,7 +56,8 @@ class View:
     With positions, the axes are (samples, positions before, channels, positions after); means run
     over the positions, and over the channels of a group afterwards. Without positions, they are
     (samples, groups, members), and means run over the members. Axes of size 1 are left out. The
-    axes of positions are not joined: XLA may take ten times as long for sums in another view.
+    axes of samples and positions are not joined: XLA may take ten times as long for sums in another
+    view, and it writes 16-bit input to memory as float32 if a reshape lies between the two.
 
     Args:
         plan: `Plan`.
@@ -75,10 +78,10 @@ class View:
     def __init__(self, plan, sizes, longest, most, first=None):
         self.plan, self.longest = plan, longest
         before, after = (tuple(itertools.chain(*part)) for part in sizes)
-        samples, _, groups, group_size, _ = plan.form
+        _, _, groups, group_size, _ = plan.form
         self.is_by_channel = bool(before or after)
         channels = (groups * group_size,) if self.is_by_channel else (groups, group_size)
-        axes = [(SAMPLES, samples)] if samples != 1 else []
+        axes = [(SAMPLES, size) for size in plan.sizes_of(SAMPLES)]
         axes += [(BEFORE, size) for size in before]
         axes += [(GROUPS, n) for i, n in enumerate(channels) if n != 1 or i == len(channels) - 1]
         axes += [(AFTER, size) for size in after]
@@ -86,7 +89,8 @@ class View:
         self.shape = tuple(size for _, size in axes)
         positions = tuple(a for a, part in enumerate(self.parts) if part in (BEFORE, AFTER))
         self.positions = positions or (len(axes) - 1,)
-        self.rank = len(axes)
+        unknown = iter([axis for axis, size in enumerate(plan.sizes) if size is None])
+        self._axes = [next(unknown) if size is None else None for size in self.shape]
         self.stages = self._stages(most, None if first is None else self.positions[first])
 
     def _stages(self, most, first):
@@ -102,9 +106,14 @@ class View:
             count = None if size is None else count * size
         return tuple(tuple(sorted(stage)) for stage in stages)
 
+    def suits(self, problem):
+        """Returns whether sets are single channels, where a problem changes their moments."""
+        is_changed = problem.replicas or problem.renorm
+        return not is_changed or (self.is_by_channel and self.plan.form.group_size == 1)
+
     def of(self, x):
         """Returns the input in the view."""
-        return ops.reshape(self._ordered(x), self._filled(self.shape, x, self._axes()))
+        return ops.reshape(self._ordered(x), self._filled(self.shape, x, self._axes))
 
     def back(self, y, x):
         """Returns an array in the view in the shape of the input `x`."""
@@ -125,7 +134,7 @@ class View:
             weights, [1 if n == 1 else m for n, m in zip(expanded, whole, strict=True)]
         )
         parts = [part for part in (SAMPLES, BEFORE, AFTER) if form[part] != 1]
-        return ops.reshape(weights, self._filled(self._sizes(*parts), x, self._axes()))
+        return ops.reshape(weights, self._filled(self._sizes(*parts), x, self._axes))
 
     def moment(self, values, x):
         """Returns moments by sample and channel as moments of sets, of the rank of the input."""
@@ -162,6 +171,15 @@ class View:
         shape = ops.shape(x)
         return ops.cast(ops.maximum(math.prod(shape[axis] for axis in axes), 1), dtype or x.dtype)
 
+    def over_samples(self, x):
+        """Returns the sum over the samples, in stages, of an array without positions."""
+        rank = self.parts.count(SAMPLES)
+        if not rank:
+            return x
+        merged = ops.reshape(x, (-1, *x.shape[rank:]))
+        sums = total(merged, (0,), self.longest)
+        return ops.reshape(sums, (1,) * rank + tuple(x.shape[rank:]))
+
     def across(self, values):
         """Returns means by channel as means over all channels of a group."""
         _, _, groups, group_size, _ = self.plan.form
@@ -178,26 +196,19 @@ class View:
         pairs = zip(self.shape, self.parts, strict=True)
         return [size if part in parts else 1 for size, part in pairs]
 
-    def _axes(self):
-        """Returns, for each axis of the view with an unknown size, its axes of the plan."""
-        axes = [[a for a, own in enumerate(self.plan.parts) if own == SAMPLES]]
-        axes += [[a] for a, n in enumerate(self.plan.sizes) if n is None]
-        positions = iter([a for a in axes[1:] if self.plan.parts[a[0]] != SAMPLES])
-        return [
-            (axes[0] if part == SAMPLES else next(positions)) if size is None else None
-            for size, part in zip(self.shape, self.parts, strict=True)
-        ]
-
     def _filled(self, sizes, x, axes=None):
-        """Returns sizes to reshape to: -1 for one unknown size; if several, the sizes of `x`."""
+        """Returns sizes to reshape to: -1 for one unknown size; if several, the sizes of `x`.
+
+        Args:
+            sizes: Sizes, None where unknown.
+            x: The input.
+            axes: The axis of the plan for each size; by default the axes of the plan in order.
+        """
         if sum(size is None for size in sizes) <= 1:
             return [-1 if size is None else size for size in sizes]
-        axes = [[axis] for axis in range(len(sizes))] if axes is None else axes
-        known = ops.shape(x)
-        return [
-            math.prod(known[self.plan.order[a]] for a in own) if size is None else size
-            for size, own in zip(sizes, axes, strict=True)
-        ]
+        known = [ops.shape(x)[axis] for axis in self.plan.order]
+        axes = range(len(sizes)) if axes is None else axes
+        return [known[a] if size is None else size for size, a in zip(sizes, axes, strict=True)]
 
     def _ordered(self, x):
         return x if self.plan.is_ordered else ops.transpose(x, self.plan.order)

@@ -15,7 +15,6 @@ from keras_norm.ops import (
     merge_replicas,
     moving_averages,
     normalize,
-    scale_and_shift,
     standardize,
 )
 from keras_norm.ops.convert import at_least_float32
@@ -201,19 +200,16 @@ class BatchNormalization(Renormalization):
         uses_batch = self.trainable and (training or observer is not None)
         if uses_batch:
             axes = [axis for axis in range(len(shape)) if axis != channel_axis]
-            corrected = self.renorm and observer is None
             outputs, moments = normalize(
-                convert(inputs, dtype) if corrected else self._computable(inputs, dtype),
+                self._computable(inputs, dtype),
                 axes,
                 self.epsilon,
-                None if corrected else gamma,
-                None if corrected else beta,
+                gamma,
+                beta,
                 weights,
                 combine=self._combine_replicas(),
+                renorm=self._renorm_statistics(shape, dtype) if observer is None else None,
             )
-            if corrected:
-                scale, offset = self._renorm_scale_and_offset(moments, gamma, beta)
-                outputs = scale_and_shift(outputs, scale, offset)
             if observer is None:
                 self._move_statistics(moments)
             else:

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_norm import _validation
 from keras_norm.layers.normalization import Normalization
-from keras_norm.ops import convert, renorm_corrections, standard_deviation
+from keras_norm.ops import Renorm, convert, standard_deviation
 
 _NAMES = ("rmin", "rmax", "dmax")
 _ACCEPTED = "None, or a dictionary that may hold numbers >= 0 as 'rmin', 'rmax' and 'dmax'"
@@ -45,18 +45,13 @@ class Renormalization(Normalization):
         self.renorm_mean = self._add_statistic("renorm_mean", mean)
         self.renorm_stddev = self._add_statistic("renorm_stddev", deviation)
 
-    def _renorm_scale_and_offset(self, moments, gamma, beta):
-        """Returns the scale and the offset that training applies to standardized inputs."""
-        dtype, shape = moments.variance.dtype, moments.variance.shape
-        mean, deviation = (
-            convert(variable, dtype, shape) for variable in (self.renorm_mean, self.renorm_stddev)
-        )
-        scale, offset = renorm_corrections(
-            moments, mean, deviation, self.epsilon, self.renorm_clipping or {}
-        )
-        if gamma is not None:
-            scale, offset = scale * gamma, offset * gamma
-        return scale, offset if beta is None else offset + beta
+    def _renorm_statistics(self, shape, dtype):
+        """Returns the `Renorm` of a batch; None without batch renormalization."""
+        if not self.renorm:
+            return None
+        variables = self.renorm_mean, self.renorm_stddev
+        statistics = (convert(variable, dtype, shape) for variable in variables)
+        return Renorm(*statistics, **(self.renorm_clipping or {}))
 
     def _moved_with_renorm(self, moments, momenta):
         """Returns pairs of a variable and its new value.

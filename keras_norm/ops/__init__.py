@@ -6,13 +6,14 @@ from keras_norm.ops.moments import Moments, merge, moments
 from keras_norm.ops.moving import moving_averages
 from keras_norm.ops.normalize import normalize, normalize_plain
 from keras_norm.ops.problem import Problem
-from keras_norm.ops.renorm import renorm_corrections, standard_deviation
+from keras_norm.ops.renorm import Renorm, renorm_corrections, standard_deviation
 from keras_norm.ops.replicas import merge_replicas
 from keras_norm.ops.standardize import scale_and_shift, standardize, standardize_plain
 
 __all__ = [
     "Moments",
     "Problem",
+    "Renorm",
     "convert",
     "mask_weights",
     "merge",

@@ -7,7 +7,8 @@ from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32, convert
 from keras_norm.ops.moments import Moments, moments
 from keras_norm.ops.problem import Problem
-from keras_norm.ops.standardize import standardize_plain
+from keras_norm.ops.renorm import renorm_corrections
+from keras_norm.ops.standardize import scale_and_shift, standardize_plain
 
 
 def normalize(
@@ -18,6 +19,7 @@ def normalize(
     beta=None,
     weights=None,
     combine=None,
+    renorm=None,
     *,
     centered=True,
     exported=False,
@@ -37,6 +39,8 @@ def normalize(
             so that padding never makes a gradient NaN.
         combine: None, or a function of the `Moments` of `x` that returns the `Moments` to
             standardize with, for example those of the global batch.
+        renorm: None, or the `Renorm` of batch renormalization: before gamma and beta, each
+            standardized element is multiplied by r, and d is added (`renorm_corrections`).
         centered: Whether the mean is subtracted. If not, the `Moments` have mean 0 and as
             variance the mean square (root mean square normalization).
         exported: Whether the graph may be exported. Sums over axes of unknown size are then
@@ -57,12 +61,35 @@ def normalize(
         weights,
         centered=centered,
         replicas=combine is not None,
+        renorm=renorm is not None,
         exported=exported,
         moments=with_moments,
     )
     tensors = x, gamma, beta, weights, combine
+    if renorm is not None:
+        answer = registry.answer("normalize", problem, *tensors, renorm)
+        return _renormalized(problem, *tensors, renorm) if answer is None else answer
     answer = registry.answer("normalize", problem, *tensors)
     return normalize_plain(problem, *tensors) if answer is None else answer
+
+
+def _renormalized(problem, x, gamma, beta, weights, combine, renorm):
+    """Returns the answer in two steps: an executor without `renorm` may take the first."""
+    given = keras.backend.standardize_dtype(x.dtype)
+    y, found = normalize(
+        convert(x, at_least_float32(given)),
+        problem.axes,
+        problem.epsilon,
+        weights=weights,
+        combine=combine,
+        centered=problem.centered,
+        exported=problem.exported,
+    )
+    scale, offset = renorm_corrections(found, renorm, problem.epsilon)
+    if gamma is not None:
+        scale, offset = scale * gamma, offset * gamma
+    y = scale_and_shift(y, scale, offset if beta is None else offset + beta)
+    return convert(y, given), found if problem.moments else None
 
 
 def normalize_plain(problem, x, gamma=None, beta=None, weights=None, combine=None):

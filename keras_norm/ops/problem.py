@@ -23,6 +23,7 @@ class Problem(NamedTuple):
         centered: Whether the mean is subtracted; if not, the variance is the mean square.
         mask: None, or the mask's sizes: of the rank of the input, 1 where it is broadcast.
         replicas: Whether the moments are combined with those of other replicas.
+        renorm: Whether the output is corrected (batch renormalization).
         exported: Whether the graph may be exported: it then has plain operations only, no
             branches, and sums over axes of unknown size in one stage.
         moments: Whether the moments are returned.
@@ -40,6 +41,7 @@ class Problem(NamedTuple):
     centered: bool = True
     mask: tuple | None = None
     replicas: bool = False
+    renorm: bool = False
     exported: bool = False
     moments: bool = True
     mismatched: bool = False

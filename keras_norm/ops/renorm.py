@@ -4,7 +4,27 @@ Reference: Ioffe, "Batch renormalization: towards reducing minibatch dependence 
 batch-normalized models", 2017, https://arxiv.org/abs/1702.03275
 """
 
+from typing import Any, NamedTuple
+
 from keras import ops
+
+
+class Renorm(NamedTuple):
+    """What the batch's moments are compared with, and how far corrections may go.
+
+    Attributes:
+        mean: Moving mean, of the shape of the moments.
+        deviation: Moving standard deviation, of the same shape; sqrt(epsilon) if it is smaller.
+        rmin: Number, the least r; None for no bound.
+        rmax: Number, the largest r; None for no bound.
+        dmax: Number, the largest magnitude of d; None for no bound.
+    """
+
+    mean: Any
+    deviation: Any
+    rmin: float | None = None
+    rmax: float | None = None
+    dmax: float | None = None
 
 
 def standard_deviation(variance, epsilon):
@@ -12,7 +32,7 @@ def standard_deviation(variance, epsilon):
     return ops.sqrt(variance + epsilon)
 
 
-def renorm_corrections(moments, mean, deviation, epsilon, clipping):
+def renorm_corrections(moments, renorm, epsilon):
     """Returns r and d of the correction `r * element + d` of standardized elements.
 
         r = clip(batch deviation / deviation, rmin, rmax)
@@ -21,21 +41,19 @@ def renorm_corrections(moments, mean, deviation, epsilon, clipping):
     Unclipped, the elements are then standardized with `mean` and `deviation`.
 
     Args:
-        moments: `Moments` of the batch, without gradients.
-        mean: Moving mean, of the shape of the moments.
-        deviation: Moving standard deviation, of the same shape; sqrt(epsilon) if it is smaller.
+        moments: `Moments` of the batch.
+        renorm: `Renorm`.
         epsilon: Number > 0 that is added to the batch's variance.
-        clipping: Dictionary that may hold "rmin", "rmax" and "dmax".
 
     Returns:
         r and d, constants of the shape of the moments; 1 and 0 for empty sets.
     """
+    mean, deviation, rmin, rmax, dmax = renorm
     deviation = ops.maximum(deviation, epsilon**0.5)
     r = standard_deviation(moments.variance, epsilon) / deviation
     # Both parts of the batch's mean are used; otherwise d has the rounding error of a large mean.
     # They are added after the scaling, as compilers may reassociate sums.
     d = (moments.shift - mean) / deviation + moments.residual / deviation
-    rmin, rmax, dmax = (clipping.get(name) for name in ("rmin", "rmax", "dmax"))
     if rmin is not None:
         r = ops.maximum(r, rmin)
     if rmax is not None:

@@ -228,6 +228,37 @@ def test_long_axes_are_viewed_as_short_ones():
     assert short(8209, 512) == (8209,)  # a prime
 
 
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("shape", "axes", "spanned"), [CASES[2], CASES[3]])
+def test_renormalization_is_the_plain_one(shape, axes, spanned, masked, compiled):
+    *arrays, cotangent = problem(shape, spanned, mean=3.0)
+    sizes = arrays[1].shape
+    bounds = {"rmin": 0.9, "rmax": 1.1, "dmax": 0.3}
+    mean = np.linspace(2.5, 3.5, 4, dtype="float32").reshape(sizes)
+    deviation = np.linspace(0.5, 1.5, 4, dtype="float32").reshape(sizes)
+    weights = np.ones([1 if axis in spanned else n for axis, n in enumerate(shape)], "float32")
+    weights[1] = 0
+    mean, deviation, weights = map(keras.ops.convert_to_tensor, (mean, deviation, weights))
+    weights = weights if masked else None
+    renorm = ops.Renorm(mean, deviation, **bounds)
+    if BACKEND != "torch":
+        x, gamma, beta = map(keras.ops.convert_to_tensor, arrays)
+        asked = ops.Problem.of(x, axes, 1e-2, gamma, beta, weights, renorm=True)
+        tensors = x, gamma, beta, weights, None, renorm
+        assert registry.answer("normalize", asked, *tensors) is not None
+
+    def call(x, gamma, beta):
+        return ops.normalize(x, axes, 1e-2, gamma, beta, weights, renorm=renorm)[0]
+
+    found = []
+    for enabled in (True, False):
+        kernels.set_enabled(enabled)
+        # A function of its own, as what is compiled is found by it.
+        found.append(all_orders(lambda *a: call(*a), arrays, cotangent, compiled))
+    assert_close(*found)
+
+
 @pytest.mark.parametrize(("shape", "axes", "spanned"), [CASES[3], CASES[8], CASES[15]])
 def test_moments_are_the_plain_ones(shape, axes, spanned):
     x, gamma, beta, _ = map(keras.ops.convert_to_tensor, problem(shape, spanned, mean=50.0))
