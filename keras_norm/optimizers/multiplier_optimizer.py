@@ -113,9 +113,9 @@ class MultiplierOptimizer(OptimizerWrapper):
         _check_no_more(kwargs, inner_optimizer)
         super().__init__(inner_optimizer, name=name)
         self.l2 = _validation.real("l2", l2, low=0.0)
-        self.lr_multipliers = maps.check("lr_multipliers", lr_multipliers)
-        self.l2_multipliers = maps.check("l2_multipliers", l2_multipliers)
-        self.weight_decay_multipliers = maps.check(
+        self.lr_multipliers = maps.checked_map("lr_multipliers", lr_multipliers)
+        self.l2_multipliers = maps.checked_map("l2_multipliers", l2_multipliers)
+        self.weight_decay_multipliers = maps.checked_map(
             "weight_decay_multipliers", weight_decay_multipliers
         )
         if self.weight_decay_multipliers and self.weight_decay is None:
@@ -142,8 +142,8 @@ class MultiplierOptimizer(OptimizerWrapper):
             self._build_again(variables)
             return
         self.build_inner(variables)
-        hooks.check(self.inner_optimizer)
-        rehearsal.check(self.inner_optimizer)
+        hooks.check_hooks(self.inner_optimizer)
+        rehearsal.check_step(self.inner_optimizer)
         if self._saved is not None and len(self._saved) != len(variables):
             warnings.warn(
                 f"The multipliers saved with optimizer '{self.name}' are ignored: they belong to "
@@ -263,8 +263,7 @@ class MultiplierOptimizer(OptimizerWrapper):
         pattern = self.pattern(kind, index)
         if pattern is None:
             return multipliers.of(self._trainable_variables[index], kind)
-        # A file of version 0.1.0 may contain the multiplier itself.
-        return self._map(kind).get(pattern, pattern)
+        return self._map(kind)[pattern]
 
     def pattern(self, kind, index):
         """Returns the pattern that sets a multiplier of the variable at a position; or None."""
