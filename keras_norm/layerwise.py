@@ -89,7 +89,7 @@ def layerwise_lr_decay(model, decay, blocks=None, min_multiplier=0.0):
 def _number(name, value):
     if multipliers.is_schedule(value):
         raise TypeError(f"Argument `{name}` must be a number. Received: a schedule")
-    return multipliers.check(name, value)
+    return multipliers.checked_multiplier(name, value)
 
 
 def _block_function(blocks):

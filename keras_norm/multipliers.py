@@ -32,7 +32,7 @@ def now(multiplier, iterations):
     return multiplier(iterations) if is_schedule(multiplier) else multiplier
 
 
-def check(name, value):
+def checked_multiplier(name, value):
     """Returns `value`, a schedule or a finite number >= 0 as a float, and raises otherwise.
 
     A schedule is checked at a few steps up to a million. Its configuration is accepted too.
@@ -107,7 +107,9 @@ def set_multipliers(variable_or_layer, lr=None, l2=None, weight_decay=None):
         https://www.mathworks.com/help/deeplearning/ref/nnet.cnn.layer.layer.setlearnratefactor.html
     """
     given = zip(("lr", "l2", "weight_decay"), KINDS, (lr, l2, weight_decay), strict=True)
-    checked = {kind: check(name, value) for name, kind, value in given if value is not None}
+    checked = {
+        kind: checked_multiplier(name, value) for name, kind, value in given if value is not None
+    }
     for variable in _variables(variable_or_layer):
         for kind, value in checked.items():
             setattr(variable, kind, value)

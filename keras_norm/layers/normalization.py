@@ -1,5 +1,6 @@
 """The common base of the layers: gamma and beta, their configuration and checks."""
 
+import functools
 from typing import ClassVar
 
 import keras
@@ -32,7 +33,7 @@ class Multiplier:
         return getattr(variable, self.attribute, layer.__dict__.get(f"_{self.name}"))
 
     def __set__(self, layer, value):
-        value = multipliers.check(self.name, value)
+        value = multipliers.checked_multiplier(self.name, value)
         layer.__dict__[f"_{self.name}"] = value
         variable = getattr(layer, self.variable, None)
         if variable is not None:
@@ -229,6 +230,15 @@ class Normalization(keras.layers.Layer):
 
     def _mask_weights(self, mask, shape, channel_axis):
         return None if mask is None else mask_weights(mask, shape, channel_axis)
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        """Returns `layer_call` as `keras.RematScope` wants it: recomputed from the inputs.
+
+        Its keyword arguments, `training` and `mask`, are bound: Keras fails on those of a
+        recomputed function on TensorFlow, and traces `training` on JAX.
+        """
+        recomputed = super().rematerialized_call(functools.partial(layer_call, **kwargs), *args)
+        return lambda *args, **_: recomputed(*args)
 
     def compute_output_shape(self, input_shape):
         """Returns the input's shape."""

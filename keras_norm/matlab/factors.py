@@ -161,7 +161,7 @@ def _set(function, multiplier, owner, arguments):
     layer, name, factor = _parse(function, owner, arguments, names)
     if isinstance(factor, str):
         raise TypeError(f"{_forms(function, names)}. Received: factor={factor!r}")
-    factor = multipliers.check("factor", factor)
+    factor = multipliers.checked_multiplier("factor", factor)
     target, attribute = _place(layer, name, multiplier)
     setattr(target, attribute, factor)
     return owner

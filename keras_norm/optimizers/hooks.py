@@ -13,7 +13,7 @@ import types
 from keras_norm import _keras
 
 
-def check(optimizer):
+def check_hooks(optimizer):
     """Checks that `apply` of an optimizer's class reaches every method that a view overrides.
 
     Raises:

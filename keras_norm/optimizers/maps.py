@@ -6,7 +6,7 @@ import re
 from keras_norm import multipliers
 
 
-def check(name, mapping):
+def checked_map(name, mapping):
     """Returns `mapping` as a dictionary from patterns to multipliers, after checking it.
 
     Args:
@@ -39,7 +39,7 @@ def check(name, mapping):
                 "If it is a variable's path, pass it through `re.escape`."
             ) from error
     return {
-        pattern: multipliers.check(f"{name}[{pattern!r}]", value)
+        pattern: multipliers.checked_multiplier(f"{name}[{pattern!r}]", value)
         for pattern, value in mapping.items()
     }
 

@@ -1,14 +1,13 @@
 """`MultiplierOptimizer`: a learning rate, L2 factor and weight decay for every variable."""
 
 import functools
-import json
 import warnings
 from typing import Any
 
 import keras
 
 from keras_norm import _validation, multipliers
-from keras_norm.optimizers import hooks, maps, rehearsal, report, state
+from keras_norm.optimizers import arguments, configs, hooks, maps, rehearsal, report, state
 from keras_norm.optimizers.views import per_variable
 from keras_norm.optimizers.wrapper import OptimizerWrapper
 
@@ -109,17 +108,17 @@ class MultiplierOptimizer(OptimizerWrapper):
         name=None,
         **kwargs,
     ):
-        _check_inner(inner_optimizer)
-        _check_no_more(kwargs, inner_optimizer)
+        arguments.check_inner_optimizer(inner_optimizer)
+        arguments.check_no_more(kwargs, inner_optimizer)
         super().__init__(inner_optimizer, name=name)
         self.l2 = _validation.real("l2", l2, low=0.0)
-        self.lr_multipliers = maps.check("lr_multipliers", lr_multipliers)
-        self.l2_multipliers = maps.check("l2_multipliers", l2_multipliers)
-        self.weight_decay_multipliers = maps.check(
+        self.lr_multipliers = maps.checked_map("lr_multipliers", lr_multipliers)
+        self.l2_multipliers = maps.checked_map("l2_multipliers", l2_multipliers)
+        self.weight_decay_multipliers = maps.checked_map(
             "weight_decay_multipliers", weight_decay_multipliers
         )
         if self.weight_decay_multipliers and self.weight_decay is None:
-            raise _no_weight_decay(
+            raise arguments.no_weight_decay(
                 inner_optimizer, f"weight_decay_multipliers={weight_decay_multipliers!r}"
             )
         self._saved: Any = None
@@ -142,8 +141,8 @@ class MultiplierOptimizer(OptimizerWrapper):
             self._build_again(variables)
             return
         self.build_inner(variables)
-        hooks.check(self.inner_optimizer)
-        rehearsal.check(self.inner_optimizer)
+        hooks.check_hooks(self.inner_optimizer)
+        rehearsal.check_step(self.inner_optimizer)
         if self._saved is not None and len(self._saved) != len(variables):
             warnings.warn(
                 f"The multipliers saved with optimizer '{self.name}' are ignored: they belong to "
@@ -233,7 +232,9 @@ class MultiplierOptimizer(OptimizerWrapper):
         """Returns the arguments, and the multipliers of the variables by position."""
         return {
             "name": self.name,
-            "inner_optimizer": _portable(keras.saving.serialize_keras_object(self.inner_optimizer)),
+            "inner_optimizer": configs.portable(
+                keras.saving.serialize_keras_object(self.inner_optimizer)
+            ),
             "l2": self.l2,
             **{
                 f"{kind}s": {
@@ -251,11 +252,11 @@ class MultiplierOptimizer(OptimizerWrapper):
         config = dict(config)
         saved = config.pop("multipliers", None)
         config["inner_optimizer"] = keras.saving.deserialize_keras_object(
-            _portable(config["inner_optimizer"]), custom_objects=custom_objects
+            configs.portable(config["inner_optimizer"]), custom_objects=custom_objects
         )
         with keras.saving.custom_object_scope(custom_objects or {}):
             optimizer = cls(**config)
-            optimizer._saved = _deserialized(saved)
+            optimizer._saved = configs.deserialized_rows(saved)
         return optimizer
 
     def multiplier(self, kind, index):
@@ -263,8 +264,7 @@ class MultiplierOptimizer(OptimizerWrapper):
         pattern = self.pattern(kind, index)
         if pattern is None:
             return multipliers.of(self._trainable_variables[index], kind)
-        # A file of version 0.1.0 may contain the multiplier itself.
-        return self._map(kind).get(pattern, pattern)
+        return self._map(kind)[pattern]
 
     def pattern(self, kind, index):
         """Returns the pattern that sets a multiplier of the variable at a position; or None."""
@@ -286,7 +286,7 @@ class MultiplierOptimizer(OptimizerWrapper):
         for index, variable in enumerate(self._trainable_variables):
             factor = self.multiplier(multipliers.WEIGHT_DECAY, index)
             if factor not in (0.0, 1.0):
-                raise _no_weight_decay(
+                raise arguments.no_weight_decay(
                     self.inner_optimizer,
                     f"the weight-decay multiplier {factor!r} of '{report.path(variable)}'",
                 )
@@ -296,14 +296,14 @@ class MultiplierOptimizer(OptimizerWrapper):
     # multipliers and the patterns that override them: for learning rate and L2, then weight decay.
     def _multipliers_by_position(self):
         if not self.built:
-            return _serialized(self._saved)
+            return configs.serialized_rows(self._saved)
         rows = []
         for index, variable in enumerate(self._trainable_variables):
             if getattr(variable, "trainable", True):
                 carried = [multipliers.of(variable, kind) for kind in multipliers.KINDS]
                 mapped = [self._by_map[kind][index] for kind in multipliers.KINDS]
                 rows.append([*carried[:2], *mapped[:2], carried[2], mapped[2]])
-        return _serialized(rows)
+        return configs.serialized_rows(rows)
 
     def _restore(self, variables):
         for variable, (lr, l2, _, _, weight_decay, _) in zip(variables, self._saved, strict=True):
@@ -313,84 +313,3 @@ class MultiplierOptimizer(OptimizerWrapper):
             patterns = {value: pattern for pattern, value in self._map(kind).items()}
             saved = [row[column] for row in self._saved]
             self._by_map[kind] = [patterns.get(pattern, pattern) for pattern in saved]
-
-
-def _serialized(rows):
-    return rows and [[multipliers.serialize(value) for value in row] for row in rows]
-
-
-def _deserialized(rows):
-    """Returns saved rows with deserialized schedules; equal schedules become one object."""
-    if rows is None:
-        return None
-    made: dict = {}
-
-    def value(given):
-        if not isinstance(given, dict):
-            return given
-        key = json.dumps(given, sort_keys=True)
-        if key not in made:
-            made[key] = keras.saving.deserialize_keras_object(given)
-        return made[key]
-
-    # Version 0.1.0 had no multipliers of weight decay.
-    return [[value(given) for given in (*row, 1.0, None)[:6]] for row in rows]
-
-
-def _portable(config):
-    """Returns the configuration of an optimizer with a class that all backends can import.
-
-    Keras on PyTorch writes the class of a module that other backends cannot import.
-    """
-    if not str(config.get("module")).startswith("keras.src.backend."):
-        return config
-    if not hasattr(keras.optimizers, config["class_name"]):
-        return config
-    return {**config, "module": "keras.optimizers", "registered_name": None}
-
-
-def _no_weight_decay(optimizer, received):
-    kind = type(optimizer).__name__
-    return ValueError(
-        f"A weight-decay multiplier needs an inner optimizer with weight decay: "
-        f"`{kind}(weight_decay=...)`. Received: {received}, with a {kind} without weight decay"
-    )
-
-
-def _check_inner(optimizer):
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise TypeError(
-            "Argument `inner_optimizer` must be a Keras optimizer, such as "
-            f"`keras.optimizers.Adam(0.001)`. Received: {optimizer!r} "
-            f"(of type {type(optimizer).__name__})"
-        )
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        raise TypeError(
-            "MultiplierOptimizer cannot wrap a LossScaleOptimizer. Use "
-            "`LossScaleOptimizer(MultiplierOptimizer(optimizer))`."
-        )
-    if isinstance(optimizer, MultiplierOptimizer):
-        raise TypeError(
-            "MultiplierOptimizer cannot wrap another MultiplierOptimizer. "
-            "Pass all multipliers to one."
-        )
-    # New in Keras 3.15.
-    multi_optimizer = getattr(keras.optimizers, "MultiOptimizer", ())
-    if isinstance(optimizer, multi_optimizer):
-        raise TypeError(
-            "MultiplierOptimizer cannot wrap a MultiOptimizer, whose parts have no common "
-            "learning rate. Wrap each part in a MultiplierOptimizer instead."
-        )
-
-
-def _check_no_more(kwargs, inner_optimizer):
-    for name, value in kwargs.items():
-        if name in inner_optimizer.get_config():
-            kind = type(inner_optimizer).__name__
-            raise ValueError(
-                f"Argument `{name}` belongs to the inner optimizer: "
-                f"`MultiplierOptimizer({kind}({name}=...))`. Received: {name}={value!r}"
-            )
-        raise TypeError(
-            f"MultiplierOptimizer takes no argument `{name}`. Received: {name}={value!r}"
-        )

@@ -29,7 +29,7 @@ TOLERANCE = 1e-4
 _passed: set = set()
 
 
-def check(optimizer):
+def check_step(optimizer):
     """Checks that a view of an optimizer applies the multipliers.
 
     An optimizer passes if it cannot be created from its configuration, or fails without a view.
@@ -37,10 +37,10 @@ def check(optimizer):
     Raises:
         RuntimeError: If the view does not; the message names Keras's version.
     """
-    _keras.apart(_check, optimizer)
+    _keras.apart(_check_step, optimizer)
 
 
-def _check(optimizer):
+def _check_step(optimizer):
     try:
         config = optimizer.get_config() | {"learning_rate": RATE, "name": "rehearsal"}
     except Exception:

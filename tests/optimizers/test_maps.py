@@ -35,7 +35,7 @@ def test_two_patterns_for_one_variable_are_both_named():
 
 
 def test_no_map_is_an_empty_one():
-    assert maps.check("lr_multipliers", None) == {}
+    assert maps.checked_map("lr_multipliers", None) == {}
     assert maps.match("lr_multipliers", {}, PATHS) == [None] * 4
 
 
@@ -53,4 +53,4 @@ def test_no_map_is_an_empty_one():
 )
 def test_bad_maps(mapping, error, message):
     with pytest.raises(error, match=message):
-        maps.check("lr_multipliers", mapping)
+        maps.checked_map("lr_multipliers", mapping)
