@@ -56,7 +56,7 @@ CHUNK = 1 << 19
 
 def are_near(mean, inverse):
     """Returns whether all means are near zero: at most `LARGEST_MEAN` standard deviations."""
-    return (mean * inverse).abs_().max().item() <= LARGEST_MEAN
+    return torch.linalg.vector_norm(mean * inverse, math.inf).item() <= LARGEST_MEAN
 
 
 def wider(dtype):
@@ -127,7 +127,6 @@ class Rows:
         0, still subtracts inverse * mean(u), so this term is added again.
         """
         gamma = self._ones(x) if gamma is None else gamma
-        beta = torch.zeros_like(gamma)
         size = LONGEST_COLUMN_OF_ROWS if centered else max(1, CHUNK // self._size)
         rows = len(mean)
         # Filled in parts: concatenating the parts would take another array of this size.
@@ -137,7 +136,7 @@ class Rows:
         for start in range(0, rows, size):
             part = slice(start, start + size)
             g, x, m, r = arrays if dx is None else (v[part] for v in arrays)
-            options = self._shape[1:], m, r, gamma, beta, [self._are_short, True, True]
+            options = self._shape[1:], m, r, gamma, gamma, [self._are_short, True, True]
             found, *sums = layer_norm_backward(g, x, *options)
             if not self._are_short:
                 found = self._gradient_of_long_rows(g * gamma, x, m, r, centered)
