@@ -69,12 +69,6 @@ def wide(x):
     return x.to(wider(x.dtype))
 
 
-@functools.lru_cache(maxsize=1024)
-def sets_of(plan):
-    """Returns the sets of a plan."""
-    return Rows(plan.form) if plan.is_rows else Channels(plan.form)
-
-
 class Rows:
     """Sets that are rows of a matrix; gamma and beta belong to its columns.
 
@@ -188,17 +182,20 @@ class Channels:
         # Samples that are whole sets, and rows in memory: few would not be worth a repeated gamma.
         enough = max(FEWEST_SAMPLES, torch.get_num_threads())
         self._are_rows = form.groups == form.after == 1 and form.samples >= enough
-        # Sums run over the positions of one part of a sample.
-        if self._are_last:
-            self._split_columns()
-        else:
-            self._parts, self._positions = form.before, form.after
-            self._split: tuple = (self._samples, self._parts, self._channels, self._positions)
-            self._axis = 3
-            self._blocks = _divisor(self._positions, LONGEST_ROW)
-            self._sums = self._sums_of_products
-            if self._positions // self._blocks <= LONGEST_ROW:
-                self._sums = self._sums_of_rows
+        # Sums run over the positions of one part of a sample: native sums by `_calls`, each over
+        # `_blocks` of the positions.
+        (self._split_columns if self._are_last else self._split_rows)()
+        self._sums = self._sums_by_native_calls if self._has_native_sums else self._sums_of_products
+
+    def _split_rows(self):
+        """Sets how many elements of a row are summed at a time."""
+        self._parts, self._positions = self._before, self._after
+        self._split: tuple = (self._samples, self._parts, self._channels, self._positions)
+        self._axis = 3
+        self._blocks = _divisor(self._positions, LONGEST_ROW)
+        length = self._positions // self._blocks
+        self._calls: tuple = (1, 1, -1, length)
+        self._has_native_sums = length <= LONGEST_ROW
 
     def _split_columns(self):
         """Chooses how many rows of channels to add up at a time."""
@@ -211,10 +208,10 @@ class Channels:
         self._parts, self._positions = calls * width, before // (calls * width)
         self._split = (self._samples, calls, self._positions, width, self._channels)
         self._axis = 2
-        self._columns: tuple = (-1, self._positions, width * self._channels)
+        self._blocks = 1
+        self._calls = (-1, self._positions, width * self._channels)
         are_worth_calls = self._samples == 1 or before * self._channels >= SMALLEST_SAMPLE
-        self._has_columns = self._positions <= LONGEST_COLUMN and are_worth_calls
-        self._sums = self._sums_of_columns if self._has_columns else self._sums_of_products
+        self._has_native_sums = self._positions <= LONGEST_COLUMN and are_worth_calls
 
     def normalize(self, x, gamma, beta, epsilon, centered=True):
         """Returns output, mean, variance and 1 / sqrt(variance + epsilon), for sets without a mask.
@@ -246,8 +243,8 @@ class Channels:
 
     def _moments(self, x):
         shape = (self._samples, self._parts, self._channels)
-        if self._are_last and self._has_columns:
-            rows = x.view(self._columns)
+        if self._are_last and self._has_native_sums:
+            rows = x.view(self._calls)
             found = [torch.batch_norm_update_stats(v, None, None, 0.0) for v in rows]
             means, variances = (torch.stack(v).view(shape) for v in zip(*found, strict=True))
         else:
@@ -328,17 +325,12 @@ class Channels:
         mean = mean.expand(self._samples, self._parts, self._channels)
         return [s.view(mean.shape) for s in self._sums(u, v, mean)]
 
-    def _sums_of_columns(self, u, v, mean):
-        u, v = u.view(self._columns), v.view(self._columns)
-        mean = mean.reshape(len(u), -1)
+    def _sums_by_native_calls(self, u, v, mean):
+        """Sums in a few calls of a native kernel, each over few enough positions."""
+        u, v = u.view(self._calls), v.view(self._calls)
+        mean = mean[..., None].expand(-1, -1, -1, self._blocks).reshape(len(u), -1)
         found = [_native_sums(*call) for call in zip(u, v, mean, strict=True)]
-        return map(torch.stack, zip(*found, strict=True))
-
-    def _sums_of_rows(self, u, v, mean):
-        rows = (1, -1, self._positions // self._blocks)
-        mean = mean.reshape(-1, 1).expand(-1, self._blocks).flatten()
-        found = _native_sums(u.view(rows), v.view(rows), mean)
-        return (s.view(-1, self._blocks).sum(1) for s in found)
+        return (torch.stack(s).view(-1, self._blocks).sum(1) for s in zip(*found, strict=True))
 
     def _sums_of_products(self, u, v, mean):
         """Sums a few samples at a time: sums too long, or samples too small, for native calls."""

@@ -13,7 +13,7 @@ import torch
 
 from keras_norm import ops
 from keras_norm.kernels.plan import Plan, plan
-from keras_norm.kernels.torch.sets import are_near, sets_of, wide, wider
+from keras_norm.kernels.torch.sets import Channels, Rows, are_near, wide, wider
 
 
 class Solution(NamedTuple):
@@ -239,6 +239,7 @@ def _task(problem, strides):
     ):
         found = plan(problem, tuple(order))
         if found is not None:
+            sets = (Rows if found.is_rows else Channels)(found.form)
             sizes = tuple(problem.shape[axis] if axis in spanned else 1 for axis in found.order)
-            return Task(problem, found, sets_of(found), found.is_ordered, sizes)
+            return Task(problem, found, sets, found.is_ordered, sizes)
     return None
