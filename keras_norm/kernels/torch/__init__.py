@@ -13,7 +13,7 @@ import torch
 from keras_norm import ops
 from keras_norm.kernels.torch import compiled
 from keras_norm.kernels.torch.functions import Moments, Normalize, Standardize, is_transformed
-from keras_norm.kernels.torch.sets import HALF
+from keras_norm.kernels.torch.sets import wider
 from keras_norm.kernels.torch.task import cleaned, task_of
 from keras_norm.ops import registry
 
@@ -69,6 +69,8 @@ def _standardize(task, x, moments, gamma, beta):
     if mean is not None:
         # Then 1 / sqrt(variance) is 0, and the output beta, for an empty set.
         variance = torch.where(torch.as_tensor(count) > 0, variance, torch.inf)
+    if not torch.is_grad_enabled():
+        return task.standardize(x, gamma, beta, shift, mean, variance)[0]
     return Standardize.apply(x, gamma, beta, shift, mean, variance, task)
 
 
@@ -78,10 +80,9 @@ def _suit(x, weights, *others):
         return False
     if _count_modes() > 0 and any(_mode(mode) is not None for mode in MODES):
         return False
-    dtype = torch.float32 if x.dtype in HALF else x.dtype
     return (
         x.numel() > 0
-        and all(v is None or v.dtype == dtype for v in others)
+        and all(v is None or v.dtype == wider(x.dtype) for v in others)
         and all(
             v is None or (type(v) in (torch.Tensor, torch.nn.Parameter) and v.device.type == "cpu")
             for v in (x, weights, *others)

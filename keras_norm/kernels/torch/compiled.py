@@ -12,7 +12,7 @@ from torch import Tensor
 
 from keras_norm import ops
 from keras_norm.kernels.torch.functions import plain_gradients
-from keras_norm.kernels.torch.sets import HALF
+from keras_norm.kernels.torch.sets import wider
 from keras_norm.kernels.torch.task import task_of
 
 # Versions without this function leave exported and compiled graphs to the plain functions.
@@ -25,8 +25,7 @@ def normalize(problem, x, gamma, beta, weights):
     spanned = spans[0] if spans else None
     if _is_exporting() or problem.replicas or spans[1:] not in ([], [spanned]):
         return None
-    dtype = torch.float32 if x.dtype in HALF else x.dtype
-    if any(v is not None and v.dtype != dtype for v in (gamma, beta)):
+    if any(v is not None and v.dtype != wider(x.dtype) for v in (gamma, beta)):
         return None
     # The plan has no form for a mask that differs between the channels of a set.
     inner = spanned if spanned is not None else ()
@@ -84,7 +83,7 @@ def _normalize(
 @_normalize.register_fake
 def _(x, gamma, beta, weights, axes, spanned, epsilon, centered):
     sizes = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = wider(x.dtype)
     moments = (x.new_empty(sizes, dtype=dtype) for _ in range(3))
     return torch.empty_like(x), *moments, x.new_empty((), dtype=torch.bool)
 

@@ -1,12 +1,13 @@
 """Functions of autograd, each with its derivative.
 
 If a derivative is differentiated in turn, or batched, the plain function computes the derivative.
+The derivatives of PyTorch's native normalizations are wrong from the third order on.
 """
 
 import torch
 
 from keras_norm import ops
-from keras_norm.kernels.torch.sets import are_near, wide
+from keras_norm.kernels.torch.sets import wide
 
 # Private symbols: a version that lacks one runs without this executor.
 _has_functorch = torch._C._are_functorch_transforms_active
@@ -106,14 +107,8 @@ class Standardize(torch.autograd.Function):
         """Returns the output."""
         ctx.save_for_backward(x, gamma, beta, shift, mean, variance)
         ctx.task = task
-        shift, mean, variance = (
-            None if v is None else task.by_set(v) for v in (shift, mean, variance)
-        )
-        inverse = torch.rsqrt(variance + task.problem.epsilon)
-        ctx.is_near = are_near(shift if mean is None else shift + mean, inverse)
-        values, center = _near(ctx, x, shift, mean)
-        y = task.sets.standardize(values, task.flat(gamma), task.flat(beta), center, inverse)
-        return task.unview(y.to(x.dtype)).detach()
+        y, ctx.is_near = task.standardize(x, gamma, beta, shift, mean, variance)
+        return y.detach()
 
     @staticmethod
     def backward(ctx, gradient):
@@ -147,7 +142,7 @@ class Standardize(torch.autograd.Function):
             scale = scale if gamma is None else scale * gamma
             found[0] = task.unview(sets.affine(g, scale, torch.zeros_like(scale)).to(x.dtype))
         if any(ctx.needs_input_grad[1:]):
-            values, center = _near(ctx, x, shift, mean)
+            values, center = task.near(x, shift, mean, ctx.is_near)
             sums, products = sets.sums(g, values, sets.by_channel(center)[:, None])
             products = products * sets.by_channel(inverse)[:, None]
             found[1:3] = (task.parameter(v.sum((0, 1))) for v in (products, sums))
@@ -156,14 +151,6 @@ class Standardize(torch.autograd.Function):
             to_mean, to_variance = (task.unview(v, task.plan.moments) for v in to_moments)
             found[3:] = to_mean, to_mean, to_variance
         return *_needed(ctx, found), None
-
-
-def _near(ctx, x, shift, mean):
-    """Returns a view of the input, shifted so that its mean is near zero, and the mean."""
-    x = wide(ctx.task.view(x))
-    if ctx.is_near:
-        return x, shift if mean is None else shift + mean
-    return x - ctx.task.spread(shift), torch.zeros_like(shift) if mean is None else mean
 
 
 def _has_plain_backward(gradient):

@@ -51,23 +51,22 @@ SMALLEST_SAMPLE = 1 << 15
 # At least this many samples are worth a copy of gamma and beta for each position.
 FEWEST_SAMPLES = 4
 # Elements to process at a time, so that intermediate values stay in the cache.
-CHUNK = 1 << 18
+CHUNK = 1 << 19
 
 
 def are_near(mean, inverse):
     """Returns whether all means are near zero: at most `LARGEST_MEAN` standard deviations."""
-    return (mean * inverse).abs_().max().item() <= LARGEST_MEAN
+    return torch.linalg.vector_norm(mean * inverse, math.inf).item() <= LARGEST_MEAN
+
+
+def wider(dtype):
+    """Returns the dtype of the moments: float32 for a 16-bit dtype, else the same."""
+    return torch.float32 if dtype in HALF else dtype
 
 
 def wide(x):
     """Returns a 16-bit array in float32, any other array as it is."""
-    return x.float() if x.dtype in HALF else x
-
-
-@functools.lru_cache(maxsize=1024)
-def sets_of(plan):
-    """Returns the sets of a plan."""
-    return Rows(plan.form) if plan.is_rows else Channels(plan.form)
+    return x.to(wider(x.dtype))
 
 
 class Rows:
@@ -93,19 +92,21 @@ class Rows:
         return y.view(x.shape), mean, None, inverse
 
     def _normalize_by_square(self, x, gamma, beta, epsilon):
-        """Normalizes a few rows at a time, so that the input is read once."""
+        """Normalizes some rows at a time: the input is read once and has no copy in float32."""
         y = torch.empty_like(x)
         blocks = _divisor(self._size, LONGEST_ROW)
-        inverses = []
         size = max(1, CHUNK // self._size)
+        inverses = []
         for rows, out in zip(*(v.view(self._shape).split(size) for v in (x, y)), strict=True):
             rows = wide(rows)
             length = torch.linalg.vector_norm(rows.view(len(rows), blocks, -1), dim=2)
-            square = length.square_().sum(1, keepdim=True) / self._size
+            square = length.square_().sum(1, keepdim=True).div_(self._size)
             inverses.append(torch.rsqrt_(square.add_(epsilon)))
-            scaled = rows * square
+            scaled = torch.mul(rows, square, out=out if out.dtype == rows.dtype else None)
             scaled = scaled if gamma is None else scaled.mul_(gamma)
-            out.copy_(scaled if beta is None else scaled.add_(beta))
+            scaled = scaled if beta is None else scaled.add_(beta)
+            if scaled is not out:
+                out.copy_(scaled)
         inverse = torch.cat(inverses)
         return y, torch.zeros_like(inverse), None, inverse
 
@@ -120,7 +121,6 @@ class Rows:
         0, still subtracts inverse * mean(u), so this term is added again.
         """
         gamma = self._ones(x) if gamma is None else gamma
-        beta = torch.zeros_like(gamma)
         size = LONGEST_COLUMN_OF_ROWS if centered else max(1, CHUNK // self._size)
         rows = len(mean)
         # Filled in parts: concatenating the parts would take another array of this size.
@@ -130,7 +130,7 @@ class Rows:
         for start in range(0, rows, size):
             part = slice(start, start + size)
             g, x, m, r = arrays if dx is None else (v[part] for v in arrays)
-            options = self._shape[1:], m, r, gamma, beta, [self._are_short, True, True]
+            options = self._shape[1:], m, r, gamma, gamma, [self._are_short, True, True]
             found, *sums = layer_norm_backward(g, x, *options)
             if not self._are_short:
                 found = self._gradient_of_long_rows(g * gamma, x, m, r, centered)
@@ -152,7 +152,7 @@ class Rows:
 
     def _ones(self, x):
         # PyTorch takes the moments' dtype from gamma.
-        return x.new_ones(self._size, dtype=torch.promote_types(x.dtype, torch.float32))
+        return x.new_ones(self._size, dtype=wider(x.dtype))
 
 
 class Channels:
@@ -182,17 +182,20 @@ class Channels:
         # Samples that are whole sets, and rows in memory: few would not be worth a repeated gamma.
         enough = max(FEWEST_SAMPLES, torch.get_num_threads())
         self._are_rows = form.groups == form.after == 1 and form.samples >= enough
-        # Sums run over the positions of one part of a sample.
-        if self._are_last:
-            self._split_columns()
-        else:
-            self._parts, self._positions = form.before, form.after
-            self._split: tuple = (self._samples, self._parts, self._channels, self._positions)
-            self._axis = 3
-            self._blocks = _divisor(self._positions, LONGEST_ROW)
-            self._sums = self._sums_of_products
-            if self._positions // self._blocks <= LONGEST_ROW:
-                self._sums = self._sums_of_rows
+        # Sums run over the positions of one part of a sample: native sums by `_calls`, each over
+        # `_blocks` of the positions.
+        (self._split_columns if self._are_last else self._split_rows)()
+        self._sums = self._sums_by_native_calls if self._has_native_sums else self._sums_of_products
+
+    def _split_rows(self):
+        """Sets how many elements of a row are summed at a time."""
+        self._parts, self._positions = self._before, self._after
+        self._split: tuple = (self._samples, self._parts, self._channels, self._positions)
+        self._axis = 3
+        self._blocks = _divisor(self._positions, LONGEST_ROW)
+        length = self._positions // self._blocks
+        self._calls: tuple = (1, 1, -1, length)
+        self._has_native_sums = length <= LONGEST_ROW
 
     def _split_columns(self):
         """Chooses how many rows of channels to add up at a time."""
@@ -205,10 +208,10 @@ class Channels:
         self._parts, self._positions = calls * width, before // (calls * width)
         self._split = (self._samples, calls, self._positions, width, self._channels)
         self._axis = 2
-        self._columns: tuple = (-1, self._positions, width * self._channels)
+        self._blocks = 1
+        self._calls = (-1, self._positions, width * self._channels)
         are_worth_calls = self._samples == 1 or before * self._channels >= SMALLEST_SAMPLE
-        self._has_columns = self._positions <= LONGEST_COLUMN and are_worth_calls
-        self._sums = self._sums_of_columns if self._has_columns else self._sums_of_products
+        self._has_native_sums = self._positions <= LONGEST_COLUMN and are_worth_calls
 
     def normalize(self, x, gamma, beta, epsilon, centered=True):
         """Returns output, mean, variance and 1 / sqrt(variance + epsilon), for sets without a mask.
@@ -240,8 +243,8 @@ class Channels:
 
     def _moments(self, x):
         shape = (self._samples, self._parts, self._channels)
-        if self._are_last and self._has_columns:
-            rows = x.view(self._columns)
+        if self._are_last and self._has_native_sums:
+            rows = x.view(self._calls)
             found = [torch.batch_norm_update_stats(v, None, None, 0.0) for v in rows]
             means, variances = (torch.stack(v).view(shape) for v in zip(*found, strict=True))
         else:
@@ -322,17 +325,12 @@ class Channels:
         mean = mean.expand(self._samples, self._parts, self._channels)
         return [s.view(mean.shape) for s in self._sums(u, v, mean)]
 
-    def _sums_of_columns(self, u, v, mean):
-        u, v = u.view(self._columns), v.view(self._columns)
-        mean = mean.reshape(len(u), -1)
+    def _sums_by_native_calls(self, u, v, mean):
+        """Sums in a few calls of a native kernel, each over few enough positions."""
+        u, v = u.view(self._calls), v.view(self._calls)
+        mean = mean[..., None].expand(-1, -1, -1, self._blocks).reshape(len(u), -1)
         found = [_native_sums(*call) for call in zip(u, v, mean, strict=True)]
-        return map(torch.stack, zip(*found, strict=True))
-
-    def _sums_of_rows(self, u, v, mean):
-        rows = (1, -1, self._positions // self._blocks)
-        mean = mean.reshape(-1, 1).expand(-1, self._blocks).flatten()
-        found = _native_sums(u.view(rows), v.view(rows), mean)
-        return (s.view(-1, self._blocks).sum(1) for s in found)
+        return (torch.stack(s).view(-1, self._blocks).sum(1) for s in zip(*found, strict=True))
 
     def _sums_of_products(self, u, v, mean):
         """Sums a few samples at a time: sums too long, or samples too small, for native calls."""

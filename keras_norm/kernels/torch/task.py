@@ -13,7 +13,7 @@ import torch
 
 from keras_norm import ops
 from keras_norm.kernels.plan import Plan, plan
-from keras_norm.kernels.torch.sets import are_near, sets_of, wide
+from keras_norm.kernels.torch.sets import Channels, Rows, are_near, wide, wider
 
 
 class Solution(NamedTuple):
@@ -31,11 +31,21 @@ class Solution(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A problem, its plan, and the sets with the operations for it."""
+    """A problem, its plan, and the sets with the operations for it.
+
+    Attributes:
+        problem: `Problem`.
+        plan: `Plan`.
+        sets: `Rows` or `Channels`.
+        is_ordered: Whether the input has its axes in the order of the plan.
+        parameter_sizes: Sizes of gamma and beta, in the order of the plan.
+    """
 
     problem: ops.Problem
     plan: Plan
     sets: Any
+    is_ordered: bool
+    parameter_sizes: tuple
 
     def view(self, x):
         """Returns the input, or an array of its shape, in the sizes of the form."""
@@ -51,7 +61,7 @@ class Task(NamedTuple):
             return None
         mask = self.plan.mask
         weights = self._ordered(weights).expand(mask.expanded).reshape(mask.form)
-        return weights.to(torch.promote_types(dtype, torch.float32))
+        return weights.to(wider(dtype))
 
     def by_set(self, moment):
         """Returns a moment of the input as an array by set."""
@@ -65,7 +75,7 @@ class Task(NamedTuple):
             sizes: Its sizes in this order; None for those of the input.
         """
         view = view.reshape(self.plan.sizes if sizes is None else sizes)
-        return view if self.plan.is_ordered else view.permute(self.plan.inverse)
+        return view if self.is_ordered else view.permute(self.plan.inverse)
 
     def moments(self, found, weights):
         """Returns `Moments` of the input from shift, mean, variance and inverse by set."""
@@ -159,6 +169,23 @@ class Task(NamedTuple):
         variance = (variance / divisor - (1 - share) * mean * mean).clamp_(min=0)
         return mean, variance, held
 
+    def standardize(self, x, gamma, beta, shift, mean, variance):
+        """Returns the output for given moments, and whether their means are near zero."""
+        shift, mean, variance = (
+            None if v is None else self.by_set(v) for v in (shift, mean, variance)
+        )
+        inverse = torch.rsqrt(variance + self.problem.epsilon)
+        is_near = are_near(shift if mean is None else shift + mean, inverse)
+        values, center = self.near(x, shift, mean, is_near)
+        y = self.sets.standardize(values, self.flat(gamma), self.flat(beta), center, inverse)
+        return self.unview(y.to(x.dtype)), is_near
+
+    def near(self, x, shift, mean, is_near):
+        """Returns a view of the input, shifted so that its mean is near zero, and the mean."""
+        if is_near:
+            return self.shifted(x, None, None), shift if mean is None else shift + mean
+        return self.shifted(x, None, shift), torch.zeros_like(shift) if mean is None else mean
+
     def shifted(self, x, weights, shift):
         """Returns the input minus its shift, in at least float32; cleaned if there is a shift."""
         x = wide(self.view(x))
@@ -183,17 +210,12 @@ class Task(NamedTuple):
 
     def parameter(self, values):
         """Returns an array by channel in the shape of gamma and beta."""
-        spans = self.problem.gamma_axes, self.problem.beta_axes
-        if spans == (None, None):
+        if self.problem.gamma_axes is None and self.problem.beta_axes is None:
             return values  # unused
-        spanned = spans[0] or spans[1] or ()
-        sizes = [
-            n if a in spanned else 1 for a, n in zip(self.plan.order, self.plan.sizes, strict=True)
-        ]
-        return self.unview(values, sizes)
+        return self.unview(values, self.parameter_sizes)
 
     def _ordered(self, x):
-        return x if self.plan.is_ordered else x.permute(self.plan.order)
+        return x if self.is_ordered else x.permute(self.plan.order)
 
 
 def cleaned(x, weights):
@@ -217,5 +239,7 @@ def _task(problem, strides):
     ):
         found = plan(problem, tuple(order))
         if found is not None:
-            return Task(problem, found, sets_of(found))
+            sets = (Rows if found.is_rows else Channels)(found.form)
+            sizes = tuple(problem.shape[axis] if axis in spanned else 1 for axis in found.order)
+            return Task(problem, found, sets, found.is_ordered, sizes)
     return None
