@@ -76,6 +76,8 @@ def update_population_statistics(
             the model is not built.
         RuntimeError: If a layer is called where the pass cannot see it, or with
             `merge_replicas=True` if the pass failed in another process.
+        NotImplementedError: If `merge_replicas` is True and the model is one of a
+            `tf.distribute.MultiWorkerMirroredStrategy`.
 
     Example:
     >>> import keras, keras_norm
@@ -98,6 +100,8 @@ def update_population_statistics(
             "`model.build(input_shape)`, in every process. "
             f"Received: merge_replicas=True and the model '{model.name}', which is not built"
         )
+    if merge_replicas:
+        engines.check_merge(model)
     if passes > 1 and steps is None and inspect.isgenerator(x):
         raise ValueError(
             "A generator is used up after one pass: pass `steps` too if it has no end, or data "
