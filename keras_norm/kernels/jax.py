@@ -268,4 +268,4 @@ def _compiled_scaled(x, shift, scale, offset):
 registry.register(
     "normalize", "jax", normalize, options=["centered", "exported", "mask", "moments", "replicas"]
 )
-registry.register("standardize", "jax", standardize)
+registry.register("standardize", "jax", standardize, options=["exported"])

@@ -97,4 +97,4 @@ def _suit(x, weights, *others):
 
 OPTIONS = "centered", "mask", "replicas", "exported", "moments"
 registry.register("normalize", "torch", normalize, options=OPTIONS, device="cpu")
-registry.register("standardize", "torch", standardize, device="cpu")
+registry.register("standardize", "torch", standardize, options=["exported"], device="cpu")
