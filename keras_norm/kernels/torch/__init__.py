@@ -3,9 +3,9 @@
 `sets` contains the fast operations, `task` solves a problem with them, `functions` differentiates
 the solution, and `compiled` makes it one operation in a compiled graph.
 
-The executors decline exported graphs, `torch.func`, forward-mode derivatives, subclasses of tensors,
-problems without a plan, and stored statistics of small inputs. In a compiled graph they also decline
-replicas and given moments, for which PyTorch's compiler generates good code.
+The executors decline exported graphs, `torch.func`, forward-mode derivatives, subclasses of
+tensors, problems without a plan, and stored statistics of small inputs. In a compiled graph they
+also decline replicas and given moments, for which PyTorch's compiler generates good code.
 """
 
 import torch
@@ -22,8 +22,8 @@ _mode = torch._C._get_dispatch_mode
 # Modes that run operations without values, or record them: code that reads values must not run.
 MODES = [getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL")]
 
-# Fewest elements for which the executor standardizes with stored statistics. For smaller inputs, the
-# plain function takes less time in Python (`python -m benchmarks`, rows "frozen" and "small").
+# Fewest elements for which the executor standardizes with stored statistics. For smaller inputs,
+# the plain function takes less time in Python (`python -m benchmarks`, rows "frozen" and "small").
 FEWEST_ELEMENTS = 2**18
 
 
