@@ -288,10 +288,11 @@ def bench(session, backend):
 @nox.session(venv_backend="none")
 def gpu(session):
     """Tests and measures on the accelerators that the installed backends see; fails without one."""
-    seen = session.run("python", "tests/accelerators.py", silent=True) or ""
+    # What is said of backends that are missing goes to the terminal.
+    seen = session.run("python", "tests/accelerators.py", silent=True, stderr=None) or ""
     backends = seen.split()
     if not backends:
-        session.error("no installed backend sees an accelerator")
+        session.error("no installed backend sees an accelerator: see docs/accelerators.md")
     for backend in backends:
         session.log(f"{backend} sees an accelerator")
         variables = {"KERAS_BACKEND": backend}

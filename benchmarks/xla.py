@@ -58,6 +58,8 @@ def compiler():
     if plugin is None:
         raise SystemExit("jax-cuda12-pjrt is not installed; see the head of benchmarks/xla.py")
     jax.config.update("jax_platforms", "cpu")
+    # Without a card, programs can be stored but not read.
+    jax.config.update("jax_enable_compilation_cache", False)
     jax.devices()  # Registers the plugins that JAX finds.
     if not xla_client.pjrt_plugin_loaded("cuda"):
         folder = pathlib.Path(plugin.submodule_search_locations[0])

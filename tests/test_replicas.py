@@ -250,6 +250,57 @@ if BACKEND == "jax":
 
 if BACKEND == "tensorflow":
 
+    def _on_two_workers(rank, _, folder):
+        import tensorflow as tf
+
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        assert strategy.num_replicas_in_sync == 2
+        x = data(11, 3, mean=3.0)
+        own = (x[:8], x[8:])[rank]
+        upstream = np.random.default_rng(1).standard_normal(x.shape).astype("float32")
+
+        def train(norm):
+            def step(inputs, upstream):
+                with tf.GradientTape() as tape:
+                    tape.watch(inputs)
+                    outputs = norm(inputs, training=True)
+                return outputs, tape.gradient(outputs, inputs, upstream)
+
+            parts = own, (upstream[:8], upstream[8:])[rank]
+            return tf.function(lambda *args: strategy.run(step, args))(*map(tf.constant, parts))
+
+        with strategy.scope():
+            norms = [BatchNormalization(synchronized=s, momentum=0.0) for s in (True, False)]
+            model = model_with(*norms)
+        outputs, to_inputs = train(norms[0])
+        check_moments(norms[0], x)
+        rows = slice(8) if rank == 0 else slice(8, None)
+        assert oracle.error(outputs, oracle.normalize(x, [0])[0][rows]) < TOLERANCE
+        expected, _, _, scale = oracle.gradients(x, [0], upstream)
+        assert oracle.error(to_inputs, expected[rows], scale) < TOLERANCE
+
+        # The cheap way: both have the same weight.
+        train(norms[1])
+        means, variances = (
+            np.stack([getattr(part, name)(0, dtype="float64") for part in (x[:8], x[8:])])
+            for name in ("mean", "var")
+        )
+        assert oracle.error(norms[1].moving_mean, means[rank]) < TOLERANCE
+        keras_norm.merge_moving_statistics(model)
+        assert oracle.error(norms[1].moving_mean, means.mean(0)) < TOLERANCE
+        merged = (variances + (means - means.mean(0)) ** 2).mean(0)
+        assert oracle.error(norms[1].moving_variance, merged) < TOLERANCE
+
+        # The strategy gives each process its part of the data, which all of them have.
+        keras_norm.update_population_statistics(model, x, batch_size=4, verbose=0)
+        check_moments(norms[0], x)
+        with pytest.raises(NotImplementedError, match="MultiWorkerMirroredStrategy"):
+            update(model, own)
+        check_moments(norms[0], x)
+
+    def test_two_workers(tmp_path):
+        processes.spawn(_on_two_workers, None, tmp_path)
+
     def test_mirrored_moving_statistics_are_merged():
         from tests.replicas.on_tensorflow import strategy
 

@@ -7,6 +7,7 @@ One module per backend, all with the same names. The backend is chosen here and 
 - `checked_group(group)`: a group of replicas for `groups.chosen`, checked.
 - `gathered(function, model)`: the arrays that `function()` returns on all replicas of a running
   model, or in all processes, stacked; called outside of compiled code.
+- `check_merge(model)`: raises an error where processes cannot each run a pass of their own.
 - `recomputing()`: whether the running code repeats a forward pass to compute a gradient.
 - `default_training(layer)`: the training mode of a call without `training`; None if Keras's default
   applies.
@@ -42,6 +43,7 @@ _engine = importlib.import_module(f"{__name__}.{_backend if _trains else 'infere
 total = _engine.total
 checked_group = _engine.checked_group
 gathered = _engine.gathered
+check_merge = _engine.check_merge
 recomputing = _engine.recomputing
 default_training = _engine.default_training
 scope = _engine.scope

@@ -18,6 +18,11 @@ def gathered(function, model):
     _refuse("Statistics of several replicas")
 
 
+def check_merge(model):
+    """Raises an error: there are no replicas."""
+    _refuse("Statistics of several replicas")
+
+
 def recomputing():
     """Returns False: nothing is recomputed."""
     return False

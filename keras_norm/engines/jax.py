@@ -51,6 +51,10 @@ def gathered(function, model):
     return multihost_utils.process_allgather(value)
 
 
+def check_merge(model):
+    """Does nothing: each process has its own model."""
+
+
 def recomputing():
     """Returns False: under `jax.checkpoint`, Python runs once, to trace."""
     return False

@@ -42,6 +42,17 @@ def gathered(function, model):
     return keras.ops.convert_to_numpy(gather())
 
 
+def check_merge(model):
+    """Raises an error if the model's strategy connects processes: they run every batch together."""
+    if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise NotImplementedError(
+            "A model of a `tf.distribute.MultiWorkerMirroredStrategy` has the statistics of the "
+            "data of all processes without `merge_replicas`: give all of them the same data, of "
+            "which the strategy takes each one's part. Received: merge_replicas=True and the model "
+            f"'{model.name}'"
+        )
+
+
 def recomputing():
     """Returns False: `tf.recompute_grad` does not mark the calls that it repeats."""
     return False

@@ -66,6 +66,10 @@ def gathered(function, model):
     return keras.ops.convert_to_numpy(torch.stack(values))
 
 
+def check_merge(model):
+    """Does nothing: each process has its own model."""
+
+
 def recomputing():
     """Returns whether `torch.utils.checkpoint` repeats a forward pass: inside a backward pass."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

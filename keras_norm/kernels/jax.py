@@ -242,8 +242,8 @@ def _rows_jvp(view, epsilon, centered, primals, tangents):
         else:
             offset = residual * slope - first * inverse
             dy = ((x + -shift) * -gamma) * slope + (0.5 * gamma) * (2 * offset)
-            dy += ((0.5 * x - 0.5 * shift) * (2 * inverse)) * dgamma
-            dy += (residual * -inverse) * dgamma + dbeta
+            standard = (0.5 * x - 0.5 * shift) * (2 * inverse) + residual * -inverse
+            dy += standard * dgamma + dbeta
         return (gamma * inverse * dx + dy).astype(y.dtype), first, 2 * product
 
     *steps, _ = tangents
@@ -283,4 +283,4 @@ def _compiled_scaled(x, shift, scale, offset):
 
 
 registry.register("normalize", "jax", normalize, options=OPTIONS)
-registry.register("standardize", "jax", standardize)
+registry.register("standardize", "jax", standardize, options=["exported"])

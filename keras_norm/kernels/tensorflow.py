@@ -306,4 +306,55 @@ def _spread(v, like, over_samples):
     return function(v)
 
 
+def standardize(problem, x, moments, gamma, beta):
+    """Solves a problem of `keras_norm.ops.standardize`: stored statistics in a graph without XLA.
+
+    One operation subtracts, multiplies and adds. It takes channels that come last.
+    """
+    mean, variance = moments.shift, moments.variance
+    channels = x.shape[-1]
+    if (
+        not isinstance(x, tf.Tensor)
+        or tf.executing_eagerly()
+        or _target(exported=False) is not Target.TENSORFLOW
+        or _has_tangent(x)
+        or moments.residual is not None
+        or not x.dtype == mean.dtype == tf.float32
+        or any(v is not None and v.shape[-1] != v.shape.num_elements() for v in (gamma, beta))
+        or not mean.shape[-1] == mean.shape.num_elements() == channels
+    ):
+        return None
+
+    @tf.custom_gradient
+    def function(x, gamma, beta, mean, variance):
+        y, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=tf.reshape(x, (-1, 1, 1, channels)),
+            scale=gamma,
+            offset=beta,
+            mean=mean,
+            variance=variance,
+            epsilon=problem.epsilon,
+            is_training=False,
+        )
+
+        def gradient(g):
+            inputs = x, gamma, beta, mean, variance
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                scale = tf.math.rsqrt(variance + problem.epsilon) * gamma
+                y = (x - mean) * scale + beta
+            # TensorFlow leaves out of a graph what nobody asks for.
+            return tape.gradient(y, inputs, g)
+
+        return tf.reshape(y, tf.shape(x)), gradient
+
+    vectors = ((gamma, 1.0), (beta, 0.0), (mean, None), (variance, None))
+    y = function(
+        x,
+        *(tf.fill((channels,), n) if v is None else tf.reshape(v, (channels,)) for v, n in vectors),
+    )
+    return tf.ensure_shape(y, x.shape)
+
+
+registry.register("standardize", "tensorflow", standardize)
 registry.register("normalize", "tensorflow", normalize, options=OPTIONS)

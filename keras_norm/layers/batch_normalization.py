@@ -217,7 +217,7 @@ class BatchNormalization(Renormalization):
                 uses_batch = observer.uses_batch
         if not uses_batch:
             x, moments = self._computable(inputs, dtype), self._moving_moments(shape, dtype)
-            outputs = standardize(x, moments, self.epsilon, gamma, beta)
+            outputs = standardize(x, moments, self.epsilon, gamma, beta, exported=not training)
         return convert(outputs, self.compute_dtype)
 
     def __reduce__(self):

@@ -9,7 +9,7 @@ from keras_norm.ops.convert import at_least_float32, convert
 from keras_norm.ops.problem import Problem
 
 
-def standardize(x, moments, epsilon, gamma=None, beta=None):
+def standardize(x, moments, epsilon, gamma=None, beta=None, *, exported=False):
     """Returns `gamma * (x - mean) / sqrt(variance + epsilon) + beta`.
 
     Elements of an empty set standardize to 0, so that their output is `beta`.
@@ -22,6 +22,7 @@ def standardize(x, moments, epsilon, gamma=None, beta=None):
         epsilon: Number > 0 that is added to the variance.
         gamma: None, for 1, or an array of the rank of `x` that broadcasts against it.
         beta: None, for 0, or an array of the rank of `x` that broadcasts against it.
+        exported: Whether the graph may be exported: it then has plain operations only.
 
     Returns:
         An array of the shape and dtype of `x`.
@@ -35,7 +36,7 @@ def standardize(x, moments, epsilon, gamma=None, beta=None):
     [[-1.0, 1.0]]
     """
     axes = [axis for axis, size in enumerate(moments.shift.shape) if size == 1]
-    problem = Problem.of(x, axes, epsilon, gamma, beta)
+    problem = Problem.of(x, axes, epsilon, gamma, beta, exported=exported)
     tensors = x, moments, gamma, beta
     answer = registry.answer("standardize", problem, *tensors)
     return standardize_plain(problem, *tensors) if answer is None else answer

@@ -28,6 +28,9 @@ def update_population_statistics(
     statistics of the pass before. A model with n consecutive normalizations is then consistent with
     its own inference.
 
+    Arrays are taken in their order. In the first pass, a batch must look like a batch of training:
+    shuffle data that is sorted by class, or use several passes.
+
     Layers with `trainable=False` keep their statistics and run in inference. An explicit
     `training=False` in a call has no such effect: a part of the model that is called as
     `backbone(x, training=False)` gets new statistics. To keep its statistics, set
@@ -50,7 +53,9 @@ def update_population_statistics(
     A pass sends one message; synchronized layers standardize with the moments of their process. If
     the pass fails in one process, all processes raise an error. Without `merge_replicas`, layers
     with `synchronized=True` get the statistics of the data of all processes, which must have the
-    same number of batches; other layers get those of their process.
+    same number of batches; other layers get those of their process. A model of a
+    `tf.distribute.MultiWorkerMirroredStrategy` needs no `merge_replicas`: all processes give the
+    same data, and the strategy distributes it.
 
     Args:
         model: Keras model with `keras_norm.BatchNormalization` layers. Keras's own layers are
@@ -76,6 +81,8 @@ def update_population_statistics(
             the model is not built.
         RuntimeError: If a layer is called where the pass cannot see it, or with
             `merge_replicas=True` if the pass failed in another process.
+        NotImplementedError: If `merge_replicas` is True and the model is one of a
+            `tf.distribute.MultiWorkerMirroredStrategy`.
 
     Example:
     >>> import keras, keras_norm
@@ -98,6 +105,8 @@ def update_population_statistics(
             "`model.build(input_shape)`, in every process. "
             f"Received: merge_replicas=True and the model '{model.name}', which is not built"
         )
+    if merge_replicas:
+        engines.check_merge(model)
     if passes > 1 and steps is None and inspect.isgenerator(x):
         raise ValueError(
             "A generator is used up after one pass: pass `steps` too if it has no end, or data "

@@ -12,6 +12,7 @@ if keras.backend.backend() != "tensorflow":
 import numpy as np
 import tensorflow as tf
 
+import keras_norm
 from keras_norm import ops
 from keras_norm.kernels.tensorflow import Target, _target
 from tests import plain
@@ -205,3 +206,61 @@ print(len(ours), "fast implementation" in ours[0], keras.ops.convert_to_numpy(y)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "1 True [[-1.0, 1.0], [0.0, 0.0]]", result.stderr
+
+
+def stored_gradients(function, arrays, g):
+    """Returns an output in a graph, its gradients, and those of a penalty on the first one."""
+    variables = [tf.Variable(v) for v in arrays]
+
+    @tf.function(jit_compile=False)
+    def run():
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                x, *vectors = map(tf.convert_to_tensor, variables)
+                ones = [1] * (len(x.shape) - 1)
+                gamma, beta, mean, variance = (tf.reshape(v, [*ones, -1]) for v in vectors)
+                moments = ops.Moments(1, mean, None, variance)
+                y = function(x, moments, 1e-2, gamma, beta)
+            gradients = inner.gradient(y, variables, g)
+            penalty = tf.reduce_sum(gradients[0] ** 2)
+        return y, *gradients, *outer.gradient(penalty, [variables[1], variables[4]])
+
+    operations = {
+        operation.type for operation in run.get_concrete_function().graph.get_operations()
+    }
+    return run(), "FusedBatchNormV3" in operations
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e5])
+@pytest.mark.parametrize("shape", [(6, 4), (3, 5, 4), (0, 4)])
+def test_stored_statistics_in_a_graph(shape, mean):
+    rng = np.random.default_rng(0)
+    x, g = (rng.standard_normal(shape).astype("float32") for _ in range(2))
+    gamma, beta, shift, variance = rng.uniform(0.5, 1.5, (4, 4)).astype("float32")
+    x, shift = x + np.float32(mean), shift + np.float32(mean)
+    found, is_fused = stored_gradients(ops.standardize, (x, gamma, beta, shift, variance), g)
+    expected, is_plain_fused = stored_gradients(
+        plain.standardize, (x, gamma, beta, shift, variance), g
+    )
+    assert (is_fused, is_plain_fused) == (True, False)
+    right = (x.astype("float64") - shift) / np.sqrt(
+        variance.astype("float64") + 1e-2
+    ) * gamma + beta
+    np.testing.assert_allclose(found[0], right, rtol=2e-6, atol=2e-6)
+    for actual, right in zip(found[1:], expected[1:], strict=True):
+        np.testing.assert_allclose(actual, right, rtol=1e-5, atol=1e-5)
+
+
+def test_stored_statistics_are_one_operation_where_a_frozen_layer_trains():
+    layer = keras_norm.BatchNormalization(trainable=False)
+    layer.build((None, 4))
+
+    def is_fused(training, **options):
+        run = tf.function(lambda x: layer(x, training=training), **options)
+        graph = run.get_concrete_function(tf.TensorSpec((None, 4))).graph
+        return "FusedBatchNormV3" in {operation.type for operation in graph.get_operations()}
+
+    assert is_fused(training=True)
+    # An exported graph has plain operations, and XLA fuses these.
+    assert not is_fused(training=False)
+    assert not is_fused(training=True, jit_compile=True)

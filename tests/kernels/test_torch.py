@@ -176,7 +176,9 @@ def test_a_recomputation_saves_as_many_tensors(x, kind, mean):
 
 @pytest.mark.parametrize("mean", [0.0, 100.0])
 @pytest.mark.parametrize("shape", [(1, 1, 4), (1, 3, 1)])
-def test_stored_moments_get_gradients(x, shape, mean):
+def test_stored_moments_get_gradients(x, shape, mean, monkeypatch):
+    monkeypatch.setattr("keras_norm.kernels.torch.FEWEST_ELEMENTS", 0)
+
     def gradients(function):
         m, v, gamma, beta = (torch.ones(shape, requires_grad=True) for _ in range(4))
         moments = ops.Moments(torch.ones(()), m + mean, None, v + 0.5)
@@ -187,6 +189,15 @@ def test_stored_moments_get_gradients(x, shape, mean):
     # Powers of numbers around 100 add up to 1e9.
     for found, expected in zip(*map(gradients, (ops.standardize, plain.standardize)), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "is_taken"), [(4095, False), (4096, True)])
+def test_stored_statistics_of_small_inputs_are_declined(rows, is_taken):
+    x, stored = torch.zeros(rows, 64), torch.ones(1, 64)
+    moments = ops.Moments(1, stored, None, stored)
+    asked = ops.Problem.of(x, (0,), 1e-2, None, None)
+    found = ops.registry.answer("standardize", asked, x, moments, None, None)
+    assert (found is not None) == is_taken
 
 
 @pytest.mark.parametrize("mean", [0.0, 2.9, 1e5])

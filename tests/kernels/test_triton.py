@@ -194,6 +194,18 @@ def test_bad_input_is_the_plain_functions():
     assert ops.normalize(x[:0], (0, 1), 1e-3, gamma, beta)[0].shape == (0, 3, 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int32, torch.float8_e4m3fn])
+def test_dtypes_that_the_kernels_lack_are_the_plain_functions(dtype, monkeypatch):
+    x = torch.tensor(problem((5, 3, 4), (2,))[0]).to(dtype)
+    asked = ops.Problem.of(x, (0, 1), 1e-3, None, None)
+    assert functions.normalize(asked, x, None, None, None, None) is None
+    layer = keras_norm.BatchNormalization()
+    layer.build(x.shape)
+    found = outcome(lambda: layer(x, training=True))
+    monkeypatch.setattr(ops.registry, "_enabled", False)
+    assert found == outcome(lambda: layer(x, training=True))
+
+
 def test_what_is_kept_is_the_input_and_the_moments():
     x, gamma, beta, _ = map(torch.tensor, problem((40, 50, 4), (2,)))
     x.requires_grad_()

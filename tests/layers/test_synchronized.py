@@ -60,7 +60,9 @@ MAKERS = {
 }
 FIRST, *OTHERS = replicas.ENGINES
 CASES = {(name, FIRST): make(FIRST) for name, make in MAKERS.items()}
-CASES |= {("uneven", engine): case("uneven", engine) for engine in OTHERS}
+CASES |= {
+    (name, engine): MAKERS[name](engine) for name in ("uneven", "renorm") for engine in OTHERS
+}
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +108,9 @@ def test_nan_on_one_replica_leaves_the_statistics_of_all(results):
     assert np.isnan(result.outputs[0][:, 1]).all()
 
 
-def test_renorm_corrects_with_the_global_batch(results):
-    made, result = CASES["renorm", FIRST], results["renorm", FIRST]
+@pytest.mark.parametrize("engine", replicas.ENGINES)
+def test_renorm_corrects_with_the_global_batch(results, engine):
+    made, result = CASES["renorm", engine], results["renorm", engine]
     x = np.concatenate(made.inputs).astype("float64")
     standard, mean, variance = oracle.normalize(x, [0], replicas.EPSILON)
     deviation = np.sqrt(variance + replicas.EPSILON)

@@ -3,9 +3,9 @@
 `sets` contains the fast operations, `task` solves a problem with them, `functions` differentiates
 the solution, and `compiled` makes it one operation in a compiled graph.
 
-The executors decline exported graphs, `torch.func`, forward-mode derivatives, subclasses of tensors
-and problems without a plan. In a compiled graph they also decline replicas and given moments, for
-which PyTorch's compiler generates good code.
+The executors decline exported graphs, `torch.func`, forward-mode derivatives, subclasses of
+tensors, problems without a plan, and stored statistics of small inputs. In a compiled graph they
+also decline replicas and given moments, for which PyTorch's compiler generates good code.
 """
 
 import torch
@@ -21,6 +21,10 @@ _count_modes = torch._C._len_torch_dispatch_stack
 _mode = torch._C._get_dispatch_mode
 # Modes that run operations without values, or record them: code that reads values must not run.
 MODES = [getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL")]
+
+# Fewest elements for which the executor standardizes with stored statistics. For smaller inputs,
+# the plain function takes less time in Python (`python -m benchmarks`, rows "frozen" and "small").
+FEWEST_ELEMENTS = 2**18
 
 
 def normalize(problem, x, gamma, beta, weights, combine):
@@ -55,6 +59,8 @@ def _normalize_replica(problem, task, x, gamma, beta, weights, combine):
 
 def standardize(problem, x, moments, gamma, beta):
     """Solves a problem of `keras_norm.ops.standardize`."""
+    if x.numel() < FEWEST_ELEMENTS:
+        return None
     fields = [v for v in moments[1:] if v is not None]
     if torch.compiler.is_compiling() or not _suit(x, None, gamma, beta, *fields):
         return None
@@ -92,4 +98,4 @@ def _suit(x, weights, *others):
 
 OPTIONS = "centered", "mask", "replicas", "exported", "moments"
 registry.register("normalize", "torch", normalize, options=OPTIONS, device="cpu")
-registry.register("standardize", "torch", standardize, device="cpu")
+registry.register("standardize", "torch", standardize, options=["exported"], device="cpu")

@@ -18,7 +18,10 @@ from keras_norm.ops import registry
 
 # PyTorch's names of the devices that Triton compiles for; AMD's cards are "cuda" too.
 DEVICES = ("cuda", "xpu")
-OPTIONS = {"normalize": ["centered", "mask", "replicas", "exported", "moments"], "standardize": []}
+OPTIONS = {
+    "normalize": ["centered", "mask", "replicas", "exported", "moments"],
+    "standardize": ["exported"],
+}
 
 _module = None
 
