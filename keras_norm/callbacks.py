@@ -239,7 +239,7 @@ class Diagnosis(keras.callbacks.Callback):
     >>> _ = model.fit(x, x, callbacks=[callback], verbose=0)
     Diagnosis after epoch 1:
     layer  kind        channels  value
-    norm   statistics  1         ...
+    norm   statistics  1 of 1    ...
 
     Reference:
         Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, https://arxiv.org/abs/2105.07576

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import keras
 
 from keras_norm.diagnosis.findings import finding_of_all
-from keras_norm.diagnosis.sets import OF_STEPS, channel_axis, reduced_axes
+from keras_norm.diagnosis.sets import channel_axis, is_of_axes, reduced_axes
 
 
 class _Causal(NamedTuple):
-    """The input of a causal layer."""
+    """The input of a causal layer: a sequence."""
 
     name: str
     rank: int
@@ -17,17 +17,16 @@ class _Causal(NamedTuple):
     batch: int
     steps: int
 
-
-class _Mixed(NamedTuple):
-    """The time steps that a normalization mixes."""
-
-    steps: int
-    channels: int
-    name: str
+    def is_in(self, shape):
+        """Returns whether a tensor has this sequence's steps, by its shape."""
+        has_axis = len(shape) > max(self.axis, 2)
+        return has_axis and (shape[0], shape[self.axis]) == (self.batch, self.steps)
 
 
 class Causality:
     """The causal layers of a model, and the normalizations that mix their time steps.
+
+    Models whose outputs have no time steps, such as classifiers, may look ahead.
 
     Args:
         operations: All layers and operations of the model.
@@ -43,36 +42,47 @@ class Causality:
         }
         self._causal = set()
         self._shapes = {}
+        self._outputs = set()
 
     def record(self, operation, inputs, arguments):
         """Records one use of a layer: its first input, and all arguments by name."""
         shape = tuple(inputs.shape)
-        if isinstance(operation, OF_STEPS):
+        if is_of_axes(operation):
             self._shapes.setdefault(id(operation), set()).add(shape)
         axis = self._time_axis(operation, arguments)
         if axis is not None:
             self._causal.add(_Causal(operation.name, len(shape), axis, shape[0], shape[axis]))
 
+    def record_outputs(self, outputs):
+        """Records the outputs of the model."""
+        self._outputs |= {tuple(x.shape) for x in keras.tree.flatten(outputs)}
+
     def findings(self, layer):
         """Returns a list of at most one finding."""
-        mixed = self._mixed(layer)
-        if mixed is None:
+        found = [
+            (sequence, shape)
+            for shape in self._shapes.get(id(layer), ())
+            for sequence in sorted(self._causal)
+            if self._mixes(layer, shape, sequence)
+        ]
+        if not found:
             return []
+        sequence, shape = found[0]
         argument = "reduction_axes" if hasattr(layer, "reduction_axes") else "axis"
         remedy = (
-            f"The layer mixes this many time steps, also later ones, but '{mixed.name}' is causal: "
-            f"pass `{argument}=-1`, which normalizes each step separately."
+            f"The layer mixes this many time steps, also later ones, but '{sequence.name}' is "
+            f"causal: pass `{argument}=-1`, which normalizes each step separately."
         )
-        return finding_of_all(layer, mixed.channels, "time", float(mixed.steps), remedy)
+        channels = shape[channel_axis(layer, len(shape))]
+        return finding_of_all(layer, channels, "time", float(sequence.steps), remedy)
 
-    def _mixed(self, layer):
-        for shape in self._shapes.get(id(layer), ()):
-            for name, rank, axis, batch, steps in sorted(self._causal):
-                # Only inputs of the same rank, batch and steps belong to the same sequence.
-                same = len(shape) == rank and (shape[0], shape[axis]) == (batch, steps)
-                if same and steps > 1 and axis in reduced_axes(layer, rank):
-                    return _Mixed(steps, shape[channel_axis(layer, rank)], name)
-        return None
+    def _mixes(self, layer, shape, sequence):
+        """Returns whether a layer's moments extend over steps that the model's outputs have too."""
+        # Only inputs of the same rank, batch and steps belong to the same sequence.
+        rank = len(shape)
+        is_sequence = rank == sequence.rank and sequence.is_in(shape) and sequence.steps > 1
+        is_mixed = is_sequence and sequence.axis in reduced_axes(layer, rank)
+        return is_mixed and any(map(sequence.is_in, self._outputs))
 
     def _time_axis(self, operation, arguments):
         """Returns the axis along which a layer never looks ahead; None for other layers."""

@@ -24,7 +24,8 @@ def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
     - `constant`: The variance is below epsilon.
     - `mean`: The mean is so many standard deviations from zero that a float32 loses digits.
     - `mask`: Padding is counted, because the mask was lost or the layer does not support masks.
-    - `time`: Layer normalization mixes time steps, and the model has causal layers.
+    - `time`: Layer normalization mixes time steps, and the model has causal layers and outputs at
+      each step.
     - `epsilon`: epsilon is 0 in the dtype of the layer's moving variance.
     - `float16`: float16 cannot represent the variance, or the inputs overflow.
 
@@ -44,7 +45,8 @@ def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
 
     Returns:
         A report. `findings` lists the findings, each with `layer`, `name`, `kind`, `channels`,
-        `value` and `remedy`; `str` and notebooks show a table; `plot(path)` draws all layers.
+        `num_channels`, `value` and `remedy`; `str` and notebooks show a table; `plot(path)` draws
+        all layers. Layers are in the order of their calls.
 
     Raises:
         TypeError: If `model` is not a Keras model.
@@ -68,32 +70,41 @@ def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
         raise TypeError(f"Argument `model` must be a Keras model. Received: {model!r}")
     with engines.scope(model):
         watch = Watch(model)
-        watch.run(_shuffled(x, batch_size), batch_size, steps, verbose)
+        watch.run(_shuffled(x, batch_size, steps), batch_size, steps, verbose)
         broken = next((v.path for v in model.variables if not is_finite(v)), None)
-    return Report([_examined(layer, watch, broken) for layer in watch.layers])
+    names = [layer.name for layer in watch.layers]
+    return Report([
+        _examined(layer, layer.name if names.count(layer.name) == 1 else layer.path, watch, broken)
+        for layer in watch.layers
+    ])  # fmt: skip
 
 
-def _examined(layer, watch, broken):
+def _examined(layer, label, watch, broken):
     found, findings = measures.of_weights(layer)
     batches = watch.batches.get(id(layer))
-    if batches and not (findings and broken):
+    if batches:
         of_data, more = measures.of_batches(layer, batches, broken)
+        if findings and not found:  # NaN in the layer's own weights, which is reported once
+            more = [finding for finding in more if finding.kind != "gamma"]
         found, findings = found | of_data, findings + more
     findings = findings + watch.padding[id(layer)].findings(layer)
-    return Examined(layer, found, findings + watch.causality.findings(layer))
+    return Examined(layer, label, found, findings + watch.causality.findings(layer))
 
 
-def _shuffled(x, batch_size):
-    """Returns arrays with their samples shuffled, as in `fit`; other data unchanged.
+def _shuffled(x, batch_size, steps):
+    """Returns the samples of arrays that a pass needs, shuffled as in `fit`; other data unchanged.
 
     The arrays are checked before, so that an error names the batch in the caller's order.
     """
     if not all(hasattr(leaf, "__array__") for leaf in keras.tree.flatten(x)):
         return x
     arrays = keras.tree.map_structure(keras.ops.convert_to_numpy, x)
+    counts = {len(array) for array in keras.tree.flatten(arrays)}
+    if len(counts) != 1:
+        return x  # Keras has an error for that
+    (count,) = counts
     size = batch_size or 32
-    count = min(len(array) for array in keras.tree.flatten(arrays))
     for number, start in enumerate(range(0, count, size), 1):
         check_finite([array[start : start + size] for array in keras.tree.flatten(arrays)], number)
-    order = np.random.default_rng(0).permutation(count)
+    order = np.random.default_rng(0).permutation(count)[: size * steps if steps else None]
     return keras.tree.map_structure(lambda array: array[order], arrays)

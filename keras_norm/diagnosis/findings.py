@@ -16,6 +16,7 @@ class Finding:
         kind: "statistics", "batch", "gamma", "constant", "mean", "mask", "time", "epsilon" or
             "float16".
         channels: Indices of the affected channels.
+        num_channels: Number of channels of the layer.
         value: The worst channel's number, in the units that the remedy names.
         remedy: One sentence.
     """
@@ -24,6 +25,7 @@ class Finding:
     name: str
     kind: str
     channels: list
+    num_channels: int
     value: float
     remedy: str
 
@@ -44,12 +46,13 @@ def finding(layer, kind, where, badness, remedy):
             its absolute value.
         remedy: One sentence.
     """
+    where = np.ravel(where)
     channels = np.flatnonzero(where)
     if not len(channels):
         return []
-    worst = np.broadcast_to(badness, np.shape(where)).ravel()[channels]
+    worst = np.broadcast_to(badness, where.shape)[channels]
     value = float(np.abs(worst[np.argmax(worst)]))
-    return [Finding(layer, layer.name, kind, channels.tolist(), value, remedy)]
+    return [Finding(layer, layer.name, kind, channels.tolist(), len(where), value, remedy)]
 
 
 def finding_of_all(layer, channels, kind, value, remedy):

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_norm.diagnosis.findings import finding_of_all
-from keras_norm.diagnosis.sets import BATCH, channel_axis, family, reduced_axes
+from keras_norm.diagnosis.sets import channel_axis, family, is_batch, reduced_axes
 
 
 class Held(NamedTuple):
@@ -152,7 +152,7 @@ class Padding:
 
 def _counts(layer, inputs, mask):
     """Returns whether a set of a layer can contain both valid steps and padding."""
-    if isinstance(layer, BATCH) and not layer.trainable:
+    if is_batch(layer) and not layer.trainable:
         return False  # it computes no moments
     rank = len(inputs.shape)
     channels = channel_axis(layer, rank)

@@ -28,6 +28,8 @@ _TINY_GAMMA = 1e-3
 _LARGE_MEAN_OF_KERAS = 1e3
 _LARGE_MEAN = 1e5
 
+_CONVERT = "`model = keras_norm.from_keras(model)`"
+
 
 class Measure(NamedTuple):
     """A statistic with one value per channel, healthy between two bounds.
@@ -153,10 +155,8 @@ def _statistics(layer, data, deviation):
 
 
 def _mean(layer, data, deviation):
-    is_ours = isinstance(layer, layers.BatchNormalization)
-    return Measure(
-        "mean", np.abs(data.mean) / deviation, 0.0, _LARGE_MEAN if is_ours else _LARGE_MEAN_OF_KERAS
-    )
+    bound = _LARGE_MEAN if _is_ours(layer) else _LARGE_MEAN_OF_KERAS
+    return Measure("mean", np.abs(data.mean) / deviation, 0.0, bound)
 
 
 def _findings(layer, measures, data):
@@ -167,45 +167,50 @@ def _findings(layer, measures, data):
         distance = np.maximum(
             np.abs(shift.values) / _SHIFT, np.abs(np.log(ratio.values)) / np.log(_VARIANCE_RATIO)
         )
-        found += finding(
-            layer,
-            "statistics",
-            shift.outside | ratio.outside,
-            distance,
-            "Moving statistics differ from the data's by this many times the tolerance: call "
-            "`keras_norm.update_population_statistics(model, x)`, for Keras's layers after "
-            "`keras_norm.from_keras(model)`.",
+        remedy = (
+            "Moving statistics differ from the data's by this many times the tolerance: "
+            f"{_new_statistics(layer)}."
         )
+        found += finding(layer, "statistics", shift.outside | ratio.outside, distance, remedy)
     scatter = measures.get("scatter")
     if scatter is not None and np.median(scatter.values) > _SCATTER:
-        found += finding(
-            layer,
-            "batch",
-            scatter.outside,
-            scatter.values,
+        remedy = (
             "Means of batches scatter by this many standard deviations: shuffle the data, use "
-            "larger batches, `synchronized=True` or `renorm=True`, or replace the layer with "
-            "`keras_norm.GroupNormalization`.",
+            "larger batches, `synchronized=True` or `renorm=True`, or replace batch with group "
+            "normalization: "
+            "`model = keras_norm.conversion.replace_normalization(model, "
+            "keras_norm.conversion.batch_to_group)`."
         )
-    found += finding(
-        layer,
-        "constant",
-        measures["variance"].outside,
-        -data.variance,
-        "The variance is below epsilon, which then dominates the output: scale or remove the "
-        "channel, or lower epsilon.",
+        found += finding(layer, "batch", scatter.outside, scatter.values, remedy)
+    remedy = (
+        f"The variance is below epsilon, {layer.epsilon:g}, which then dominates the output: "
+        "scale or remove the channel, or lower epsilon."
     )
-    is_ours = isinstance(layer, layers.BatchNormalization)
-    found += finding(
-        layer,
-        "mean",
-        measures["mean"].outside,
-        measures["mean"].values,
+    found += finding(layer, "constant", measures["variance"].outside, -data.variance, remedy)
+    mean = measures["mean"]
+    remedy = (
         "The mean is this many standard deviations from zero, where float32 loses digits: subtract "
         "a constant from the inputs first"
-        + ("." if is_ours else ", or convert the model with `keras_norm.from_keras`."),
+        f"{'' if _is_ours(layer) else f', or convert the layer: {_CONVERT}'}."
     )
-    return found
+    return [*found, *finding(layer, "mean", mean.outside, mean.values, remedy)]
+
+
+def _new_statistics(layer):
+    """Returns the remedy for moving statistics that do not fit the data."""
+    calls = "`keras_norm.update_population_statistics(model, x)`"
+    if not _is_ours(layer):
+        calls = f"{_CONVERT}, then {calls}"
+    if layer.trainable:
+        return calls
+    return (
+        "the layer is frozen, so prepare the data as for its training; or set `trainable = True` "
+        f"on the layer, then {calls}"
+    )
+
+
+def _is_ours(layer):
+    return isinstance(layer, layers.BatchNormalization)
 
 
 def _dtypes(layer, variance):

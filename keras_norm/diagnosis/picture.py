@@ -13,6 +13,9 @@ from matplotlib.patches import Rectangle
 # Colors of the healthy range, and of healthy points, healthy texts and faults.
 _HEALTHY, _OK, _FINE, _BAD = "#d9efd9", "#3a6ea5", "#2e7d32", "#c62828"
 
+# Of the remedies, in Matplotlib's font at 9 points.
+_LETTERS_PER_INCH = 12
+
 
 class _Column(NamedTuple):
     """A question, and the axis that answers it."""
@@ -53,14 +56,15 @@ def draw(examined, remedies, path):
 def figure(examined, remedies):
     """Returns the picture as a figure that Matplotlib does not manage."""
     shown = [name for name in COLUMNS if any(name in one.measures for one in examined)]
+    width = max(7.0, 4.6 + 1.9 * len(shown))
     notes = [
-        textwrap.fill(f"{kind}: {text}", 40 + 26 * len(shown), subsequent_indent="    ",
+        textwrap.fill(f"{kind}: {text}", int(_LETTERS_PER_INCH * width), subsequent_indent="    ",
                       break_on_hyphens=False)
         for kind, text in remedies
     ]  # fmt: skip
     lines = sum(note.count("\n") + 1 for note in notes)
     height = 2.1 + 0.42 * len(examined) + 0.2 * lines
-    drawing = Figure(figsize=(max(7.0, 4.6 + 1.9 * len(shown)), height), layout="constrained")
+    drawing = Figure(figsize=(width, height), layout="constrained")
     panels = drawing.subplots(1, max(len(shown), 1), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, shown, strict=False):
         _draw_column(axes, name, examined)
@@ -120,7 +124,7 @@ def _draw_row(axes, row, one, measure, column):
 
 def _name_rows(axes, examined):
     axes.set_ylim(len(examined) - 0.5, -0.5)
-    labels = [f"{one.layer.name}\n{type(one.layer).__name__}" for one in examined]
+    labels = [f"{one.label}\n{type(one.layer).__name__}" for one in examined]
     axes.set_yticks(range(len(examined)), labels, fontsize=8)
     for label, one in zip(axes.get_yticklabels(), examined, strict=True):
         label.set_color(_BAD if one.findings else "black")
@@ -128,13 +132,8 @@ def _name_rows(axes, examined):
 
 def _say_findings(axes, examined):
     for row, one in enumerate(examined):
-        found = [f"{f.kind}: {_channels(f)}" for f in one.findings] or ["healthy"]
+        found = [f"{f.kind}: {len(f.channels)} of {f.num_channels}" for f in one.findings]
         axes.annotate(
-            "\n".join(found), (1.06, row), xycoords=("axes fraction", "data"), va="center",
-            fontsize=8, color=_BAD if one.findings else _FINE, annotation_clip=False,
+            "\n".join(found or ["healthy"]), (1.06, row), xycoords=("axes fraction", "data"),
+            va="center", fontsize=8, color=_BAD if found else _FINE, annotation_clip=False,
         )  # fmt: skip
-
-
-def _channels(finding):
-    count = len(finding.channels)
-    return f"{count} channel{'s' if count > 1 else ''}"

@@ -5,7 +5,7 @@ import re
 import textwrap
 from typing import Any, NamedTuple
 
-_WIDTH = 100
+_WIDTH = 80  # of a terminal
 
 
 class Examined(NamedTuple):
@@ -13,11 +13,13 @@ class Examined(NamedTuple):
 
     Attributes:
         layer: The layer.
+        label: Its name, or its path where several layers have the name.
         measures: `Measure` by name.
         findings: List of `Finding`.
     """
 
     layer: Any
+    label: str
     measures: dict
     findings: list
 
@@ -38,7 +40,7 @@ class Report:
     def __str__(self):
         if not self.findings:
             return f"No findings in {self._counted}."
-        rows = [self._HEADER, *map(_cells, self.findings)]
+        rows = [self._HEADER, *(cells for cells, _ in self._rows)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         return "\n".join([*table, "", *(_wrapped(kind, text) for kind, text in self.remedies)])
@@ -47,7 +49,7 @@ class Report:
         if not self.findings:
             return f"<p>No findings in {self._counted}.</p>"
         rows = [_row("th", (*self._HEADER, "remedy"))]
-        rows += [_row("td", (*_cells(finding), finding.remedy)) for finding in self.findings]
+        rows += [_row("td", (*cells, remedy)) for cells, remedy in self._rows]
         return f"<table>{''.join(rows)}</table>"
 
     def plot(self, path):
@@ -76,19 +78,33 @@ class Report:
         return list(dict.fromkeys((finding.kind, finding.remedy) for finding in self.findings))
 
     @property
+    def _rows(self):
+        """Pairs of the cells of a finding, as in the header, and its remedy."""
+        return [
+            (
+                (
+                    one.label,
+                    finding.kind,
+                    f"{len(finding.channels)} of {finding.num_channels}",
+                    f"{finding.value:.3g}",
+                ),
+                finding.remedy,
+            )
+            for one in self._examined
+            for finding in one.findings
+        ]
+
+    @property
     def _counted(self):
         count = len(self._examined)
         return f"{count} normalization layer{'s' if count > 1 else ''}"
 
 
-def _cells(finding):
-    return (finding.name, finding.kind, str(len(finding.channels)), f"{finding.value:.3g}")
-
-
 def _wrapped(kind, text):
-    return textwrap.fill(
-        f"{kind}: {text}", _WIDTH, subsequent_indent="    ", break_on_hyphens=False
-    )
+    # Python takes a line break in an argument list, and none in an assignment.
+    text = f"{kind}: {text}".replace(" = ", "\0=\0")
+    lines = textwrap.fill(text, _WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+    return lines.replace("\0", " ")
 
 
 def _row(tag, texts):

@@ -14,7 +14,7 @@ from keras_norm import engines, population
 from keras_norm._contents import contents, layers_of
 from keras_norm.diagnosis.causality import Causality
 from keras_norm.diagnosis.masks import Padding, Trail
-from keras_norm.diagnosis.sets import BATCH, NORMALIZATIONS, channel_axis
+from keras_norm.diagnosis.sets import channel_axis, family, is_batch
 from keras_norm.ops import Moments, merge_replicas
 
 
@@ -32,7 +32,7 @@ class Watch:
     The model runs without compilation, so that values, masks and shapes are available.
 
     Attributes:
-        layers: The normalization layers of the model.
+        layers: The normalization layers of the model, after `run` in the order of their calls.
         batches: Lists of `BatchMoments` by the ids of batch normalization layers.
         padding: `Padding` by the ids of layers.
         causality: `Causality`.
@@ -54,17 +54,19 @@ class Watch:
         population.Loop(self._look).run(x, batch_size, steps, verbose)
         if not self._number:
             raise ValueError("A diagnosis needs at least one batch of data. Received: none")
-        unseen = [f"'{layer.name}'" for layer in self.layers if id(layer) not in self._called]
+        unseen = [layer for layer in self.layers if id(layer) not in self._called]
+        self.layers = [*self._called.values(), *unseen]
         if unseen:
+            names = ", ".join(f"'{layer.name}'" for layer in unseen)
             warnings.warn(
-                f"No data reached these layers, so only their weights are diagnosed: "
-                f"{', '.join(unseen)}. The pass cannot see layers that the model calls in its own "
-                "`tf.function` or `jax.jit`: leave the compilation to Keras.",
+                f"No data reached these layers, so only their weights are diagnosed: {names}. "
+                "The pass cannot see layers that the model calls in its own `tf.function` or "
+                "`jax.jit`: leave the compilation to Keras.",
                 stacklevel=3,
             )
 
     def _find_layers(self):
-        found = [layer for layer in layers_of(self._model) if isinstance(layer, NORMALIZATIONS)]
+        found = [layer for layer in layers_of(self._model) if family(layer) is not None]
         if not found:
             raise ValueError(
                 "A diagnosis needs a model with at least one normalization layer of keras_norm or "
@@ -72,9 +74,9 @@ class Watch:
             )
         # Inference does not reach the layers that are not built now.
         self.layers = [layer for layer in found if layer.built]
-        self.batches = {id(layer): [] for layer in self.layers if isinstance(layer, BATCH)}
+        self.batches = {id(layer): [] for layer in self.layers if is_batch(layer)}
         self.padding = {id(layer): Padding() for layer in self.layers}
-        self._called = set()
+        self._called = {}
         self._operations = [x for x in contents(self._model) if isinstance(x, keras.Operation)]
         self.causality = Causality(self._operations)
 
@@ -84,13 +86,17 @@ class Watch:
         if not self.layers:
             infer(x)
             self._find_layers()
+        # A function that the user has set as `call` is put back.
+        before = [operation.__dict__.get("call") for operation in self._operations]
         for operation in self._operations:
             operation.__dict__["call"] = self._watching(operation)
         try:
             infer(x)
         finally:
-            for operation in self._operations:
+            for operation, call in zip(self._operations, before, strict=True):
                 del operation.__dict__["call"]
+                if call is not None:
+                    operation.__dict__["call"] = call
 
     def _infer(self, x):
         check_finite(x, self._number)
@@ -107,35 +113,39 @@ class Watch:
 
         @functools.wraps(call)
         def watching(*args, **kwargs):
-            is_batch = id(operation) in self.batches
             if engines.nesting(self._local.trace) != "none":
-                if is_batch:
+                if id(operation) in self.batches:
                     raise population.not_visible(operation)
                 return call(*args, **kwargs)
             given = signature.bind(*args, **kwargs)
             given.apply_defaults()
-            arguments = given.arguments
-            trail = self._local.trail
-            # A list, as `flatten` would sort a dictionary by its keys.
-            values = [value for name, value in arguments.items() if "mask" not in name]
-            inputs = [x for x in keras.tree.flatten(values) if ops.is_tensor(x)]
-            origins = [trail.origin(x) for x in inputs]
-            if inputs and len(inputs[0].shape) > 1:
-                self.causality.record(operation, inputs[0], arguments)
-            padding = self.padding.get(id(operation))
-            if padding is not None:
-                self._called.add(id(operation))
-                mask = arguments.get("mask")
-                padding.record(operation, takes_mask, inputs[0], mask, origins[0])
-                if is_batch:
-                    self._see_batch(operation, inputs[0], mask)
-                    # As in training, where the layer is trained.
-                    arguments["training"] = bool(operation.trainable)
+            origins = self._record(operation, takes_mask, given.arguments)
+            if id(operation) in self.batches:
+                # A frozen layer still runs in inference.
+                given.arguments["training"] = True
             outputs = call(*given.args, **given.kwargs)
-            trail.record(operation, takes_mask, origins, outputs)
+            self._local.trail.record(operation, takes_mask, origins, outputs)
+            if operation is self._model:
+                self.causality.record_outputs(outputs)
             return outputs
 
         return watching
+
+    def _record(self, operation, takes_mask, arguments):
+        """Records the inputs of a call, and returns where they come from."""
+        # A list, as `flatten` would sort a dictionary by its keys.
+        values = [value for name, value in arguments.items() if "mask" not in name]
+        inputs = [x for x in keras.tree.flatten(values) if ops.is_tensor(x)]
+        origins = [self._local.trail.origin(x) for x in inputs]
+        if inputs and len(inputs[0].shape) > 1:
+            self.causality.record(operation, inputs[0], arguments)
+        if id(operation) in self.padding:
+            self._called.setdefault(id(operation), operation)
+            mask = arguments.get("mask")
+            self.padding[id(operation)].record(operation, takes_mask, inputs[0], mask, origins[0])
+            if id(operation) in self.batches:
+                self._see_batch(operation, inputs[0], mask)
+        return origins
 
     def _see_batch(self, layer, inputs, mask):
         found = _moments(layer, inputs, mask)

@@ -114,3 +114,16 @@ def test_images_in_time():
             keras.Input((6, 5, 5, 2)), norm, layers.ConvLSTM2D(2, 3, return_sequences=True),
         ])  # fmt: skip
         assert [f.name for f in findings(net, data(4, 6, 5, 5, 2))] == expected
+
+
+@pytest.mark.parametrize("summary", [layers.GlobalAveragePooling1D, lambda: layers.GRU(6)])
+def test_classifiers_may_look_ahead(summary):
+    """Their outputs have no steps; here they have as many classes as steps."""
+    net = keras.Sequential([
+        keras.Input((6, 4)), layers.GRU(5, return_sequences=True),
+        keras_norm.LayerNormalization(), summary(), layers.Dense(6),
+    ])  # fmt: skip
+    assert findings(net, data(8, 6, 4)) == []
+    net.pop()
+    net.pop()
+    assert [f.kind for f in findings(net, data(8, 6, 4))] == ["time"]

@@ -6,6 +6,7 @@ from keras import layers
 
 import keras_norm
 from keras_norm import BatchNormalization, diagnose, update_population_statistics
+from keras_norm.conversion.kinds import KINDS
 from tests.diagnosis.helpers import data, findings, kinds, make_model
 from tests.gradients import numpy
 
@@ -72,6 +73,20 @@ def test_the_remedy_of_statistics_heals():
 
 
 @OURS_AND_KERAS
+def test_the_remedy_of_frozen_layers(cls):
+    """Frozen layers keep their statistics; data of another scale are what is wrong as a rule."""
+    x = data(64, 3, mean=7.0)
+    model = make_model(cls(name="norm", trainable=False))
+    (found,) = findings(model, x)
+    assert "frozen, so prepare the data as for its training; or set `trainable = T" in found.remedy
+    model.layers[0].trainable = True
+    assert "frozen" not in findings(model, x)[0].remedy
+    model = keras_norm.from_keras(model)
+    update_population_statistics(model, x, verbose=0)
+    assert kinds(model, x) == []
+
+
+@OURS_AND_KERAS
 def test_batch(cls):
     x = data(64, 3)
     layer = cls()
@@ -79,7 +94,7 @@ def test_batch(cls):
     (found,) = findings(model, x, batch_size=2)
     assert found.kind == "batch"
     assert found.value == pytest.approx(1 / np.sqrt(2), rel=0.3)
-    assert "GroupNormalization" in found.remedy
+    assert "batch_to_group" in found.remedy
     assert kinds(model, x, batch_size=16) == []
     layer.trainable = False
     assert kinds(model, x, batch_size=2) == []
@@ -96,12 +111,10 @@ def test_renorm_needs_no_larger_batches():
     assert kinds(make_model(BatchNormalization(renorm=True)), data(64, 3), batch_size=2) == []
 
 
-@pytest.mark.parametrize("layer", [
-    BatchNormalization, keras_norm.LayerNormalization, keras_norm.RMSNormalization,
-    layers.BatchNormalization, layers.LayerNormalization, layers.RMSNormalization,
-])  # fmt: skip
-def test_gamma(layer):
-    layer = layer()
+@pytest.mark.parametrize("cls", [c for kind in KINDS for c in (kind.layer, kind.keras) if c])
+def test_gamma(cls):
+    """Every kind in the table is diagnosed."""
+    layer = cls(groups=1) if cls.__name__ == "GroupNormalization" else cls()
     model = make_model(layer)
     gamma = layer.gamma if hasattr(layer, "gamma") else layer.scale
     x = data(64, 3)
@@ -143,6 +156,17 @@ def test_mean(cls):
         found = findings(model, x)
         assert [f.kind for f in found] == expected
         assert all(f.value == pytest.approx(mean, rel=0.3) for f in found)
+
+
+def test_the_mean_that_made_a_variance_nan_is_found_too():
+    """On PyTorch, Keras's variance of such data is negative, and all weights become NaN."""
+    layer = layers.BatchNormalization()
+    model = make_model(layer)
+    for weight in layer.weights:
+        weight.assign([np.nan] * 3)
+    x = data(64, 3, mean=1e5)
+    assert kinds(model, x) == ["gamma", "mean"]
+    assert kinds(make_model(layer, layers.Dense(3), layer), x) == ["gamma"]
 
 
 def test_epsilon_and_float16_of_stored_variances():

@@ -1,9 +1,13 @@
 """The report as a table, as HTML and as a picture."""
 
+import re
+
 import pytest
 from keras import layers
 
+import keras_norm
 from keras_norm import BatchNormalization, diagnose
+from keras_norm.diagnosis.report import _wrapped
 from tests.diagnosis.helpers import data, make_model
 
 
@@ -16,11 +20,38 @@ def report():
 def test_table():
     lines = str(report()).splitlines()
     assert lines[0].split() == ["layer", "kind", "channels", "value"]
-    assert lines[1].split()[:3] == ["a<b", "statistics", "3"]
+    assert lines[1].split()[:5] == ["a<b", "statistics", "3", "of", "3"]
     assert lines[2] == ""
     # The remedy once, in lines that fit a terminal.
     assert lines[3].startswith("statistics: Moving statistics differ from the data")
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 80
+
+
+def test_code_in_remedies_can_be_pasted():
+    """No line break is where Python takes none."""
+    model = make_model(layers.BatchNormalization(name="norm"))
+    text = str(diagnose(model, data(64, 3, mean=9.0), batch_size=2, verbose=0))
+    namespace = {"keras_norm": keras_norm, "model": model, "x": data(64, 3, mean=9.0)}
+    codes = re.findall("`([^`]*[(=][^`]*)`", text)
+    assert [code.partition("(")[0].split(".")[-1] for code in codes] == [
+        *("from_keras", "update_population_statistics"),
+        *("synchronized=True", "renorm=True", "replace_normalization"),
+    ]
+    for code in codes:
+        exec(code, namespace)
+
+
+@pytest.mark.parametrize("size", range(40, 80))
+def test_assignments_stay_on_one_line(size):
+    assert "`model = f(model" in _wrapped("kind", f"{'x' * size} `model = f(model, x)`")
+
+
+def test_layers_of_one_name_are_told_apart_by_their_paths():
+    inner = (make_model(BatchNormalization(name="norm")) for _ in range(2))
+    report = diagnose(make_model(*inner), data(64, 3, mean=9.0), verbose=0)
+    name = str(report).splitlines()[1].split()[0]
+    assert name == report.findings[0].layer.path
+    assert name.endswith("/norm")
 
 
 def test_html():
@@ -56,7 +87,7 @@ def test_picture(tmp_path):
     ]
     beside = [text.get_text() for text in panels[-1].texts]
     assert beside[0].splitlines() == [
-        "gamma: 1 channel", "statistics: 3 channels", "constant: 1 channel", "mean: 1 channel",
+        "gamma: 1 of 3", "statistics: 3 of 3", "constant: 1 of 3", "mean: 1 of 3",
     ]  # fmt: skip
     assert beside[1] == "healthy"
     assert "1 of 2 normalization layers" in figure.get_suptitle()

@@ -1,5 +1,7 @@
 """Models of every kind, replicas, and invalid data."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -111,6 +113,26 @@ class Cell(layers.Layer):
         return self.norm(x), states
 
 
+def test_layers_are_listed_in_the_order_of_their_calls():
+    """Keras lists those of nested models backwards."""
+    names = [f"norm{number}" for number in range(4)]
+    first, second, third, fourth = (BatchNormalization(name=name) for name in names)
+    inner = keras.Sequential([keras.Input((4, 3)), second, third])
+    model = keras.Sequential([keras.Input((4, 3)), first, inner, fourth])
+    for norm in (first, second, third, fourth):
+        norm.gamma.assign([0.0, 1.0, 1.0])
+    found = [f.name for f in findings(model, data(32, 4, 3)) if f.kind == "gamma"]
+    assert found == names
+
+
+def test_a_call_that_the_user_has_set_stays():
+    norm = BatchNormalization()
+    model = sequential(norm)
+    own = norm.call = functools.partial(norm.call)
+    assert kinds(model, data(32, 4, 3)) == []
+    assert norm.call is own
+
+
 @pytest.mark.filterwarnings("ignore:No data reached")  # says JAX of the second model
 def test_cell_of_an_rnn():
     x = data(32, 4, 3, mean=5.0)
@@ -126,6 +148,14 @@ def test_cell_of_an_rnn():
     model = sequential(layers.RNN(Cell(norm)))
     norm.gamma.assign([0.0, 1.0, 1.0])
     assert kinds(model, x) == ["gamma"]
+
+
+@pytest.mark.parametrize("cls", [BatchNormalization, layers.BatchNormalization])
+def test_batch_normalization_runs_as_in_training(cls):
+    """Later layers get inputs as in training, so a wrong statistic is found where it is."""
+    first, second = cls(), cls()
+    found = findings(make_model(first, second), data(64, 3, mean=3.0))
+    assert [f.layer for f in found] == [first]
 
 
 def test_frozen_layers_and_dropout_run_as_in_inference():
@@ -202,11 +232,23 @@ def test_models_without_normalization(built):
         diagnose(model, data(4, 3), verbose=0)
 
 
+def test_steps_take_samples_from_all_of_the_data():
+    x = data(640, 3)
+    x[320:] += 8
+    (found,) = findings(sequential(BatchNormalization()), np.stack([x] * 4, 1), steps=4)
+    # The moving variance is 1, that of the data 1 + 4^2, and that of each half 1.
+    assert found.value == pytest.approx(np.log2(17), rel=0.1)
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="steps=0"):
         diagnose(sequential(BatchNormalization()), data(4, 4, 3), steps=0)
     with pytest.raises(TypeError, match="must be a Keras model"):
         diagnose(BatchNormalization(), data(4, 3))
+    inputs = [keras.Input((3,)), keras.Input((3,))]
+    model = keras.Model(inputs, BatchNormalization()(layers.Add()(inputs)))
+    with pytest.raises(ValueError, match="cardinality"):
+        diagnose(model, [data(64, 3), data(32, 3)], verbose=0)
 
 
 if BACKEND == "tensorflow":
