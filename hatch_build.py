@@ -1,4 +1,4 @@
-"""Build hook: the README of the distributions has absolute links.
+"""Build hook that makes the links of the distributions' README absolute.
 
 A package index does not resolve relative links. The repository's address comes from the variables
 that GitHub sets in workflows; without them, a build keeps the README as it is.

@@ -106,25 +106,25 @@ def tests(session, backend, keras):
 def nightly(session, backend):
     """Runs the tests on the nightly build of Keras."""
     install(session, *BACKENDS[backend], *TEST_TOOLS, *EXPORT_TOOLS)
-    # Both are called `keras`: the one goes before the other comes.
+    # Both packages contain `keras`, so remove the one before installing the other.
     session.run("python", "-m", "pip", "uninstall", "-q", "-y", "keras", "keras-nightly")
     session.install("keras-nightly")
     session.run("pytest", *(session.posargs or PARALLEL), env=environment(session, backend))
 
 
-# What goes with the tested PyTorch, whose builds for the CPU do not need it.
+# The version for the tested PyTorch, whose builds for the CPU do not include it.
 TRITON = "triton==3.7.1"
 INTERPRETED = {"KERAS_NORM_KERNELS": "triton", "TRITON_INTERPRET": "1"}
 
 
 @nox.session
 def triton(session):
-    """Tests the executors for accelerators in an interpreter, counts and compiles them: no card."""
+    """Interprets, counts and compiles the kernels for accelerators, without a card."""
     install(session, "torch", "matplotlib", *TEST_TOOLS[:2])
     session.install("--no-deps", TRITON)
     variables = environment(session, "torch") | INTERPRETED
     tests = ["tests/kernels/test_triton.py", "tests/kernels/test_problems.py"]
-    # How the functions are compiled into larger programs, `test_triton` has an example of.
+    # `test_triton` has one example of compilation into a larger program.
     chosen = ["-k", "not compiled", *PARALLEL, "-W", "ignore::RuntimeWarning"]
     session.run("pytest", *tests, *chosen, *(session.posargs or FEW_CASES), env=variables)
     session.run(
@@ -135,7 +135,7 @@ def triton(session):
 
 @nox.session(default=False)
 def xla(session):
-    """Compiles the programs of JAX for a card and counts what they move: no card."""
+    """Compiles the programs of JAX for a card and counts their traffic, without a card."""
     install(session, *BACKENDS["jax"])
     # The compiler for cards, in the version of the tested JAX.
     code = "import jax; print(jax.__version__)"
@@ -150,7 +150,7 @@ def xla(session):
 @nox.session(default=False)
 @nox.parametrize("backend", [*BACKENDS, "triton"])
 def mutants(session, backend):
-    """Makes small mistakes in the package, and fails if the tests notice less than 95% of them."""
+    """Makes small mistakes in the package; fails if the tests notice fewer than 95% of them."""
     framework = "torch" if backend == "triton" else backend
     install(session, *BACKENDS[framework], *TEST_TOOLS, *EXPORT_TOOLS)
     variables = environment(session, framework)
@@ -176,7 +176,7 @@ def everything(session):
     Left out: `quick`, whose tests are among these; `nightly`, as an unreleased Keras may fail;
     `mutants`, which takes hours; `bench` and `gpu`, which measure.
     """
-    # `notify` takes one session, and of a name with parameters the first.
+    # `notify` takes a single session; of a session with parameters, it would run only the first.
     for name in ("lint", "types", "docs", "build"):
         session.notify(name)
     session.notify("triton", posargs=PARALLEL)  # instead of few cases

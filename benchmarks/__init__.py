@@ -1,1 +1,1 @@
-"""How fast keras_norm is, against Keras's layers, native kernels and the copying of memory."""
+"""Benchmarks of keras_norm against Keras's layers, native kernels and copies of memory."""

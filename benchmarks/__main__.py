@@ -1,13 +1,13 @@
-"""Measures one backend, the one that KERAS_BACKEND names.
+"""Measures the backend in KERAS_BACKEND.
 
     KERAS_BACKEND=torch python -m benchmarks --output benchmarks/results
     KERAS_BACKEND=torch python -m benchmarks --compare benchmarks/results/torch.json
     KERAS_BACKEND=torch python -m benchmarks --tiny
 
-All runs of a row are interleaved in one process: ours, Keras's, an empty layer, the backend's own,
-copies of the input. Their order is drawn anew for each round, as who frees much memory leaves it to
-the next to map it again, which takes longer than to copy it. Times are medians; the floor is the
-time to copy as many bytes as the step must move.
+All runs of a row are interleaved in one process: keras_norm, Keras, an empty layer, the backend's
+own operation, copies of the input. Each round has a new random order: after a run frees much
+memory, the next run must map it again, which takes longer than copying it. Times are medians. The
+floor is the time to copy as many bytes as the step must move.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Counts what normalization moves on an accelerator, and compiles its kernels for cards.
+"""Counts the memory traffic of normalization on an accelerator, and compiles its kernels for cards.
 
     python -m benchmarks.accelerator --output benchmarks/results
 

@@ -2,9 +2,10 @@
 
     KERAS_BACKEND=torch python -m benchmarks.card --output benchmarks/results
 
-Of each row: the time of a step, the share of the card's copy speed that it runs at (1: it does
-nothing but move the bytes it must), and the largest error of an output to float64, at means of 0
-and 100,000 deviations. `nox -s gpu` runs this on every backend that sees a card.
+Measures for each row: the time of a step, the fraction of the card's copy speed (1: the step only
+moves the bytes that it must move), and the largest error of an output, relative to float64, at
+means of 0 and 100,000 standard deviations. `nox -s gpu` runs this on every backend that sees a
+card.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""JAX as its users run it: under jit."""
+"""Steps on JAX, under jit."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from flax import nnx
 
 from benchmarks import rows
 
-# A step that is handed to another thread takes 0.03 ms more or not, as chance will have it.
+# A step that runs in another thread takes up to 0.03 ms longer, at random.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 MODES = ("jit",)

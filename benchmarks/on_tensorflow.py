@@ -1,4 +1,4 @@
-"""TensorFlow as its users run it: in a tf.function, compiled by XLA or not."""
+"""Steps on TensorFlow, in a tf.function, compiled by XLA or not."""
 
 import functools
 
@@ -80,5 +80,5 @@ def _step(forward, parameters, x, gradient, with_gradients, mode):
 
 
 def memory(make, policy, x, mask):
-    """Returns nothing: TensorFlow does not say what it keeps."""
+    """Returns nothing: TensorFlow does not report what it keeps."""
     return {}

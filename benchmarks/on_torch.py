@@ -1,4 +1,4 @@
-"""PyTorch as its users run it: eagerly."""
+"""Steps on PyTorch, eager."""
 
 import keras
 import torch
@@ -156,7 +156,7 @@ def memory(make, policy, x, mask):
 class Temporaries(TorchDispatchMode):
     """Counts the tensors that operations allocate with at least as many elements as the input.
 
-    To map new memory takes longer than to copy it, and it is chance who must.
+    Mapping new memory takes longer than copying it, and chance decides which operation maps it.
     """
 
     def __init__(self, elements):

@@ -1,12 +1,12 @@
-"""What multipliers cost: a training step with 200 variables, under Adam and under the wrapper.
+"""The cost of multipliers: a training step with 200 variables, under Adam and under the wrapper.
 
     KERAS_BACKEND=torch python benchmarks/optimizer.py [--steps 200]
 
 Times one step of the same model under the bare inner optimizer and under `MultiplierOptimizer`:
-without multipliers, with 10 variables at multipliers of their own, with an L2 factor besides, and
-with those 10 by a schedule. The steps are interleaved, in an order that turns around each time, so
-that what slows the machine down slows all alike; the ratio is the median of the ratios of
-neighbouring steps. The goal is at most 1.05 without schedules.
+without multipliers, with 10 different multipliers, with an L2 factor in addition, and with 10
+schedules. The steps are interleaved, in an order that is reversed each time, so that other load
+slows all of them alike. The ratio is the median of the ratios of neighbouring steps. The goal is at
+most 1.05 without schedules.
 """
 
 import argparse

@@ -4,9 +4,9 @@ One backend a run:
 
     KERAS_BACKEND=jax python benchmarks/population.py
 
-Both are called once before they are timed (that time, which is compilation, is shown as "first"),
-then turn by turn. The promise is a median ratio of at most 1.5. The third in turn, inference that
-also takes one plain mean of what each layer is given, is the least that any pass does.
+Both run once before they are timed (this time, which includes compilation, is printed as "first"),
+then alternately. The goal is a median ratio of at most 1.5. The third function, inference that also
+computes one plain mean of each layer's input, is a lower bound for a pass.
 """
 
 import argparse

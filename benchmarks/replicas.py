@@ -2,10 +2,10 @@
 
     KERAS_BACKEND=torch python -m benchmarks.replicas
 
-The replicas are simulated in one process. A layer has 256 channels; means are 1e5 and differ by
-1e5 between replicas, and deviations are 1. Errors are those of the mean, in deviations, and of the
-variance, relative, to NumPy in float64: of an engine that adds in pairs, as large machines add
-small messages, and of one that adds one after the other.
+The replicas are simulated in one process. A layer has 256 channels; means are near 1e5 and differ
+by 1e5 between replicas, and standard deviations are 1. Errors are relative to float64 NumPy: of the
+mean, in standard deviations, and of the variance. They are computed for an engine that adds in
+pairs, as large machines add small messages, and for one that adds sequentially.
 """
 
 import functools

@@ -102,12 +102,13 @@ def _draw(result, lines_by_panel, path):
         names = (v["row"] + (", frozen" if v["step"] == "frozen" else "") for v in lines)
         panel.set_yticks(range(len(lines)), names)
         panel.set_title(title)
-        panel.set_xlabel("time / time to copy the bytes (shorter is better)")
         panel.spines[["top", "right"]].set_visible(False)
-        panel.margins(x=0.08)
+        panel.margins(x=0.08, y=0.02)
         panel.invert_yaxis()
     bars = [plt.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
-    figure.legend(bars, labels.values(), loc="outside lower center", ncols=3, frameon=False)
+    unit = "time / time to copy the bytes (shorter is better)"
+    place = {"loc": "outside lower center", "ncols": 3, "frameon": False}
+    figure.legend(bars, labels.values(), title=unit, **place)
     figure.suptitle(f"{result['title']} ({result['versions']}; CPU, {result['date']})")
     figure.savefig(path, dpi=120)
     plt.close(figure)

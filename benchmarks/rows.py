@@ -1,4 +1,4 @@
-"""What is measured: layers on inputs that networks have."""
+"""The rows of the benchmark: layers on inputs of typical networks."""
 
 import functools
 from typing import NamedTuple

@@ -1,13 +1,13 @@
-"""Counts what XLA's programs for a card move, without a card.
+"""Counts the memory traffic of XLA's programs for a card, without a card.
 
     pip install --no-deps jax-cuda12-pjrt==VERSION_OF_JAX
     KERAS_BACKEND=jax python -m benchmarks.xla --output benchmarks/results
 
-JAX's plugin for CUDA holds XLA's compiler for cards, which needs the description of a card and no
-card. A step is one program here, and its top level is a list of kernels. The bytes of the arrays
-that each kernel takes and makes are counted: once for a kernel, so that what it reads twice, or
-reads in part, is not seen. Of branches the one that moves most is counted. XLA chooses some kernels
-by trying them on the card, which it cannot do here. The lines are added to `accelerator.json`.
+JAX's plugin for CUDA contains XLA's compiler for cards, which needs only the description of a card.
+A step is one program here, and its top level is a list of kernels. The script counts the bytes of
+the arrays that each kernel takes and returns, once for each kernel, so it cannot detect arrays that
+are read twice or in part. Of several branches, the largest counts. XLA chooses some kernels by
+timing them on the card, which it cannot do here. The lines are added to `accelerator.json`.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     KERAS_BACKEND=jax python examples/diagnosis.py [--small] [--out picture.png]
 
-Scans of handwritten digits are read from left to right, a column of 8 pixels at each time step,
-and padded to 10 steps. The network is trained five times: as it should be, then with one fault
-at a time. Each time its report is printed, and must have the kind of finding that the fault is. In
-the end the network is trained with all four faults, and its report is drawn.
+Scans of handwritten digits are read from left to right, a column of 8 pixels at each time step, and
+padded to 10 steps. The network is trained five times: without a fault, then with one fault at a
+time. Each time the report is printed, and must contain the fault. Finally the network is trained
+with all four faults, and the report is drawn.
 """
 
 import argparse

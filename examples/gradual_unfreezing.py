@@ -4,12 +4,12 @@
 
 A network of three convolutional blocks learns the handwritten digits 0 to 4, then, with a new head,
 the digits 5 to 9 from 100 samples. Two ways of fine-tuning with AdamW are compared, over ten seeds:
-one learning rate and weight decay for all variables, and gradual unfreezing. There the head
-trains alone for two epochs. Then a block joins every two epochs, the last one first, at a third of
-the rate. Normalization layers have no weight decay. Schedules as multipliers do this in one
-compiled step.
+one learning rate and weight decay for all variables, and gradual unfreezing. In the second, the
+head trains alone for two epochs. Then a block is unfrozen every two epochs, the last one first, at
+a third of the rate. Normalization layers have no weight decay. Schedules as multipliers do this in
+one compiled step.
 
-Found (PyTorch, CPU): here gradual unfreezing does not help. While the head trains alone the
+Result (PyTorch, CPU): gradual unfreezing does not help here. While the head trains alone, the
 accuracy is 28.2 % after an epoch instead of 76.8 %. After 20 epochs it is 92.5 % instead of 93.9 %,
 a difference of -1.4 points with a standard error of 0.3. The features of the digits 0 to 4 do not
 separate the digits 5 to 9, and a backbone this small loses little by training at the full rate.

@@ -1,16 +1,16 @@
-"""Series of different lengths, padded, through the three layers: with masks and without.
+"""Trains three layers on padded series of different lengths, with and without masks.
 
     KERAS_BACKEND=jax python examples/padded_series.py [--small] [--out picture.png]
 
 Scans of handwritten digits are read from left to right, a column of 8 pixels at each time step,
 from the first column with ink to the last: a 1 is a short series, a 0 a long one. For a network
 they are padded to one length. Each layer is trained twice on series padded to 8 steps: once with
-the mask that `Masking` makes, once with the padding counted in its moments. Then both read new
-series, padded to 8 steps and to more.
+the mask of `Masking`, once without, so that padding is counted. Then both networks are tested on
+new series, padded to 8 steps and to more.
 
-With masks, padding changes nothing. Without, layer and group normalization take other moments
-for each length, and the network misreads more the longer the padding. Batch normalization uses
-moving statistics in inference, and does not notice the padding there.
+With masks, padding has no effect. Without, the moments of layer and group normalization depend on
+the length, and the errors grow with the padding. Batch normalization uses moving statistics in
+inference, so padding has no effect there.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def network(normalization, masked):
     inputs = keras.Input((None, 8))
     x = layers.Masking(PADDING)(inputs)
     x = layers.Dense(64, use_bias=False)(x)
-    # Keras hands the mask on by itself. To count the padding in, a mask of ones takes its place,
+    # Keras passes the mask on automatically. To count the padding, a mask of ones replaces it,
     # and the recurrent layer needs to be told the true one.
     if masked:
         x = normalization()(x)

@@ -1,11 +1,11 @@
-"""Shows what passes over the data do for a network that is several normalizations deep.
+"""Shows the effect of several passes for a network with consecutive normalizations.
 
     KERAS_BACKEND=jax python examples/population_passes.py
 
-A network with four batch normalization layers learns to read scans of handwritten digits (they
-come with scikit-learn) from batches of four scans. Prints, with the moving statistics and after
-1, 2 and 4 passes of `update_population_statistics`, how far the statistics of each layer are from
-the moments of what inference feeds it, and the test error.
+A network with four batch normalization layers learns to read scans of handwritten digits (they come
+with scikit-learn) from batches of four scans. Prints, with the moving statistics and after 1, 2 and
+4 passes of `update_population_statistics`, the difference between the statistics of each layer and
+the moments of its inputs in inference, and the test error.
 """
 
 import argparse

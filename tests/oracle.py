@@ -1,4 +1,4 @@
-"""Normalization in float64 NumPy, written from the formulas and from nothing of the package."""
+"""Normalization in float64 NumPy, written from the formulas, independent of the package."""
 
 import numpy as np
 

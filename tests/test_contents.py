@@ -1,4 +1,4 @@
-"""What belongs to a model, where Keras keeps more than that."""
+"""The contents of a model, where Keras keeps more objects."""
 
 import keras
 import pytest

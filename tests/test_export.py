@@ -1,7 +1,7 @@
-"""Exported models, run where they are meant to run, give the outputs that they give in Keras.
+"""Exported models have the same outputs in their runtimes as in Keras.
 
-Each backend has a list of its formats: their packages belong to its environment, and a package
-that is missing fails the test. What does not work, and why, is in docs/export.md.
+Each backend has a list of formats, whose packages belong to its environment; a missing package
+fails the test. docs/export.md lists the limits.
 """
 
 import keras

@@ -1,4 +1,4 @@
-"""NumPy and OpenVINO as Keras backends: inference works, training is refused in one sentence."""
+"""NumPy and OpenVINO as Keras backends: inference works, and training raises a clear error."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""The list of Keras's private names: the installed Keras has them all, and no other is touched."""
+"""The list of Keras's private names: the installed Keras has them all, and no others are used."""
 
 import ast
 import pathlib

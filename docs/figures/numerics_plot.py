@@ -38,7 +38,7 @@ def main():
         )
         axes.minorticks_off()
         axes.set_xticks(list(places), ["0", "10", "100", "1,000", "1e4", "1e5"])
-        axes.set_xlabel("mean of the data (its deviation is 1)")
+        axes.set_xlabel("mean of the data (standard deviation 1)")
         axes.set_title(f"{layer} normalization")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("relative error of the output, float32")

@@ -2,8 +2,8 @@
 
     KERAS_BACKEND=jax python examples/distributed/jax_data_parallel.py
 
-On one machine with several GPUs or TPUs drop `XLA_FLAGS` below. On several machines start the
-same script on each of them, with its own id; each has the same data, and uses its part:
+On one machine with several GPUs or TPUs, remove `XLA_FLAGS` below. On several machines, start the
+same script on each of them, with its own id. Each has the same data, and uses its part:
 
     KERAS_DISTRIBUTION_JOB_ADDRESSES=host0:1234 KERAS_DISTRIBUTION_NUM_PROCESSES=2 \
         KERAS_DISTRIBUTION_PROCESS_ID=0 \

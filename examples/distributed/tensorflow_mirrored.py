@@ -2,9 +2,9 @@
 
     KERAS_BACKEND=tensorflow python examples/distributed/tensorflow_mirrored.py
 
-On one machine with several GPUs drop the first call below: `tf.distribute.MirroredStrategy()`
-takes all of them. On several machines put `tf.distribute.MultiWorkerMirroredStrategy()` in its
-place, and start the same script on each of them, with its own index:
+On one machine with several GPUs, remove the first call below: `tf.distribute.MirroredStrategy()`
+uses all of them. On several machines, use `tf.distribute.MultiWorkerMirroredStrategy()` instead,
+and start the same script on each of them, with its own index:
 
     TF_CONFIG='{"cluster": {"worker": ["host0:2222", "host1:2222"]},
                 "task": {"type": "worker", "index": 0}}' \

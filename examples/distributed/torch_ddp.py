@@ -2,12 +2,13 @@
 
     KERAS_BACKEND=torch torchrun --nproc-per-node 2 examples/distributed/torch_ddp.py
 
-On several machines start the same script on each of them, with its own rank:
+On several machines, start the same script on each of them, with its own rank:
 
     KERAS_BACKEND=torch torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 \
         --master-addr host0 --master-port 1234 examples/distributed/torch_ddp.py
 
-With GPUs use "nccl" for "gloo", and `torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))` first.
+With GPUs, use "nccl" for "gloo", and call
+`torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))` first.
 """
 
 import argparse

@@ -63,7 +63,7 @@ def refuse_masks(layer, makes_masks):
     """Raises if a mask reaches a layer that uses it, where Keras's layer takes none."""
     if makes_masks and not isinstance(layer, Unmasked):
         raise ValueError(
-            "Keras's layer does not support masks, but the model makes masks (`Masking`, "
+            "Keras's layer has no call argument `mask`, but the model makes masks (`Masking`, "
             "`mask_zero` of `Embedding`, ...)."
         )
 

@@ -8,11 +8,11 @@ def mask_weights(mask, shape, channel_axis):
     """Returns a mask as 0s and 1s that broadcast against an input.
 
     Args:
-        mask: Array or list; where it is 0 or False, the input is padding. Its dimensions are those
-            of the input without the channel axis, or a leading part of them; a size of 1 is
-            broadcast. A mask that fits only the dimensions without the last axis is interpreted
-            that way: `keras.layers.Masking` makes such masks for any channel axis. A mask of
-            whole samples that have positions must not be of integers, which may be lengths.
+        mask: Array or list; entries that are 0 or False mark padding. Its dimensions are those of
+            the input without the channel axis, or a leading part of them; a size of 1 is broadcast.
+            A mask that fits only the dimensions without the last axis is interpreted that way:
+            `keras.layers.Masking` makes such masks for any channel axis. A mask of whole samples
+            that have positions must be of booleans, as numbers may be lengths.
         shape: The input's shape, None where a size is unknown.
         channel_axis: The input's channel axis, counted from the front.
 
@@ -40,18 +40,18 @@ def mask_weights(mask, shape, channel_axis):
 
 
 def _refuse_lengths(mask, sizes):
-    """Raises if a mask of integers has one integer for all positions of a sample.
+    """Raises if a mask has one number, not a boolean, for all positions of a sample.
 
-    The dtype and the shape decide, as the values may not be known yet, or lie on a device.
+    Only dtype and shape are checked: the values may be unknown or on a device.
     """
     has_positions = any(size != 1 for size in sizes[1:])
     covers_positions = any(size != 1 for size in mask.shape[1:])
     dtype = keras.backend.standardize_dtype(mask.dtype)
-    if has_positions and not covers_positions and dtype.startswith(("int", "uint")):
+    if has_positions and not covers_positions and dtype != "bool":
         raise ValueError(
-            "A mask with one entry for each sample must hold booleans: integers may be the lengths "
-            "of sequences. `keras.ops.arange(steps) < lengths[:, None]` converts lengths to a "
-            "mask, and `mask > 0` converts 0s and 1s. "
+            "A mask with one entry for each sample must contain booleans: numbers may be the "
+            "lengths of sequences. `keras.ops.arange(steps) < lengths[:, None]` converts lengths "
+            "to a mask, and `mask > 0` converts 0s and 1s. "
             f"Received: mask.shape={tuple(mask.shape)}, mask.dtype={dtype}"
         )
 

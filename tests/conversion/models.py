@@ -1,4 +1,4 @@
-"""Models that hold normalization in every place a model can, and what the tests ask of copies."""
+"""Models with normalization in every possible place, and checks of copies."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Folded models give what the models give in inference, without batch normalization."""
+"""Folded models have the same outputs in inference, without batch normalization."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""Classes that users teach the conversions."""
+"""Classes that users register for conversion."""
 
 import doctest
 import importlib

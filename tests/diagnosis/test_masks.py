@@ -1,4 +1,4 @@
-"""Padding that is counted in, and where the mask was lost."""
+"""Padding that is counted, and where the mask was lost."""
 
 import keras
 import numpy as np

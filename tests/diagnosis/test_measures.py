@@ -1,4 +1,4 @@
-"""Each kind of finding: a model that has it, and one that has not."""
+"""Each kind of finding: a model with it, and a model without."""
 
 import numpy as np
 import pytest

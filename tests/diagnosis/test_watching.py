@@ -1,4 +1,4 @@
-"""Models of every make, replicas, and data that is no good."""
+"""Models of every kind, replicas, and invalid data."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""What only JAX has: its transformations, and memory."""
+"""Features of JAX: its transformations, and memory."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What only TensorFlow has: forward mode, unknown sizes, recomputed gradients."""
+"""Features of TensorFlow: forward mode, unknown sizes, recomputed gradients."""
 
 import subprocess
 import sys

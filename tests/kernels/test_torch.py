@@ -1,4 +1,4 @@
-"""What only PyTorch has: torch.func, compilation, memory formats, in-place changes, memory."""
+"""Features of PyTorch: torch.func, compilation, memory formats, in-place changes, memory."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Configs of Keras's own layers: what changes nothing is taken, what changes something refused."""
+"""Configs of Keras's own layers: values without effect are accepted, others are refused."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""When moving statistics move: once for each batch that was seen, and what holds them still."""
+"""Updates of moving statistics: once for each batch, and not for frozen layers."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""The shared arguments stand once, and are seen everywhere: `help`, signatures, type checkers."""
+"""The shared arguments are defined once, and appear in `help`, signatures and type checkers."""
 
 import inspect
 import re

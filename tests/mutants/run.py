@@ -1,4 +1,4 @@
-"""Breaks the package, one small mistake at a time, and says which ones the tests do not notice.
+"""Breaks the package, one small mistake at a time, and lists those that the tests do not notice.
 
     KERAS_BACKEND=jax python tests/mutants/run.py         all mistakes that this backend can show
     KERAS_BACKEND=jax python tests/mutants/run.py WORD    those with the word in their name or file

@@ -48,9 +48,12 @@ def test_mask_of_keras_masking_on_channels_first_input():
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 3), (None, None, 3), (2, 5, 5, 3)])
-@pytest.mark.parametrize("lengths", [[5, 2], [[5], [2]], np.array([1, 0], "uint8")])
-def test_lengths_are_no_mask(shape, lengths):
-    with pytest.raises(ValueError, match=r"lengths.*mask\.shape=\(2,.*mask\.dtype=u?int"):
+@pytest.mark.parametrize(
+    "lengths",
+    [[5, 2], [[5], [2]], np.array([1, 0], "uint8"), [5.0, 2.0], np.array([[5], [2]], "float32")],
+)
+def test_lengths_are_not_a_mask(shape, lengths):
+    with pytest.raises(ValueError, match=r"lengths.*mask\.shape=\(2,.*mask\.dtype=(u?int|float)"):
         mask_weights(lengths, shape, len(shape) - 1)
 
 
@@ -59,7 +62,6 @@ def test_lengths_are_no_mask(shape, lengths):
     [
         ((2, 5, 3), [True, False]),
         ((2, 5, 3), [[True], [False]]),
-        ((2, 5, 3), [1.0, 0.0]),
         ((2, 3), [1, 0]),  # of samples without positions
         ((2, 1, 3), [[1], [0]]),  # of all positions that there are
     ],

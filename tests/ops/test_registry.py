@@ -1,4 +1,4 @@
-"""Who is asked, in which order, and what nobody is asked for."""
+"""The order in which executors are asked, and the problems that none is offered."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""What the tests of optimizers share: every Keras optimizer, and what an optimizer alone does."""
+"""Common parts of the tests of optimizers: every Keras optimizer, and its updates alone."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""An optimizer that is built again after a change of `trainable`: what stays keeps its state."""
+"""An optimizer that is built again after a change of `trainable` keeps the remaining state."""
 
 import keras
 import numpy as np

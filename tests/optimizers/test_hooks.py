@@ -1,4 +1,4 @@
-"""A hook that Keras removed, renamed or calls no more is an error, never a silent change."""
+"""A hook that Keras removed, renamed or no longer calls is an error, never a silent change."""
 
 import inspect
 import textwrap

@@ -1,4 +1,4 @@
-"""What only JAX has: pure functions, and arrays that are spread over devices."""
+"""Features of JAX: pure functions, and arrays that are distributed over devices."""
 
 import jax
 import keras

@@ -1,4 +1,4 @@
-"""Training that is interrupted by a save and a load goes on as if it had not been."""
+"""Training continues after a save and a load as without them."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""What only TensorFlow has: sparse gradients, and replicas that reduce gradients on the way."""
+"""Features of TensorFlow: sparse gradients, and replicas that reduce gradients."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""What only PyTorch has: fused updates, `torch.compile`, gradients of everything at hand."""
+"""Features of PyTorch: fused updates, `torch.compile`, gradients of all variables."""
 
 import functools
 

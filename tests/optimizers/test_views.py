@@ -1,4 +1,4 @@
-"""A variable with multiplier m ends where the same optimizer puts it at m times the rate."""
+"""A variable with multiplier m ends where the same optimizer moves it at m times the rate."""
 
 import inspect
 
@@ -15,7 +15,7 @@ FACTORS = [0, 0.1, 1, 3]
 
 
 def check(make, steps, prepare=lambda made: None):
-    """Compares each of `FACTORS` under one wrapper with an optimizer of its own."""
+    """Compares each of `FACTORS` under one wrapper with a separate optimizer."""
     groups = [cases.variables(lr=factor) for factor in FACTORS]
     for group in groups:
         prepare(group)
