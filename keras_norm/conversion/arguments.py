@@ -1,5 +1,18 @@
 """Arguments of normalization layers: conversions read, check and create them here."""
 
+import keras
+
+from keras_norm import _validation
+
+
+def check_layer(name, layer):
+    """Checks that an argument is a Keras model or layer."""
+    if not isinstance(layer, keras.layers.Layer):
+        raise TypeError(
+            f"Argument `{name}` must be a Keras model or layer. "
+            f"Received: {_validation.shown(layer)} (of type {type(layer).__name__})"
+        )
+
 
 def common_arguments(layer):
     """Returns the arguments that all normalization layers have, with the layer's current values."""

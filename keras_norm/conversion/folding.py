@@ -7,7 +7,7 @@ import keras
 from keras_norm._contents import contents
 from keras_norm.conversion import attention, linear
 from keras_norm.conversion.affine import Folding
-from keras_norm.conversion.arguments import overridden
+from keras_norm.conversion.arguments import check_layer, overridden
 from keras_norm.conversion.copying import copied
 from keras_norm.conversion.kinds import kind_of
 
@@ -60,11 +60,7 @@ def fold_normalization(model):
         Jacob et al., "Quantization and training of neural networks for efficient
         integer-arithmetic-only inference", 2017, https://arxiv.org/abs/1712.05877, section 3.2
     """
-    if not isinstance(model, keras.layers.Layer):
-        raise TypeError(
-            f"Argument `model` must be a Keras model or layer. Received: {model!r} "
-            f"(of type {type(model).__name__})"
-        )
+    check_layer("model", model)
     model = copied(model)
     folded = 0
     # A round folds at most once into each layer; another round folds the rest.

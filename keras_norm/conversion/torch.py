@@ -2,6 +2,7 @@
 
 import warnings
 
+from keras_norm._validation import shown
 from keras_norm.conversion.arguments import overridden
 from keras_norm.conversion.kinds import KINDS, kind_of, names, our_names
 from keras_norm.conversion.registry import translated
@@ -127,7 +128,7 @@ def to_torch(layer):
     kind = kind_of(layer)
     if kind is None or not isinstance(layer, kind.layer):
         raise TypeError(
-            f"Argument `layer` must be a {our_names()} of keras_norm. Received: {layer!r} "
+            f"Argument `layer` must be a {our_names()} of keras_norm. Received: {shown(layer)} "
             f"(of type {type(layer).__name__})"
         )
     described = f"Layer '{layer.name}' ({type(layer).__name__})"
@@ -178,13 +179,13 @@ def _known(module):
     if parent not in known:
         raise TypeError(
             f"Argument `module` must be a {names('torch')} of torch.nn, or of a class with a "
-            f"registered translation. Received: {module!r} (of type {type(module).__name__})"
+            f"registered translation. Received: {shown(module)} (of type {type(module).__name__})"
         )
     if name := overridden(module, parent, ("forward", "_apply_instance_norm")):
         raise TypeError(
             f"{type(module).__name__} is derived from torch.nn.{parent.__name__} and overrides "
             f"`{name}`, so its equivalent is unknown. Register a translation with "
-            f"`keras_norm.conversion.register`. Received: {module!r}"
+            f"`keras_norm.conversion.register`. Received: {shown(module)}"
         )
     return known[parent]
 

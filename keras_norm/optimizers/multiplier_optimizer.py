@@ -120,7 +120,8 @@ class MultiplierOptimizer(OptimizerWrapper):
         )
         if self.weight_decay_multipliers and self.weight_decay is None:
             raise _no_weight_decay(
-                inner_optimizer, f"weight_decay_multipliers={weight_decay_multipliers!r}"
+                inner_optimizer,
+                f"weight_decay_multipliers={_validation.shown(weight_decay_multipliers)}",
             )
         self._saved: Any = None
         # For each kind, the pattern that matches each variable, or None.
@@ -361,7 +362,7 @@ def _check_inner(optimizer):
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
             "Argument `inner_optimizer` must be a Keras optimizer, such as "
-            f"`keras.optimizers.Adam(0.001)`. Received: {optimizer!r} "
+            f"`keras.optimizers.Adam(0.001)`. Received: {_validation.shown(optimizer)} "
             f"(of type {type(optimizer).__name__})"
         )
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
@@ -389,8 +390,10 @@ def _check_no_more(kwargs, inner_optimizer):
             kind = type(inner_optimizer).__name__
             raise ValueError(
                 f"Argument `{name}` belongs to the inner optimizer: "
-                f"`MultiplierOptimizer({kind}({name}=...))`. Received: {name}={value!r}"
+                f"`MultiplierOptimizer({kind}({name}=...))`. "
+                f"Received: {name}={_validation.shown(value)}"
             )
         raise TypeError(
-            f"MultiplierOptimizer takes no argument `{name}`. Received: {name}={value!r}"
+            f"MultiplierOptimizer takes no argument `{name}`. "
+            f"Received: {name}={_validation.shown(value)}"
         )
