@@ -65,6 +65,17 @@ def require(name, value, *accepted):
         )
 
 
+def change_of(layer, known):
+    """Returns how a layer differs from one of the class `known`, for a message; or None.
+
+    It differs by a `call` of its own, or by PyTorch's forward hooks.
+    """
+    if name := overridden(layer, known, ("call", "__call__")):
+        return f"overrides `{name}`"
+    hooks = (getattr(layer, name, None) for name in ("_forward_hooks", "_forward_pre_hooks"))
+    return "has forward hooks" if any(hooks) else None
+
+
 def overridden(x, known, names):
     """Returns the first of `names` whose method `x` overrides, compared with the class `known`."""
     for name in names:

@@ -3,7 +3,7 @@
 import warnings
 
 from keras_norm._validation import shown
-from keras_norm.conversion.arguments import overridden
+from keras_norm.conversion.arguments import change_of, overridden
 from keras_norm.conversion.kinds import KINDS, kind_of, names, our_names
 from keras_norm.conversion.registry import translated
 from keras_norm.conversion.torch_modules import copy_values
@@ -110,7 +110,7 @@ def to_torch(layer):
         `layer.gamma.trainable = True` trains gamma of a frozen layer, as in Keras.
 
     Raises:
-        TypeError: If `layer` is not a layer of keras_norm, or derived from one with another `call`.
+        TypeError: If `layer` is not a layer of keras_norm, overrides `call`, or has forward hooks.
         ValueError: If the layer is not built, or PyTorch's module does not support an argument. The
             message names layer and argument.
 
@@ -132,11 +132,8 @@ def to_torch(layer):
             f"(of type {type(layer).__name__})"
         )
     described = f"Layer '{layer.name}' ({type(layer).__name__})"
-    if name := overridden(layer, kind.parent_of(layer), ("call",)):
-        raise TypeError(
-            f"{described} is of a class derived from {kind.layer.__name__} that overrides "
-            f"`{name}`, so its equivalent is unknown."
-        )
+    if change := change_of(layer, kind.parent_of(layer)):
+        raise TypeError(f"{described} {change}, so its equivalent is unknown.")
     if not layer.built:
         raise ValueError(
             f"{described} must be built before the conversion. Call it on an input, or "

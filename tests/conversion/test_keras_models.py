@@ -285,6 +285,16 @@ def test_what_our_layers_lack_is_refused():
         keras_norm.from_keras("model")
 
 
+@pytest.mark.parametrize(("change", "said"), models.CHANGES)
+@pytest.mark.parametrize("package", [keras.layers, keras_norm])
+def test_layers_that_do_more_than_their_class_are_refused(package, change, said):
+    model = one(package.BatchNormalization(name="it"))
+    change(model.get_layer("it"))
+    convert = keras_norm.to_keras if package is keras_norm else keras_norm.from_keras
+    with pytest.raises(ValueError, match=f"Layer 'it' .*{said}.*replace_normalization"):
+        convert(model)
+
+
 @pytest.mark.parametrize(
     ("layer", "argument"),
     [
