@@ -114,7 +114,7 @@ def left(capsys, model):
     ("shape", "parts", "why"),
     [
         ((6, 6, 4), ["norm", layers.Conv2D(3, 3, padding="same")], "pads its input with zeros"),
-        ((6, 6, 4), ["norm", layers.Conv2DTranspose(3, 3)], "is transposed"),
+        ((6, 6, 4), ["norm", layers.Conv2DTranspose(3, 3)], "is a transposed convolution"),
         ((4,), [layers.Dense(4, activation="relu"), "norm"], "has the activation relu"),
         (
             (4,),

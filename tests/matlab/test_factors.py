@@ -98,7 +98,7 @@ def test_layers_without_the_parameter():
     layer = keras_norm.BatchNormalization(scale=False)
     with pytest.raises(ValueError, match=r"no parameter 'Scale'.*It has: Offset"):
         matlab.setLearnRateFactor(layer, "Scale", 2)
-    with pytest.raises(ValueError, match="has no parameters. If it is not built"):
+    with pytest.raises(ValueError, match=r"has no parameters. If it is not built"):
         matlab.setLearnRateFactor(keras.layers.Dense(1), "Weights", 2)
     with pytest.raises(TypeError, match="must be a Keras model"):
         matlab.setLearnRateFactor(layer, "bn", "Scale", 2)
