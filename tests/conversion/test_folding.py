@@ -119,7 +119,7 @@ def left(capsys, model):
         (
             (4,),
             [layers.ReLU(), "norm"],
-            "is not a Dense, EinsumDense, convolution or attention layer .ReLU.; and it makes",
+            "is not a Dense, EinsumDense, convolution or attention layer .ReLU.; and its output is",
         ),
         ((6, 4), [layers.TimeDistributed(layers.Dense(4)), "norm"], "TimeDistributed"),
         ((6, 4), [layers.Permute((2, 1)), layers.Dense(4), "norm at 1"], "channels on axis 2, not"),
