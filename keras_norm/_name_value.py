@@ -44,7 +44,7 @@ def collect(owner, names, pairs, keywords, refused=()):
             raise ValueError(f"The property '{name}' of {owner} {refused[name]}")
         if name is None:
             raise ValueError(
-                f"{owner} has no property {given!r}.{hint(given, names)} "
+                f"{owner} has no property {_validation.shown(given)}.{hint(given, names)} "
                 f"It takes: {', '.join(names)}"
             )
         if name in values:
@@ -74,8 +74,10 @@ def closest(given, names):
 def _closest(given, names, cutoff):
     """Returns the name most similar to the given one, ignoring case.
 
-    None if its similarity is below `cutoff`; equal names have similarity 1.
+    None if its similarity is below `cutoff` (equal names have similarity 1) or it is no string.
     """
+    if not isinstance(given, str):
+        return None
     names = {name.casefold(): name for name in names}
     found = difflib.get_close_matches(given.casefold(), names, n=1, cutoff=cutoff)
     return names[found[0]] if found else None
@@ -89,10 +91,11 @@ def choice(name, value, choices):
     """
     if isinstance(value, str) and value in choices:
         return value
-    meant = hint(value, choices) if isinstance(value, str) else ""
     accepted = ", ".join(map(repr, choices))
     shown = _validation.shown(value)
-    raise ValueError(f"`{name}` must be one of {accepted}. Received: {name}={shown}.{meant}")
+    raise ValueError(
+        f"`{name}` must be one of {accepted}. Received: {name}={shown}.{hint(value, choices)}"
+    )
 
 
 def positive_integer(name, value, otherwise=""):

@@ -6,10 +6,24 @@ import reprlib
 
 import numpy as np
 
-_short = reprlib.Repr()
-_short.maxlist = _short.maxtuple = _short.maxdict = _short.maxset = 8
-_short.maxlong = 40
-_short.maxstring = _short.maxother = 120
+
+class _Short(reprlib.Repr):
+    """Shortens what is long."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 8
+        self.maxlong = 40
+        self.maxstring = self.maxother = 120
+
+    def repr_int(self, x, level):
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # Python prints no integer of more than some 4,000 digits
+            return f"an integer of {int(math.log10(abs(x))) + 1} digits"
+
+
+_short = _Short()
 
 
 def shown(value):
@@ -18,10 +32,7 @@ def shown(value):
         return (
             f"an array of shape {value.shape}, {_short.repr(value.ravel()[:8].tolist())[:-1]}, ...]"
         )
-    try:
-        return _short.repr(value)
-    except ValueError:  # Python prints no integer of more than some 4,000 digits
-        return f"an integer of {int(math.log10(abs(value))) + 1} digits"
+    return _short.repr(value)
 
 
 def callable_name(x):

@@ -6,6 +6,7 @@ import re
 import keras
 
 from keras_norm import multipliers
+from keras_norm._validation import shown
 
 
 def layerwise_lr_decay(model, decay, blocks=None, min_multiplier=0.0):
@@ -72,8 +73,8 @@ def layerwise_lr_decay(model, decay, blocks=None, min_multiplier=0.0):
     if isinstance(blocks, str) and not matched:
         names = [layer.name for layer, weights in _weights_by_layer(model) if layer and weights]
         raise ValueError(
-            f"Argument `blocks` must match the name of a layer. Received: blocks={blocks!r}; the "
-            f"layers with weights are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+            f"Argument `blocks` must match the name of a layer. Received: blocks={shown(blocks)}; "
+            f"the layers with weights are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
         )
     trained = {id(weight) for weight in model.trainable_weights}
     counts = [any(id(weight) in trained for weight in weights) for weights in found.values()]
@@ -102,13 +103,13 @@ def _block_function(blocks):
     if not isinstance(blocks, str):
         raise TypeError(
             "Argument `blocks` must be a function of a layer, a regular expression or None. "
-            f"Received: {blocks!r} (of type {type(blocks).__name__})"
+            f"Received: {shown(blocks)} (of type {type(blocks).__name__})"
         )
     try:
         pattern = re.compile(blocks)
     except re.error as error:
         raise ValueError(
-            f"Argument `blocks` must be a regular expression. Received: {blocks!r}: {error}"
+            f"Argument `blocks` must be a regular expression. Received: {shown(blocks)}: {error}"
         ) from error
 
     def block(layer):

@@ -48,13 +48,7 @@ def checked_multiplier(name, value):
                     f"{name}={type(value).__name__}, which is {found} at step {step}"
                 )
         return value
-    try:
-        return _validation.real(name, value, low=0.0)
-    except OverflowError as error:
-        raise ValueError(
-            f"Argument `{name}` must be a finite number >= 0, or a LearningRateSchedule. "
-            "Received: an integer that is too large for a float"
-        ) from error
+    return _validation.real(name, value, low=0.0)
 
 
 def serialize(multiplier):
@@ -190,7 +184,7 @@ def weights_of(argument, accepted, layer, kind=keras.layers.Layer):
     if not isinstance(layer, kind):
         raise TypeError(
             f"Argument `{argument}` must be a Keras {accepted}. "
-            f"Received: {layer!r} (of type {type(layer).__name__})"
+            f"Received: {_validation.shown(layer)} (of type {type(layer).__name__})"
         )
     if not layer.weights:
         raise no_weights(layer)

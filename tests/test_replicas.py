@@ -115,57 +115,65 @@ def _on_two_processes(rank, _, folder):
     model.fit(own, own, batch_size=6, callbacks=[every], verbose=0)
     check_moments(norm, np.concatenate([x[:6], x[5:]]))
 
-    if BACKEND == "torch":
-        _groups(rank, x)
 
-
-def _groups(rank, x):
-    """Each process alone in a group, inside of two processes that are connected."""
+def _on_three_processes(rank, _, folder):
+    """Each process alone in a group, and two of them in another, which the third is not in."""
     from torch import distributed
 
-    own = x[rank::2]
-    alone = [distributed.new_group([other]) for other in (0, 1)][rank]
-    both = distributed.new_group([0, 1])
-
-    def check_training(values):
-        norm = BatchNormalization(synchronized=True, momentum=0.0)
-        inputs = keras.ops.convert_to_tensor(own).requires_grad_()
-        outputs = norm(inputs, training=True)
-        check_moments(norm, values)
-        standard = oracle.normalize(values, [0])[0]
-        expected = standard if values is own else standard[rank::2]
-        assert oracle.error(outputs.detach(), expected) < TOLERANCE
-        return outputs, inputs
+    parts = data(3, 4, 3, mean=3.0)
+    alone = [distributed.new_group([each]) for each in range(3)][rank]
+    pair = distributed.new_group([0, 1])
 
     class Mesh:
         def get_group(self):
             return alone
 
+    def check(members):
+        """Checks all that a group decides; returns the outputs and inputs of a training step."""
+        x = parts[members].reshape(-1, 3)
+        norm = BatchNormalization(synchronized=True, momentum=0.0)
+        inputs = keras.ops.convert_to_tensor(parts[rank]).requires_grad_()
+        outputs = norm(inputs, training=True)
+        check_moments(norm, x)
+        expected = oracle.normalize(x, [0])[0].reshape(-1, 4, 3)[members.index(rank)]
+        assert oracle.error(outputs.detach(), expected) < TOLERANCE
+        norm = BatchNormalization(momentum=0.0)
+        model = model_with(norm)
+        norm(parts[rank], training=True)
+        keras_norm.merge_moving_statistics(model)
+        check_moments(norm, x)
+        update(model, parts[rank])
+        check_moments(norm, x)
+        return outputs, inputs
+
     for group in (alone, Mesh()):
         with keras_norm.replica_group(group):
-            check_training(own)
-            norm = BatchNormalization(moving_mean_initializer=[rank] * 3)
-            keras_norm.merge_moving_statistics(model_with(norm))
-            np.testing.assert_array_equal(numpy(norm.moving_mean), [rank] * 3)
-            update(model_with(norm), own)
-            check_moments(norm, own)
-    with keras_norm.replica_group(both):
+            check([rank])
+    if rank in (0, 1):
+        with keras_norm.replica_group(pair):
+            with keras_norm.replica_group(alone):
+                pass
+            outputs, inputs = check([0, 1])
+        # The group of the forward pass is that of the backward pass.
+        upstream = data(2, 4, 3, mean=0.0, seed=1)
         with keras_norm.replica_group(alone):
-            pass
-        outputs, inputs = check_training(x)
-    # The group of the forward pass is that of the backward pass.
-    upstream = np.random.default_rng(1).standard_normal(x.shape).astype("float32")
-    with keras_norm.replica_group(alone):
-        outputs.backward(keras.ops.convert_to_tensor(upstream[rank::2]))
-    expected, _, _, scale = oracle.gradients(x, [0], upstream)
-    assert oracle.error(inputs.grad, expected[rank::2], scale) < TOLERANCE
-    check_training(x)
+            outputs.backward(keras.ops.convert_to_tensor(upstream[rank]))
+        x = parts[:2].reshape(-1, 3)
+        expected, _, _, scale = oracle.gradients(x, [0], upstream.reshape(-1, 3))
+        assert oracle.error(inputs.grad, expected.reshape(-1, 4, 3)[rank], scale) < TOLERANCE
+    check([0, 1, 2])
 
 
 if BACKEND != "tensorflow":
 
     def test_two_processes(tmp_path):
         processes.spawn(_on_two_processes, None, tmp_path)
+
+
+if BACKEND == "torch":
+
+    def test_groups_of_processes(tmp_path):
+        processes.spawn(_on_three_processes, None, tmp_path, size=3)
 
 
 def test_alone_nothing_changes():

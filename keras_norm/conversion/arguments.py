@@ -1,5 +1,18 @@
 """Arguments of normalization layers: conversions read, check and create them here."""
 
+import keras
+
+from keras_norm import _validation
+
+
+def check_layer(name, layer):
+    """Checks that an argument is a Keras model or layer."""
+    if not isinstance(layer, keras.layers.Layer):
+        raise TypeError(
+            f"Argument `{name}` must be a Keras model or layer. "
+            f"Received: {_validation.shown(layer)} (of type {type(layer).__name__})"
+        )
+
 
 def common_arguments(layer):
     """Returns the arguments that all normalization layers have, with the layer's current values."""
@@ -50,6 +63,17 @@ def require(name, value, *accepted):
             f"Argument `{name}` must be {accepted[0]}: the other layer has no such argument. "
             f"Received: {name}={value}"
         )
+
+
+def change_of(layer, known):
+    """Returns how a layer differs from one of the class `known`, for a message; or None.
+
+    It differs by a `call` of its own, or by PyTorch's forward hooks.
+    """
+    if name := overridden(layer, known, ("call", "__call__")):
+        return f"overrides `{name}`"
+    hooks = (getattr(layer, name, None) for name in ("_forward_hooks", "_forward_pre_hooks"))
+    return "has forward hooks" if any(hooks) else None
 
 
 def overridden(x, known, names):

@@ -1,5 +1,6 @@
 """Conversion of Flax's modules to our layers."""
 
+from keras_norm._validation import shown
 from keras_norm.conversion.arguments import require
 from keras_norm.conversion.kinds import KINDS, names
 from keras_norm.conversion.registry import translated
@@ -57,7 +58,7 @@ def from_flax(module):
     if type(module) not in translations:
         raise TypeError(
             f"Argument `module` must be a {names('flax')} of flax.nnx, or of a class with a "
-            f"registered translation. Received: {module!r} (of type {type(module).__name__})"
+            f"registered translation. Received: {shown(module)} (of type {type(module).__name__})"
         )
     try:
         require("axis_name", module.axis_name, None)

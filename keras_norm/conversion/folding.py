@@ -7,7 +7,7 @@ import keras
 from keras_norm._contents import contents
 from keras_norm.conversion import attention, linear
 from keras_norm.conversion.affine import Folding
-from keras_norm.conversion.arguments import overridden
+from keras_norm.conversion.arguments import change_of, check_layer
 from keras_norm.conversion.copying import copied
 from keras_norm.conversion.kinds import kind_of
 
@@ -60,11 +60,7 @@ def fold_normalization(model):
         Jacob et al., "Quantization and training of neural networks for efficient
         integer-arithmetic-only inference", 2017, https://arxiv.org/abs/1712.05877, section 3.2
     """
-    if not isinstance(model, keras.layers.Layer):
-        raise TypeError(
-            f"Argument `model` must be a Keras model or layer. Received: {model!r} "
-            f"(of type {type(model).__name__})"
-        )
+    check_layer("model", model)
     model = copied(model)
     folded = 0
     # A round folds at most once into each layer; another round folds the rest.
@@ -183,7 +179,9 @@ class _Plan:
             return "is shared by several calls"
         if id(neighbour) in self._holders:
             return f"is used by '{self._holders[id(neighbour)].name}' too"
-        return "already contains another one" if id(neighbour) in self.substitutes else None
+        if id(neighbour) in self.substitutes:
+            return "already contains another one"
+        return change_of(neighbour, type(neighbour))
 
     def _put(self, mapped, layer, folding):
         """Replaces neighbours by layers that include the map.
@@ -214,6 +212,6 @@ def _folding_of(layer):
     kind = kind_of(layer)
     if kind is None:
         return None
-    if name := overridden(layer, kind.parent_of(layer), ("call",)):
-        return Folding(layer, f"its class {type(layer).__name__} overrides `{name}`")
+    if change := change_of(layer, kind.parent_of(layer)):
+        return Folding(layer, f"it ({type(layer).__name__}) {change}")
     return kind.folding(layer)

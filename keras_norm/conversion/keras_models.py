@@ -6,6 +6,7 @@ import keras
 from keras.initializers import Constant
 
 from keras_norm._contents import contents
+from keras_norm.conversion.arguments import change_of
 from keras_norm.conversion.kinds import KINDS, kind_of
 from keras_norm.conversion.registry import translated
 from keras_norm.conversion.replacing import exchange
@@ -102,6 +103,11 @@ def _translated(model, translations, is_ours):
                 unbuilt.extend([] if new.built else [new])
                 return new
             if type(layer) in translations:
+                if change := change_of(layer, type(layer)):
+                    raise ValueError(
+                        f"It {change}, so its equivalent is unknown. Replace it with "
+                        "`keras_norm.conversion.replace_normalization`."
+                    )
                 return translations[type(layer)](layer, makes_masks)
         except (TypeError, ValueError, NotImplementedError) as error:
             raise ValueError(f"{described} cannot be converted. {error}") from error

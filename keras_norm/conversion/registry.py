@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_norm._validation import shown
 from keras_norm.conversion.kinds import KINDS
 
 _translations = {}
@@ -49,12 +50,12 @@ def register(cls, translate):
         https://arxiv.org/abs/2403.08295 (Gemma, the example)
     """
     if not isinstance(cls, type):
-        raise TypeError(f"Argument `cls` must be a class. Received: {cls!r}")
+        raise TypeError(f"Argument `cls` must be a class. Received: {shown(cls)}")
     if not callable(translate):
-        raise TypeError(f"Argument `translate` must be a function. Received: {translate!r}")
+        raise TypeError(f"Argument `translate` must be a function. Received: {shown(translate)}")
     if any(cls is kind.keras or cls in kind.ours for kind in KINDS):
         raise ValueError(
-            f"Argument `cls` must be a class that is not translated already. Received: {cls!r}"
+            f"Argument `cls` must be a class that is not translated already. Received: {shown(cls)}"
         )
     _translations[cls] = translate
 

@@ -3,7 +3,8 @@
 import keras
 
 from keras_norm._contents import contents
-from keras_norm.conversion.arguments import common_arguments
+from keras_norm._validation import shown
+from keras_norm.conversion.arguments import check_layer, common_arguments
 from keras_norm.conversion.copying import copied
 from keras_norm.conversion.kinds import kind_of
 from keras_norm.conversion.placing import put_in_place
@@ -104,11 +105,7 @@ def exchange(model, function):
 
     An entry of the list is a tuple of old layer, new layer, and names of the kept weights.
     """
-    if not isinstance(model, keras.layers.Layer):
-        raise TypeError(
-            f"Argument `model` must be a Keras model or layer. Received: {model!r} "
-            f"(of type {type(model).__name__})"
-        )
+    check_layer("model", model)
     replaced = []
     substitutes = {}
     for old in contents(model):
@@ -120,7 +117,7 @@ def exchange(model, function):
         if not isinstance(new, keras.layers.Layer) or new is old:
             raise TypeError(
                 "Argument `function` must return a new Keras layer, or None to keep the layer. "
-                f"Received: {new!r} for layer '{old.name}'"
+                f"Received: {shown(new)} for layer '{old.name}'"
             )
         variables = put_in_place(new, old)
         substitutes[id(old)] = new

@@ -2,7 +2,8 @@
 
 import warnings
 
-from keras_norm.conversion.arguments import overridden
+from keras_norm._validation import shown
+from keras_norm.conversion.arguments import change_of, overridden
 from keras_norm.conversion.kinds import KINDS, kind_of, names, our_names
 from keras_norm.conversion.registry import translated
 from keras_norm.conversion.torch_modules import copy_values
@@ -109,7 +110,7 @@ def to_torch(layer):
         `layer.gamma.trainable = True` trains gamma of a frozen layer, as in Keras.
 
     Raises:
-        TypeError: If `layer` is not a layer of keras_norm, or derived from one with another `call`.
+        TypeError: If `layer` is not a layer of keras_norm, overrides `call`, or has forward hooks.
         ValueError: If the layer is not built, or PyTorch's module does not support an argument. The
             message names layer and argument.
 
@@ -127,15 +128,12 @@ def to_torch(layer):
     kind = kind_of(layer)
     if kind is None or not isinstance(layer, kind.layer):
         raise TypeError(
-            f"Argument `layer` must be a {our_names()} of keras_norm. Received: {layer!r} "
+            f"Argument `layer` must be a {our_names()} of keras_norm. Received: {shown(layer)} "
             f"(of type {type(layer).__name__})"
         )
     described = f"Layer '{layer.name}' ({type(layer).__name__})"
-    if name := overridden(layer, kind.parent_of(layer), ("call",)):
-        raise TypeError(
-            f"{described} is of a class derived from {kind.layer.__name__} that overrides "
-            f"`{name}`, so its equivalent is unknown."
-        )
+    if change := change_of(layer, kind.parent_of(layer)):
+        raise TypeError(f"{described} {change}, so its equivalent is unknown.")
     if not layer.built:
         raise ValueError(
             f"{described} must be built before the conversion. Call it on an input, or "
@@ -178,13 +176,13 @@ def _known(module):
     if parent not in known:
         raise TypeError(
             f"Argument `module` must be a {names('torch')} of torch.nn, or of a class with a "
-            f"registered translation. Received: {module!r} (of type {type(module).__name__})"
+            f"registered translation. Received: {shown(module)} (of type {type(module).__name__})"
         )
     if name := overridden(module, parent, ("forward", "_apply_instance_norm")):
         raise TypeError(
             f"{type(module).__name__} is derived from torch.nn.{parent.__name__} and overrides "
             f"`{name}`, so its equivalent is unknown. Register a translation with "
-            f"`keras_norm.conversion.register`. Received: {module!r}"
+            f"`keras_norm.conversion.register`. Received: {shown(module)}"
         )
     return known[parent]
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_norm import engines, population
+from keras_norm import _validation, engines, population
 from keras_norm.diagnosis import measures
 from keras_norm.diagnosis.report import Examined, Report
 from keras_norm.diagnosis.watching import Watch, check_finite, is_finite
@@ -67,7 +67,9 @@ def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
     """
     population.check_data_arguments(x, batch_size, steps, passes=1)
     if not isinstance(model, keras.Model):
-        raise TypeError(f"Argument `model` must be a Keras model. Received: {model!r}")
+        raise TypeError(
+            f"Argument `model` must be a Keras model. Received: {_validation.shown(model)}"
+        )
     with engines.scope(model):
         watch = Watch(model)
         watch.run(_shuffled(x, batch_size, steps), batch_size, steps, verbose)

@@ -12,6 +12,9 @@ from tensorflow.python.ops.control_flow_v2_func_graphs import (
 
 from keras_norm import _validation
 
+# The name scope in which `tf.vectorized_map` calls its function.
+_VECTORIZED = "loop_body"
+
 
 def total():
     """Returns the sum over the replicas of the `tf.distribute` strategy that runs this call."""
@@ -118,11 +121,17 @@ def trace():
 def nesting(outer):
     """Returns how the graph being built is nested in the graph `outer`.
 
-    The graph of a `tf.function` counts as "function": TensorFlow keeps it for later calls.
+    The graph of a `tf.function` counts as "function": TensorFlow keeps it for later calls. So does
+    `tf.vectorized_map`, which traces its function in the surrounding graph, for one element, and
+    rewrites the result.
     """
     graph = trace()
     found = "none"
-    while graph is not outer:
+    while True:
+        if graph is not None and _VECTORIZED in graph.get_name_scope():
+            return "function"
+        if graph is outer:
+            return found
         if isinstance(graph, WhileBodyFuncGraph | WhileCondFuncGraph):
             found = "loop"
         elif not isinstance(graph, CondBranchFuncGraph):
@@ -130,7 +139,6 @@ def nesting(outer):
         elif found == "none":
             found = "branch"
         graph = graph.outer_graph
-    return found
 
 
 def accumulator(shape):

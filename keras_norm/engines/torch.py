@@ -139,13 +139,13 @@ def on_replicas(function, model):
 
 
 def trace():
-    """Returns None: loops and branches are Python's."""
-    return None
+    """Returns the level of the transforms of `torch.func`; loops and branches are Python's."""
+    return torch._C._functorch.maybe_current_level()
 
 
 def nesting(outer):
-    """Returns "none": loops and branches are Python's."""
-    return "none"
+    """Returns "none" at the level `outer`, else "function": tensors of a transform stay in it."""
+    return "none" if trace() == outer else "function"
 
 
 def accumulator(shape):

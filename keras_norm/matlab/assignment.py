@@ -1,6 +1,6 @@
 """Sets MATLAB's properties of an existing layer, with the checks of the constructor."""
 
-from keras_norm import _name_value, initializers
+from keras_norm import _name_value, _validation, initializers
 from keras_norm.matlab import property_table
 from keras_norm.matlab.given_values import GivenValues, given, overridden
 
@@ -49,7 +49,7 @@ def _assign_values(layer, owner, name, entry, value):
         if variable is not None:
             raise ValueError(
                 f"`{name}` of {owner} must keep its values, as the layer is built. "
-                f"Received: {name}={value!r}"
+                f"Received: {name}={_validation.shown(value)}"
             )
         initializer = overridden(getattr(layer, entry.argument), entry.default)
     else:

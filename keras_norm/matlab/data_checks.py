@@ -28,6 +28,7 @@ def check_data(names, x, y, net, loss, loss_name):
             the model's outputs or the loss.
     """
     _check_samples(names, x, y)
+    _check_inputs(names[0], x, net)
     try:
         outputs = net(keras.tree.map_structure(lambda array: array[:1], x))
     except Exception as error:
@@ -60,6 +61,23 @@ def _check_samples(names, x, y):
         )
 
 
+def _check_inputs(name, x, net):
+    """Checks what Keras would only warn of: arrays that no input takes, and imaginary parts."""
+    arrays = keras.tree.flatten(x)
+    inputs = getattr(net, "inputs", None)  # a model that is not built has none
+    if inputs and isinstance(x, list | tuple) and len(arrays) != len(inputs):
+        raise ValueError(
+            f"{name} must have an array for each input of the model. Received: "
+            f"{len(arrays)} arrays for {len(inputs)} inputs"
+        )
+    for array in arrays:
+        if np.iscomplexobj(keras.ops.convert_to_numpy(array)):
+            raise ValueError(
+                f"{name} must be real: give real and imaginary parts as channels. "
+                f"Received: an array of dtype {array.dtype}"
+            )
+
+
 def _shapes(data):
     return _validation.shown(keras.tree.map_structure(np.shape, data)).replace('"', "")
 
@@ -68,10 +86,12 @@ def _numbers(name, target):
     array = np.asarray(keras.ops.convert_to_numpy(target))
     if array.dtype.kind not in "biuf":
         try:
+            if np.iscomplexobj(array):
+                raise TypeError("Imaginary parts would be lost.")
             array = array.astype("float64")  # for example bfloat16
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"{name} must be numbers. Received: an array of dtype {array.dtype}"
+                f"{name} must be real numbers. Received: an array of dtype {array.dtype}"
             ) from error
     return array
 
@@ -82,7 +102,7 @@ def _check_targets(name, targets, outputs, loss, loss_name):
         _check_index_shape(described, targets.shape, outputs)
     elif isinstance(loss, keras.losses.CategoricalCrossentropy):
         _check_one_hot_shape(described, targets.shape, outputs)
-    elif isinstance(loss, _ELEMENTWISE) and not _same_size(targets.shape, outputs):
+    elif _compares_shapes(loss) and not _same_size(targets.shape, outputs):
         raise ValueError(
             f"{described} must have the shape of the model's outputs, {_expected(outputs)}. "
             f"Received: targets of shape {targets.shape}"
@@ -102,13 +122,21 @@ def _check_targets(name, targets, outputs, loss, loss_name):
         )
 
 
-# Losses that compare a target with each output. Keras broadcasts targets and outputs.
-_ELEMENTWISE = (
-    keras.losses.BinaryCrossentropy,
-    keras.losses.Huber,
-    keras.losses.MeanAbsoluteError,
-    keras.losses.MeanSquaredError,
+# Losses of Keras for classes, or for sequences that are shorter than the outputs.
+_OF_OTHER_SHAPES = (
+    keras.losses.CTC,
+    keras.losses.CategoricalGeneralizedCrossEntropy,
+    keras.losses.Circle,
 )
+
+
+def _compares_shapes(loss):
+    """Returns whether a loss is one of Keras for targets of the shape of the outputs.
+
+    Keras would broadcast others over the outputs.
+    """
+    cls = type(loss)
+    return getattr(keras.losses, cls.__name__, None) is cls and cls not in _OF_OTHER_SHAPES
 
 
 def _same_size(targets, outputs):

@@ -160,7 +160,7 @@ def _set(function, multiplier, owner, arguments):
     names = ("parameterName", "factor")
     layer, name, factor = _parse(function, owner, arguments, names)
     if isinstance(factor, str):
-        raise TypeError(f"{_forms(function, names)}. Received: factor={factor!r}")
+        raise TypeError(f"{_forms(function, names)}. Received: factor={_validation.shown(factor)}")
     factor = multipliers.checked_multiplier("factor", factor)
     target, attribute = _place(layer, name, multiplier)
     setattr(target, attribute, factor)
@@ -220,5 +220,5 @@ def _place(layer, name, multiplier):
             return found[name], multiplier
     raise ValueError(
         f"Layer '{layer.name}' ({type(layer).__name__}) has no parameter {_validation.shown(name)}."
-        f"{_name_value.hint(str(name), names)} It has: {', '.join(names) or 'none'}"
+        f"{_name_value.hint(name, names)} It has: {', '.join(names) or 'none'}"
     )

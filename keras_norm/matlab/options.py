@@ -127,7 +127,7 @@ class TrainingOptions:
     def __setattr__(self, name, value):
         if name not in self._table:
             raise AttributeError(
-                f"Training options for '{self.SolverName}' have no {name!r}."
+                f"Training options for '{self.SolverName}' have no {_validation.shown(name)}."
                 f"{_name_value.hint(name, self._table)} They have: {', '.join(self._table)}"
             )
         vars(self)[name] = self._table[name].check(name, value)

@@ -48,7 +48,7 @@ def find_layer(net, name):
     found = dict(layers(net))
     if isinstance(name, str) and name in found:
         return found[name]
-    closest = _name_value.closest(str(name), found)
+    closest = _name_value.closest(name, found)
     raise ValueError(f"Model '{net.name}' has no layer {_validation.shown(name)}.{closest}")
 
 

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_norm import _validation
 from keras_norm.optimizers.wrapper import OptimizerWrapper
 
 
@@ -14,7 +15,7 @@ def check_inner_optimizer(optimizer):
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
             "Argument `inner_optimizer` must be a Keras optimizer, such as "
-            f"`keras.optimizers.Adam(0.001)`. Received: {optimizer!r} "
+            f"`keras.optimizers.Adam(0.001)`. Received: {_validation.shown(optimizer)} "
             f"(of type {type(optimizer).__name__})"
         )
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
@@ -48,10 +49,12 @@ def check_no_more(kwargs, inner_optimizer):
             kind = type(inner_optimizer).__name__
             raise ValueError(
                 f"Argument `{name}` belongs to the inner optimizer: "
-                f"`MultiplierOptimizer({kind}({name}=...))`. Received: {name}={value!r}"
+                f"`MultiplierOptimizer({kind}({name}=...))`. "
+                f"Received: {name}={_validation.shown(value)}"
             )
         raise TypeError(
-            f"MultiplierOptimizer takes no argument `{name}`. Received: {name}={value!r}"
+            f"MultiplierOptimizer takes no argument `{name}`. "
+            f"Received: {name}={_validation.shown(value)}"
         )
 
 

@@ -3,7 +3,7 @@
 import difflib
 import re
 
-from keras_norm import multipliers
+from keras_norm import _validation, multipliers
 
 
 def checked_map(name, mapping):
@@ -23,13 +23,14 @@ def checked_map(name, mapping):
     if not isinstance(mapping, dict):
         raise TypeError(
             f"Argument `{name}` must be a dictionary from paths of variables, or regular "
-            f"expressions, to multipliers. Received: {name}={mapping!r}"
+            f"expressions, to multipliers. Received: {name}={_validation.shown(mapping)}"
         )
     for pattern in mapping:
         if not isinstance(pattern, str):
             raise TypeError(
                 f"The keys of `{name}` must be strings: a variable's path, or a regular "
-                f"expression. Received: {pattern!r} (of type {type(pattern).__name__})"
+                f"expression. Received: {_validation.shown(pattern)} "
+                f"(of type {type(pattern).__name__})"
             )
         try:
             re.compile(pattern)

@@ -119,7 +119,8 @@ class MultiplierOptimizer(OptimizerWrapper):
         )
         if self.weight_decay_multipliers and self.weight_decay is None:
             raise arguments.no_weight_decay(
-                inner_optimizer, f"weight_decay_multipliers={weight_decay_multipliers!r}"
+                inner_optimizer,
+                f"weight_decay_multipliers={_validation.shown(weight_decay_multipliers)}",
             )
         self._saved: Any = None
         # For each kind, the pattern that matches each variable, or None.

@@ -32,7 +32,8 @@ def check_positive(name, value):
     """Checks that an argument is a positive integer."""
     if not (_validation.is_integer(value) and value >= 1):
         raise ValueError(
-            f"Argument `{name}` must be a positive integer. Received: {name}={value!r}"
+            f"Argument `{name}` must be a positive integer. "
+            f"Received: {name}={_validation.shown(value)}"
         )
 
 

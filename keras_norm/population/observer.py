@@ -12,7 +12,7 @@ def not_visible(layer):
     """Returns the error for a layer that is called where a pass cannot see it."""
     return RuntimeError(
         f"A pass over data cannot see the layer '{layer.name}', which is called in a transformed "
-        "function (`jax.vmap`, `jax.checkpoint`, ...). Call the layer outside of that function, or "
+        "function (`vmap`, `jax.checkpoint`, ...). Call the layer outside of that function, or "
         "set `trainable=False` on the layer, which then keeps its statistics."
     )
 

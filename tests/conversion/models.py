@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 
 from tests.gradients import numpy
 
@@ -154,3 +155,24 @@ def described(model):
 def kinds(model):
     """Returns the classes of a model's normalization layers."""
     return {type(x) for x in model._flatten_layers() if type(x).__name__.endswith("malization")}
+
+
+def override(layer):
+    layer.call = lambda inputs: inputs
+
+
+def add_hook(layer):
+    layer.register_forward_hook(lambda module, inputs, outputs: outputs)
+
+
+def add_hook_before(layer):
+    layer.register_forward_pre_hook(lambda module, inputs: inputs)
+
+
+# Ways to make a layer do more than its class does, and what messages say of it.
+CHANGES = [pytest.param(override, "overrides `call`", id="call")]
+if keras.backend.backend() == "torch":
+    CHANGES += [
+        pytest.param(add, "has forward hooks", id=add.__name__)
+        for add in (add_hook, add_hook_before)
+    ]

@@ -114,12 +114,12 @@ def left(capsys, model):
     ("shape", "parts", "why"),
     [
         ((6, 6, 4), ["norm", layers.Conv2D(3, 3, padding="same")], "pads its input with zeros"),
-        ((6, 6, 4), ["norm", layers.Conv2DTranspose(3, 3)], "is transposed"),
+        ((6, 6, 4), ["norm", layers.Conv2DTranspose(3, 3)], "is a transposed convolution"),
         ((4,), [layers.Dense(4, activation="relu"), "norm"], "has the activation relu"),
         (
             (4,),
             [layers.ReLU(), "norm"],
-            "is not a Dense, EinsumDense, convolution or attention layer .ReLU.; and it makes",
+            "is not a Dense, EinsumDense, convolution or attention layer .ReLU.; and its output is",
         ),
         ((6, 4), [layers.TimeDistributed(layers.Dense(4)), "norm"], "TimeDistributed"),
         ((6, 4), [layers.Permute((2, 1)), layers.Dense(4), "norm at 1"], "channels on axis 2, not"),
@@ -469,11 +469,21 @@ class Named(keras_norm.BatchNormalization):
 
 def test_derived_classes_count_as_what_they_run(capsys):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3), Doubled(name="norm")])
-    assert "its class Doubled overrides `call`" in left(capsys, model)
+    assert "it (Doubled) overrides `call`" in left(capsys, model)
     applied = keras_norm.wolfram.BatchNormalizationLayer()
     for norm in (Named(), applied):
         keras_norm.fold_normalization(keras.Sequential([keras.Input((4,)), layers.Dense(3), norm]))
         assert "Folded 1 of 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("change", "said"), models.CHANGES)
+@pytest.mark.parametrize("changed", ["dense", "norm"])
+def test_layers_that_do_more_than_their_class_stay(changed, change, said, capsys):
+    parts = [layers.Dense(3, name="dense"), keras_norm.BatchNormalization(name="norm")]
+    model = keras.Sequential([keras.Input((4,)), *parts])
+    change(model.get_layer(changed))
+    who = {"dense": "'dense',", "norm": "it (BatchNormalization)"}[changed]
+    assert f"{who} {said}" in left(capsys, model)
 
 
 @pytest.mark.parametrize("act", ["relu", "prelu", "partial"])

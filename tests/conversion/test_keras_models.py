@@ -154,7 +154,7 @@ def test_masks_have_the_effect_they_had():
     back = keras_norm.to_keras(converted)
     assert error(models.outputs(back, tokens), models.outputs(model, tokens)) < TOLERANCE
     taking = keras.Model(inputs, keras_norm.LayerNormalization(name="l")(x))
-    with pytest.raises(ValueError, match=r"Layer 'l' .*does not support masks"):
+    with pytest.raises(ValueError, match=r"Layer 'l' .*has no call argument `mask`"):
         keras_norm.to_keras(taking)
 
 
@@ -283,6 +283,16 @@ def test_what_our_layers_lack_is_refused():
         keras_norm.from_keras(one(Derived(name="it")))
     with pytest.raises(TypeError, match=r"`model` must be a Keras model"):
         keras_norm.from_keras("model")
+
+
+@pytest.mark.parametrize(("change", "said"), models.CHANGES)
+@pytest.mark.parametrize("package", [keras.layers, keras_norm])
+def test_layers_that_do_more_than_their_class_are_refused(package, change, said):
+    model = one(package.BatchNormalization(name="it"))
+    change(model.get_layer("it"))
+    convert = keras_norm.to_keras if package is keras_norm else keras_norm.from_keras
+    with pytest.raises(ValueError, match=f"Layer 'it' .*{said}.*replace_normalization"):
+        convert(model)
 
 
 @pytest.mark.parametrize(

@@ -225,8 +225,17 @@ def test_derived_classes_count_as_what_they_run():
         if cls is Named:
             assert type(to_torch(layer)) is nn.BatchNorm1d
         else:
-            with pytest.raises(TypeError, match=r"Doubled.*derived from Batch.*overrides `call`"):
+            with pytest.raises(TypeError, match=r"Doubled.*overrides `call`"):
                 to_torch(layer)
+
+
+@pytest.mark.parametrize(("change", "said"), models.CHANGES)
+def test_layers_that_do_more_than_their_class_are_refused(change, said):
+    layer = keras_norm.BatchNormalization(axis=1)
+    layer.build((None, 3))
+    change(layer)
+    with pytest.raises(TypeError, match=f"{said}, so its equivalent is unknown"):
+        to_torch(layer)
 
 
 def test_modules_whose_values_are_not_known():

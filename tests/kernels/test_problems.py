@@ -131,6 +131,31 @@ def test_replicas(case, mode, declined):
         assert oracle.error(actual, gradient, scale) < 2e-6
 
 
+@pytest.mark.parametrize("mode", modes.MODES)
+@pytest.mark.parametrize("masked", [1, 2], ids=["samples", "positions"])
+def test_replicas_without_data(masked, mode, declined):
+    """All samples, or positions, of all replicas are padding, which holds numbers that are left."""
+    if mode == "compiled" and not old_keras.COMPILES_WHOLE_LAYERS:
+        pytest.skip("the plain functions answer, and this Keras cannot be traced in one graph")
+    rng = np.random.default_rng(0)
+    x, upstream = rng.normal(3, 2, (2, 4, 5, 6)).astype("float32")
+    gamma, beta = rng.normal(size=(2, 1, 1, 6)).astype("float32")
+    weights = keras.ops.zeros((4, 5, 1)[:masked] + (1,) * (3 - masked))
+
+    def function(x, gamma, beta):
+        # The union of nothing with nothing.
+        return ops.normalize(
+            x, [0, 1], problems.EPSILON, gamma, beta, weights, combine=lambda local: local
+        )[0]
+
+    arrays = [x, gamma, beta]
+    y, *found = modes.vjp(function, arrays, ["float32"] * 3, upstream, mode)
+    np.testing.assert_array_equal(y, np.broadcast_to(beta, x.shape))
+    for gradient in found[:2]:
+        assert not np.any(gradient)
+    assert oracle.error(found[2], oracle.sum_to(np.float64(upstream), beta.shape)) < 2e-6
+
+
 @pytest.mark.parametrize(
     "case", [case for case in problems.CASES if case.dtype == "float32"][::3], ids=str
 )

@@ -235,6 +235,17 @@ def test_stored_statistics(shape, axis, has_gamma, small_tiles):
         torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-5)
 
 
+def test_stored_statistics_that_train_get_gradients():
+    x, variance, mean, g = problem((6, 7, 4), (2,), 100.0)
+    results = []
+    for function in (plain.standardize, ops.standardize):
+        tensors = [torch.tensor(v, requires_grad=True) for v in (x, mean + 100, variance)]
+        y = function(tensors[0], ops.Moments(1, tensors[1], None, tensors[2]), 1e-3)
+        results.append(torch.autograd.grad(y, tensors, torch.tensor(g)))
+    for actual, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-5)
+
+
 def test_torch_compile_takes_whole_layers():
     x = torch.randn(3, 5, 4)
     mask = torch.tensor([[1, 1, 0, 1, 0]] * 3).bool()

@@ -344,16 +344,22 @@ BAD_DATA = {
     "a loss of Keras": (
         X, np.ones((4, 4)), line, keras.losses.MeanSquaredError(), "`y` of MeanSquaredError must",
     ),
+    "another loss of Keras": (
+        X, np.ones((4, 4)), line, keras.losses.LogCosh(), "`y` of LogCosh must have the shape",
+    ),
     "rows of threes": (X, np.full((4, 2), 3.0), two_outputs, "crossentropy", "sum is 1"),
     "negative": (X, np.array([[2.0, -1.0]] * 4), two_outputs, "crossentropy", ">= 0"),
     "half a class": (X, np.full(4, 0.5), two_outputs, "index-crossentropy", "Received: 0.5"),
     "one-hot classes": (X, GOOD, two_outputs, "index-crossentropy", "one class for each sample"),
     "beyond 1": (X, np.full((4, 2), 2.0), two_outputs, "binary-crossentropy", "from 0 to 1"),
     "NaN": (X, np.full((4, 1), np.nan), line, "mse", "finite"),
-    "words": (X, np.array([["a"]] * 4), line, "mse", "must be numbers"),
+    "words": (X, np.array([["a"]] * 4), line, "mse", "must be real numbers"),
+    "complex": (X, 1j * X, line, "mse", "must be real numbers. Received: .* complex"),
+    "complex inputs": (1j * X, X, line, "mse", "`x` must be real: .* as channels"),
     "empty": (X[:0], X[:0], line, "mse", "at least one sample"),
     "inputs": (np.ones((4, 3)), X, line, "mse", "`x` does not fit the model"),
     "several": (X, [X, X], line, "mse", "2 arrays for 1 outputs"),
+    "several inputs": ([X, X], X, line, "mse", "`x` must have .* 2 arrays for 1 inputs"),
 }  # fmt: skip
 
 

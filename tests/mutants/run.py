@@ -83,6 +83,8 @@ def run_pytest(folder, tests):
     os.chdir(folder)
     sys.path.insert(0, folder)
     os.environ["PYTHONPATH"] = folder
+    # PyTorch would take what it compiled of the package without the mistake.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(folder, "inductor")
     with open(OUTPUT, "w") as output:
         for stream in (1, 2):
             os.dup2(output.fileno(), stream)

@@ -284,6 +284,20 @@ if BACKEND == "tensorflow":
         for rows in (1, 300):
             assert oracle.error(unknown(x[:rows]), oracle.normalize(x[:rows], [0])[0]) < TOLERANCE
 
+    def test_a_view_of_unknown_sizes_has_no_more_axes_than_tensorflow_broadcasts():
+        import tensorflow as tf
+
+        sizes = [tf.TensorSpec([None] * 5 + [6]), tf.TensorSpec([None] * 5 + [1])]
+        axes = range(1, 6)
+        function = tf.function(
+            lambda x, weights: plain.normalize(x, list(axes), 1e-5, weights=weights)[0], sizes
+        )
+        generator = np.random.default_rng(0)
+        x = generator.standard_normal((2, 3, 2, 3, 2, 6)).astype("float32")
+        weights = (generator.random((*x.shape[:-1], 1)) < 0.7).astype("float32")
+        expected = oracle.normalize(x, axes, weights=weights)[0]
+        assert oracle.error(function(x, weights), expected) < TOLERANCE
+
 
 @pytest.mark.parametrize("compiled", COMPILED)
 def test_long_sums_go_in_stages(compiled):
