@@ -59,10 +59,10 @@ def _normalize_replica(problem, task, x, gamma, beta, weights, combine):
 
 def standardize(problem, x, moments, gamma, beta):
     """Solves a problem of `keras_norm.ops.standardize`."""
-    if x.numel() < FEWEST_ELEMENTS:
-        return None
     fields = [v for v in moments[1:] if v is not None]
     if torch.compiler.is_compiling() or not _suit(x, None, gamma, beta, *fields):
+        return None
+    if x.numel() < FEWEST_ELEMENTS:
         return None
     task = task_of(problem, x)
     if task is None or task.plan.is_rows or len({v.shape for v in fields}) > 1:
