@@ -24,3 +24,8 @@ def arguments(module):
 def array(parameter):
     """Returns a parameter's values in float64; None for None."""
     return None if parameter is None else np.asarray(parameter[...], "float64")
+
+
+def from_axes(cls, module):
+    """Returns a layer of a class, ours, for a module with `feature_axes` and `reduction_axes`."""
+    return cls(axis=module.feature_axes, reduction_axes=module.reduction_axes, **arguments(module))

@@ -62,11 +62,7 @@ def to_torch(layer):
 
 def from_flax(module):
     """Returns our layer for an nnx.LayerNorm."""
-    return layers.LayerNormalization(
-        axis=module.feature_axes,
-        reduction_axes=module.reduction_axes,
-        **flax_modules.arguments(module),
-    )
+    return flax_modules.from_axes(layers.LayerNormalization, module)
 
 
 def folding(layer):

@@ -78,11 +78,7 @@ def to_torch(layer):
 
 def from_flax(module):
     """Returns our layer for an nnx.RMSNorm."""
-    return layers.RMSNormalization(
-        axis=module.feature_axes,
-        reduction_axes=module.reduction_axes,
-        **flax_modules.arguments(module),
-    )
+    return flax_modules.from_axes(layers.RMSNormalization, module)
 
 
 def folding(layer):
