@@ -95,27 +95,43 @@ def merge(parts, axes):
     Returns:
         `Moments` with size 1 along `axes`.
     """
+    of_parts = _equal_parts if len(parts.count.shape) == 0 else _weighted_parts
+    count, held, means = of_parts(parts, axes)
+    (mean,) = means(held(parts.shift if parts.residual is None else parts.mean))
+    shift = shared_shift(mean)
+    return Moments(count, shift, *moments_around(shift, parts, held, means))
+
+
+def _equal_parts(parts, axes):
+    """Returns the count of a union of parts that have the same count, and two functions.
+
+    Returns:
+        count: The number of elements of the union.
+        held: A function that replaces the values of empty parts by 0.
+        means: A function of arrays with one value for each part. It returns the list of their means
+            over the parts, weighted by the parts' counts.
+    """
     size = math.prod([ops.shape(parts.shift)[axis] for axis in axes])
-    uniform = len(parts.count.shape) == 0
-    if uniform:
-        count = parts.count * _number(size, parts.count.dtype)
-    else:
-        repeats = math.prod([ops.shape(parts.shift)[a] for a in axes if parts.count.shape[a] == 1])
-        count = ops.sum(parts.count, axis=tuple(axes), keepdims=True)
-        count = count * _number(repeats, count.dtype)
-        share = ops.where(count > 0, count, 1) / _number(size, count.dtype)
+    count = parts.count * _number(size, parts.count.dtype)
+    return count, lambda values: values, lambda *values: [_staged_mean(v, axes) for v in values]
+
+
+def _weighted_parts(parts, axes):
+    """Returns the same as `_equal_parts` for parts whose counts differ."""
+    sizes = ops.shape(parts.shift)
+    repeats = math.prod([sizes[axis] for axis in axes if parts.count.shape[axis] == 1])
+    count = ops.sum(parts.count, axis=tuple(axes), keepdims=True)
+    count = count * _number(repeats, count.dtype)
+    size = _number(math.prod([sizes[axis] for axis in axes]), count.dtype)
+    share = ops.where(count > 0, count, 1) / size
 
     def held(values):
-        """Returns values with 0 for empty parts, whatever their value."""
-        return values if uniform else ops.where(parts.count > 0, values, 0)
+        return ops.where(parts.count > 0, values, 0)
 
     def means(*values):
-        if uniform:
-            return [_staged_mean(v, axes) for v in values]
         return [_staged_mean(parts.count * v, axes) / share for v in values]
 
-    shift = shared_shift(*means(held(parts.shift if parts.residual is None else parts.mean)))
-    return Moments(count, shift, *moments_around(shift, parts, held, means))
+    return count, held, means
 
 
 def shared_shift(mean):
