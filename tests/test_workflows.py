@@ -66,7 +66,7 @@ def matrix(job):
 
 
 def calls(job):
-    """Returns the sessions that a job calls, over its whole matrix."""
+    """Returns the sessions that a job calls, for all combinations of its matrix."""
     values = matrix(job)
     found = set()
     for combination in itertools.product(*values.values()):
