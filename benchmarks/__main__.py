@@ -110,7 +110,7 @@ def measure(backend, row, mode, step, rounds):
 
 
 def measure_model(batch, rounds):
-    """Returns the line of a whole model: one training step of it."""
+    """Returns the line of the complete model: one training step."""
     import keras_norm
 
     rng = np.random.default_rng(0)

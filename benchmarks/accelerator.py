@@ -362,7 +362,7 @@ def picture(result, path):
     panel.margins(x=0.15)
     panel.spines[["top", "right"]].set_visible(False)
     panel.set_xlabel(
-        f"passes over the input, counted (in brackets: computed time at {CARD} memory speed)"
+        f"passes over the input, counted\n(in brackets: time at the memory speed of {CARD})"
     )
     bars = [plt.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
     figure.legend(bars, labels.values(), loc="outside lower center", ncols=3, frameon=False)

@@ -15,7 +15,7 @@ VERSION = f"jax {jax.__version__}"
 
 
 def use_threads(number):
-    """Returns how to say how many threads are used: it is not ours to choose."""
+    """Returns the number of threads as text; the benchmark cannot choose it."""
     return ""
 
 

@@ -14,7 +14,7 @@ DEVICE = keras.ops.zeros(()).device.type
 
 
 def use_threads(number):
-    """Sets how many threads to use, if given; returns how to say so."""
+    """Sets the number of threads, if given; returns the number as text."""
     if number is None:
         return ""
     torch.set_num_threads(number)

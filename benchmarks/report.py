@@ -84,10 +84,12 @@ def _draw(result, lines_by_panel, path):
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.patheffects import withStroke
 
     colors = {"ours": "#d1495b", "native": "#8fb8c8", "keras": "#c8c8c8"}
     labels = {"ours": "keras_norm", "native": "native", "keras": "Keras"}
-    height = 1.5 + 0.46 * max(map(len, lines_by_panel.values()))
+    outline = [withStroke(linewidth=2, foreground="white")]  # numbers that the line crosses
+    height = 1.7 + 0.46 * max(map(len, lines_by_panel.values()))
     figure, panels = plt.subplots(1, 2, figsize=(12, height), layout="constrained")
     for panel, (title, lines) in zip(panels, lines_by_panel.items(), strict=True):
         for index, values in enumerate(lines):
@@ -97,8 +99,9 @@ def _draw(result, lines_by_panel, path):
                 y = index + 0.27 * (place - (len(names) - 1) / 2)
                 panel.barh(y, width, 0.25, color=colors[name])
                 weight = "bold" if name == "ours" else "normal"
-                panel.text(width, y, f" {width:.1f}", va="center", fontsize=7, weight=weight)
-        panel.axvline(1, color="black", linewidth=1, linestyle=":")
+                style = {"va": "center", "fontsize": 7, "weight": weight}
+                panel.text(width, y, f" {width:.1f}", path_effects=outline, **style)
+        copy = panel.axvline(1, color="black", linewidth=1, linestyle=":")
         names = (v["row"] + (", frozen" if v["step"] == "frozen" else "") for v in lines)
         panel.set_yticks(range(len(lines)), names)
         panel.set_title(title)
@@ -107,8 +110,9 @@ def _draw(result, lines_by_panel, path):
         panel.invert_yaxis()
     bars = [plt.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
     unit = "time / time to copy the bytes (shorter is better)"
-    place = {"loc": "outside lower center", "ncols": 3, "frameon": False}
-    figure.legend(bars, labels.values(), title=unit, **place)
+    names = "BN, LN, GN: batch, layer, group normalization"
+    place = {"loc": "outside lower center", "ncols": 4, "frameon": False}
+    figure.legend([*bars, copy], [*labels.values(), "copy"], title=f"{unit}\n{names}", **place)
     figure.suptitle(f"{result['title']} ({result['versions']}; CPU, {result['date']})")
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -19,7 +19,7 @@ LANGUAGE = (8, 512, 4096)
 TABLE = (100_000, 128)
 AUDIO = (8, 48_000, 32)
 
-# The layers that training and inference are not the same for.
+# The layers whose outputs differ between training and inference.
 BATCH_LAYERS = (keras_norm.BatchNormalization, keras.layers.BatchNormalization)
 
 
@@ -107,7 +107,7 @@ def _layer():
     )
 
 
-# Layer normalization over all axes but the batch is the seed's; Keras has it as one group.
+# Over all axes except the batch, as by default; Keras's equivalent is one group.
 _, KERAS_ALL, NATIVE_ALL = _group(1, native="layer_all")
 ALL = (keras_norm.LayerNormalization, KERAS_ALL, NATIVE_ALL)
 

@@ -46,7 +46,7 @@ COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{")
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 CALLED = re.compile(r"(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"branch_computations=\{(.*?)\}")
-# Instructions that are no kernel.
+# Instructions that are not kernels.
 FREE = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "after-all"}
 
 
@@ -137,7 +137,7 @@ def program(row, make, masked, step, card):
 
 
 def line_of(row, step, card):
-    """Returns the passes over the input and the kernels of one step, ours and Keras's."""
+    """Returns the passes over the input and the kernels of one step, for keras_norm and Keras."""
     line = {"row": row.name, "shape": row.shape, "step": step}
     size = math.prod(row.shape) * jnp.dtype(row.dtype).itemsize
     for name, make, masked in (("ours", row.ours, row.mask), ("keras", row.keras, row.keras_masks)):

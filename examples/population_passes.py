@@ -39,7 +39,7 @@ def network():
 
 
 def inconsistencies(model, x):
-    """Returns, for each layer, how far its variance is from that of what inference feeds it."""
+    """Returns, for each layer, how far its variance is from that of its inputs in inference."""
     norms = [layer for layer in model.layers if isinstance(layer, keras_norm.BatchNormalization)]
     fed = keras.Model(model.inputs[0], [norm.input for norm in norms]).predict(x, verbose=0)
     return [

@@ -1,5 +1,6 @@
 """Callbacks for `fit`."""
 
+import textwrap
 import warnings
 
 import keras
@@ -9,6 +10,11 @@ from keras_norm.diagnosis import diagnose
 from keras_norm.optimizers import MultiplierOptimizer, report
 
 __all__ = ["Diagnosis", "LogLearningRates", "MergeMovingStatistics", "PopulationStatistics"]
+
+
+def _shortened(error):
+    """Returns the type and text of an error. Some errors of Keras quote a whole batch."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 400, placeholder=" ...")
 
 
 class LogLearningRates(keras.callbacks.Callback):
@@ -207,7 +213,7 @@ class PopulationStatistics(keras.callbacks.Callback):
             warnings.warn(
                 "PopulationStatistics failed, and the layers keep their moving statistics. Fix the "
                 "cause, then call `keras_norm.update_population_statistics(model, x)`. The error "
-                f"was {type(error).__name__}: {error}",
+                f"was {_shortened(error)}",
                 stacklevel=2,
             )
 
@@ -269,7 +275,7 @@ class Diagnosis(keras.callbacks.Callback):
             # An error here must not stop the training.
             warnings.warn(
                 f"Diagnosis failed after epoch {epoch + 1}, and the training continues. "
-                f"The error was {type(error).__name__}: {error}",
+                f"The error was {_shortened(error)}",
                 stacklevel=2,
             )
             return

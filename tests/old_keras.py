@@ -5,6 +5,6 @@ import keras
 RECENT = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 15)
 # Something in Keras's own call of a layer breaks the graph of `torch.compile`.
 COMPILES_WHOLE_LAYERS = RECENT
-# In 3.13, ONNX from JAX goes over TensorFlow, ONNX from PyTorch fixes the batch to 1, and there is
+# In 3.13, ONNX from JAX needs TensorFlow, ONNX from PyTorch fixes the batch to 1, and there is
 # no format "torch".
 EXPORTS_FROM_JAX_AND_TORCH = RECENT

@@ -8,7 +8,7 @@ from keras_norm.callbacks import Diagnosis, PopulationStatistics
 from tests import oracle
 from tests.gradients import numpy
 
-# What is promised of the moments of all of the data.
+# The promised error of the moments of all data.
 TOLERANCE = 2e-6
 
 
@@ -119,6 +119,17 @@ def test_an_update_that_fails_warns_and_leaves_the_trained_model():
         for one, other in zip(model.variables, expected.variables, strict=True):
             np.testing.assert_array_equal(numpy(one), numpy(other))
         assert norm._observer is None
+
+
+def test_the_warning_of_a_failure_does_not_quote_all_data():
+    def batches():
+        yield data(200, 3)  # Keras requires tuples, and quotes what it received
+
+    model, _ = make_model()
+    callback = PopulationStatistics(batches(), verbose=0)
+    with pytest.warns(UserWarning, match="the generator must return a tuple") as caught:
+        model.fit(data(20, 3), data(20, 1), callbacks=[callback], verbose=0)
+    assert max(len(str(one.message)) for one in caught) < 700
 
 
 def test_an_interrupt_is_passed_on(monkeypatch):

@@ -245,6 +245,20 @@ def test_recipe_has_the_requirements_of_the_project():
     assert needed == {f"python {project['requires-python']}", *declared}
 
 
+def test_recipe_can_build_from_the_sources():
+    """It has the tools of the build, on the oldest Python, and names files that are in them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    recipe = (ROOT / "conda/recipe.yaml").read_text()
+    host = recipe.split("  host:\n")[1].split("  run:\n")[0]
+    needed = set(re.findall(r"^    - (.+)$", host, re.MULTILINE))
+    oldest = project["project"]["requires-python"].removeprefix(">=")
+    assert needed == {f"python {oldest}.*", "pip", *project["build-system"]["requires"]}
+    included = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert re.search(r"license_file: (.+)", recipe)[1] in included
+    assert f"license: {project['project']['license']}" in recipe
+    assert f"summary: {project['project']['description']}" in recipe
+
+
 def test_readme_of_the_distributions_has_absolute_links():
     text = script("hatch_build.py").absolute(
         (ROOT / "README.md").read_text(), "https://example.org/r", "v1"

@@ -14,7 +14,7 @@ from tests import oracle
 from tests.gradients import numpy
 
 BACKEND = keras.backend.backend()
-# What is promised of the moments of all of the data.
+# The promised error of the moments of all data.
 TOLERANCE = 2e-6
 
 
@@ -112,7 +112,7 @@ def test_passes_make_deep_networks_consistent_with_inference():
     probes = keras.Model(model.inputs[0], [norm.input for norm in norms])
 
     def inconsistency():
-        """How far a layer's variance is from that of what inference feeds it."""
+        """The difference between a layer's variance and that of its inputs in inference."""
         inputs = [numpy(values).astype("float64") for values in probes(x)]
         return max(
             oracle.error(norm.moving_variance, values.var(0))
@@ -420,7 +420,7 @@ class OnceOnly(Batches):
         self.size = 0
 
 
-@pytest.mark.filterwarnings("ignore")  # what Keras says of empty data differs
+@pytest.mark.filterwarnings("ignore")  # Keras's messages for empty data differ
 @pytest.mark.parametrize("built", [True, False])
 def test_data_that_holds_nothing(built):
     model = sequential(BatchNormalization(), shape=(3,)) if built else Subclassed()
@@ -428,7 +428,7 @@ def test_data_that_holds_nothing(built):
         update(model, np.zeros((0, 3), "float32"))
 
 
-@pytest.mark.filterwarnings("ignore")  # what Keras says of empty data differs
+@pytest.mark.filterwarnings("ignore")  # Keras's messages for empty data differ
 def test_old_statistics_are_back_if_a_later_pass_finds_no_data():
     layer = BatchNormalization()
     model = sequential(layer, shape=(3,))

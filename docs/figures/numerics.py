@@ -1,4 +1,4 @@
-"""Measures the error of the layers, ours and Keras's, against the mean of the data.
+"""Measures the error of keras_norm's and Keras's layers against the mean of the data.
 
     KERAS_BACKEND=jax python docs/figures/numerics.py
 
@@ -21,7 +21,7 @@ import keras_norm
 
 SHAPE = (16, 28, 28, 64)
 MEANS = [0, 1e1, 1e2, 1e3, 1e4, 1e5]
-# The axes that the oracle takes moments over, then ours and Keras's with the same meaning.
+# The axes that the oracle takes moments over, then the arguments of keras_norm and Keras.
 LAYERS = {
     "batch": (
         (0, 1, 2),

@@ -169,7 +169,7 @@ def add_hook_before(layer):
     layer.register_forward_pre_hook(lambda module, inputs: inputs)
 
 
-# Ways to make a layer do more than its class does, and what messages say of it.
+# Ways to make a layer do more than its class does, and the words of the messages.
 CHANGES = [pytest.param(override, "overrides `call`", id="call")]
 if keras.backend.backend() == "torch":
     CHANGES += [

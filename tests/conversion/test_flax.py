@@ -66,7 +66,7 @@ def test_outputs_are_equal(name):
         tolerance = TOLERANCE if expected.dtype == "float32" else 2**-8
         assert error(found, expected.astype("float32")) < tolerance
         return
-    for training in (False, True, False):  # the last sees what training made of the statistics
+    for training in (False, True, False):  # the last call uses the statistics that training updated
         expected = np.asarray(module(x, use_running_average=not training))
         assert error(numpy(layer(x, training=training)), expected) < TOLERANCE
     for variable, theirs in ((layer.moving_mean, module.mean), (layer.moving_variance, module.var)):

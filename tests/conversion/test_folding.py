@@ -13,7 +13,7 @@ from tests.gradients import numpy
 from tests.oracle import error
 
 layers = keras.layers
-# What the issue allows. Measured: below 5e-7.
+# The required tolerance. Measured: below 5e-7.
 TOLERANCE = 1e-5
 BEFORE = {
     "Dense": ((3, 4), layers.Dense(5)),
@@ -104,7 +104,7 @@ def test_several_into_one(tmp_path, capsys):
 
 
 def left(capsys, model):
-    """Returns what is said of the layer 'norm' when it is left, after checking that it is."""
+    """Checks that the layer 'norm' is left; returns the printed reason."""
     keras_norm.fold_batch_normalization(model).get_layer("norm")
     (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("Left 'norm'"))
     return line

@@ -1,4 +1,4 @@
-"""Keras models into ours and back: outputs are Keras's own, in both modes."""
+"""Conversion from Keras and back: equal outputs, in training and in inference."""
 
 import collections
 import dataclasses
@@ -25,7 +25,7 @@ KERAS = {
     keras.layers.LayerNormalization,
     keras.layers.GroupNormalization,
 }
-# What the issue allows. Measured: below 1e-6.
+# The required tolerance. Measured: below 1e-6.
 TOLERANCE = 2e-5
 
 
@@ -45,7 +45,7 @@ def test_a_model_of_every_kind_goes_there_and_back(make):
         expected = models.outputs(model, x, training)
         assert error(models.outputs(converted, x, training), expected) < TOLERANCE
         assert error(models.outputs(back, x, training), expected) < TOLERANCE
-    # The training call moved the statistics of all three alike, each its own.
+    # The training call updated the statistics of all three equally; they share none.
     assert any(np.any(a != b) for a, b in zip(before, models.weights(model), strict=True))
     for a, b in zip(models.weights(model), models.weights(converted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -326,7 +326,7 @@ def test_our_spellings_become_keras_ones():
         for training in (False, True):
             expected = models.outputs(model, x, training)
             assert error(models.outputs(back, x, training), expected) < TOLERANCE
-        # A file of it needs nothing of ours.
+        # Its file loads without keras_norm.
         assert "keras_norm" not in str(back.layers[0].get_config())
 
 

@@ -29,11 +29,11 @@ class Gemma(keras.layers.Layer):
 
 
 class Derived(Gemma):
-    """What derives from a registered class is not registered."""
+    """A class derived from a registered class is not registered."""
 
 
 class Mine(keras_norm.LayerNormalization):
-    """A class derived from one of ours."""
+    """A class derived from a layer of keras_norm."""
 
 
 def to_rms(layer):
@@ -58,7 +58,7 @@ def test_from_keras_translates_registered_classes():
     assert type(converted.get_layer("derived")) is Derived
     x = models.batch(2, 3, 4)
     assert error(models.outputs(converted, x), models.outputs(model, x)) < 1e-6
-    # `to_keras` does not ask for classes that are none of ours.
+    # `to_keras` ignores classes of other packages.
     assert type(keras_norm.to_keras(model).get_layer("norm")) is Gemma
 
 

@@ -66,7 +66,7 @@ def test_there_and_back(name):
     back = to_torch(layer)
     # An InstanceNorm comes back as the GroupNorm that is equal to it.
     assert type(back) is type(module) or isinstance(back, nn.GroupNorm)
-    for training in (False, True, False):  # the last sees what training made of the statistics
+    for training in (False, True, False):  # the last call uses the statistics that training updated
         old = {k: v.clone() for k, v in module.named_buffers()}
         expected = run(module, x, training)
         assert error(numpy(layer(x, training=training) if old else layer(x)), expected) < TOLERANCE

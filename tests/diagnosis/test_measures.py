@@ -74,7 +74,7 @@ def test_the_remedy_of_statistics_heals():
 
 @OURS_AND_KERAS
 def test_the_remedy_of_frozen_layers(cls):
-    """Frozen layers keep their statistics; data of another scale are what is wrong as a rule."""
+    """Frozen layers keep their statistics; the usual fault is data of another scale."""
     x = data(64, 3, mean=7.0)
     model = make_model(cls(name="norm", trainable=False))
     (found,) = findings(model, x)

@@ -28,7 +28,7 @@ def test_table():
 
 
 def test_code_in_remedies_can_be_pasted():
-    """No line break is where Python takes none."""
+    """Lines break only where Python allows it."""
     model = make_model(layers.BatchNormalization(name="norm"))
     text = str(diagnose(model, data(64, 3, mean=9.0), batch_size=2, verbose=0))
     namespace = {"keras_norm": keras_norm, "model": model, "x": data(64, 3, mean=9.0)}
@@ -91,7 +91,7 @@ def test_picture(tmp_path):
     ]  # fmt: skip
     assert beside[1] == "healthy"
     assert "1 of 2 normalization layers" in figure.get_suptitle()
-    assert not pyplot.get_fignums()  # nothing is left open, nor shown in a notebook
+    assert not pyplot.get_fignums()  # no figure stays open or appears in a notebook
     report().plot(tmp_path / "report.png")
     assert pyplot.imread(tmp_path / "report.png").shape[1] > 500
 

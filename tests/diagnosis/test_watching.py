@@ -62,7 +62,7 @@ def test_models(make, cls):
     x = data(32, 4, 3, mean=5.0)
     (found,) = findings(model, x, batch_size=16)
     assert (found.layer, found.kind, found.channels) == (norm, "statistics", [0, 1, 2])
-    # Some 5 deviations, of a tolerance of 0.5.
+    # About 5 deviations; the tolerance is 0.5.
     expected = (x.mean((0, 1)) / x.std((0, 1)) / 0.5).max()
     assert found.value == pytest.approx(expected, rel=2e-3)
     norm.moving_mean.assign([5.0] * 3)
@@ -81,7 +81,7 @@ def test_a_shared_layer_is_fed_from_all_its_uses():
     norm = BatchNormalization()
     inputs = keras.Input((3,))
     model = keras.Model(inputs, [norm(inputs), norm(inputs + 10.0)])
-    # Between the two, and so far from both that inference is right for neither.
+    # Between the two values, and too far from both for inference.
     norm.moving_mean.assign([5.0] * 3)
     norm.moving_variance.assign([26.0] * 3)
     assert [f.kind for f in findings(model, data(64, 3)) if f.kind == "statistics"] == []
@@ -133,7 +133,7 @@ def test_a_call_that_the_user_has_set_stays():
     assert norm.call is own
 
 
-@pytest.mark.filterwarnings("ignore:No data reached")  # says JAX of the second model
+@pytest.mark.filterwarnings("ignore:No data reached")  # JAX's message for the second model
 def test_cell_of_an_rnn():
     x = data(32, 4, 3, mean=5.0)
     model = sequential(layers.RNN(Cell(BatchNormalization())))
@@ -203,7 +203,7 @@ def bad_data():
     yield "Argument `x` must be data", None
 
 
-@pytest.mark.filterwarnings("ignore")  # what Keras says of empty data differs
+@pytest.mark.filterwarnings("ignore")  # Keras's messages for empty data differ
 @pytest.mark.parametrize("number", range(5))
 @pytest.mark.parametrize("built", [True, False])
 def test_bad_data_leaves_the_model_as_it_is(number, built):

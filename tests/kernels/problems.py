@@ -45,7 +45,7 @@ class Case(NamedTuple):
 
     @property
     def is_possible(self):
-        # Of rank 2 there are no positions: each set of a channel-wise problem has one element.
+        # Inputs of rank 2 have no positions: each set of a channel-wise problem has one element.
         return not (self.rank == 2 and (self.kind == "channel-wise" or self.channels == "first"))
 
 

@@ -16,7 +16,7 @@ def test_it_runs_on_a_tiny_size(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     for name in [name for name in vars(rows) if name.endswith("ROWS")]:
         monkeypatch.setattr(rows, name, getattr(rows, name)[:1])
-    # `torch.compile` needs a compiler of C++, which is no matter of this test.
+    # `torch.compile` needs a C++ compiler, which this test does not check.
     monkeypatch.setattr(rows, "COMPILED_ROWS", [])
     monkeypatch.setattr("sys.argv", ["benchmarks", "--tiny", "--output", str(tmp_path)])
     main()
@@ -43,7 +43,7 @@ def test_accuracy_is_measured_for_every_row(monkeypatch, capsys):
     shown = re.findall(r"ours (\S+)  keras (\S+)", capsys.readouterr().out)
     assert shown
     assert len(shown) % (2 * len(members)) == 0
-    # The promise; that Keras's are as exact at a mean of 0 says that all compute the same.
+    # The promised error; Keras's layers have it at a mean of 0, so all compute the same.
     assert all(float(ours) < 2e-6 for ours, _ in shown)
     assert all(float(keras) < 2e-6 for _, keras in shown[::2])
 

@@ -78,7 +78,7 @@ def test_a_problem_is_compiled_once():
             events.clear()
             function(X)
             assert compilation not in events
-        # What is compiled is heard: a function that nothing else can have compiled.
+        # The compilations of a function that nothing else compiles are counted.
         jax.jit(lambda x: x + 1)(X)
         assert compilation in events
     finally:

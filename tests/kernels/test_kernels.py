@@ -254,7 +254,7 @@ def test_renormalization_is_the_plain_one(shape, axes, spanned, masked, compiled
     found = []
     for enabled in (True, False):
         kernels.set_enabled(enabled)
-        # A function of its own, as what is compiled is found by it.
+        # A new function: compiled programs are cached by function.
         found.append(all_orders(lambda *a: call(*a), arrays, cotangent, compiled))
     assert_close(*found)
 

@@ -273,7 +273,7 @@ def test_native_operations_without_triton(shape, axes, spanned, mean, monkeypatc
     expected = oracle.normalize(x, axes)
     assert oracle.error(found.variance, expected[2]) < 2e-6
     compare(x, axes, gamma, beta, g)
-    # What it does not take, plain functions do.
+    # The plain functions compute what the executor declines.
     weights = np.ones([1 if axis in spanned else n for axis, n in enumerate(shape)], "float32")
     compare(x, axes, gamma, beta, g, weights)
 

@@ -1,4 +1,4 @@
-"""Keras's own tests of its layers, run on ours with Keras's defaults put back.
+"""Keras's own tests of its layers, run on keras_norm's layers with Keras's defaults.
 
 Left out: the deprecated `rms_scaling`.
 """
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def _with_keras_layers_replaced(module, name, layer):
-    """Points the test module's `layers` at ours."""
+    """Replaces the test module's `layers` by those of keras_norm."""
     module.layers = types.SimpleNamespace(**{**vars(keras.layers), name: layer})
 
 
@@ -67,7 +67,7 @@ class TestLayerNormalization(layer_normalization_test.LayerNormalizationTest):
     @pytest.fixture(autouse=True)
     def _no_rms_scaling(self, request):
         if "rms" in request.node.name:
-            pytest.skip("rms_scaling is deprecated in Keras and not ours")
+            pytest.skip("rms_scaling is deprecated in Keras and not supported")
 
     @functools.wraps(layer_normalization_test.LayerNormalizationTest.run_layer_test)
     def run_layer_test(self, layer_cls, init_kwargs, *args, **kwargs):

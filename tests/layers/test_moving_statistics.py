@@ -61,7 +61,7 @@ if BACKEND == "torch":
         with keras.RematScope("full"):
             norm = BatchNormalization(synchronized=synchronized)
             block = keras.Sequential([keras.Input((3,)), norm, layers.Dense(3)])
-            # The scope holds for the whole model too, so that each step recomputes twice.
+            # The scope also covers the model, so that each step recomputes twice.
             model = keras.Sequential([keras.Input((3,)), block, layers.Dense(1)])
         fit(model, x)
         np.testing.assert_allclose(numpy(norm.moving_mean), moved(x, 4), atol=1e-6)

@@ -1,4 +1,4 @@
-"""ONNX's published test vectors for its four normalizations, in our layers."""
+"""ONNX's published test vectors for its four normalizations, on the layers of keras_norm."""
 
 import numpy as np
 import onnx.backend.test.case.node

@@ -150,7 +150,7 @@ def test_population_statistics_set_what_inference_uses():
 def test_population_statistics_are_found_without_corrections():
     x = data((40, 4), 5)
     first, second = make(), make()
-    first(data((8, 4), 100), training=True)  # what corrections would go by
+    first(data((8, 4), 100), training=True)  # the statistics that corrections use
     model = keras.Sequential([keras.Input((4,)), first, second])
     update_population_statistics(model, x, batch_size=8, verbose=0)
     seen = [oracle.normalize(batch, [0], EPSILON)[0] for batch in np.split(x, 5)]

@@ -58,7 +58,7 @@ def test_outputs_and_gradients(mean, masked):
     expected_to_x, _, _, scale = oracle.gradients(
         x, [2], upstream, 1e-6, gamma, weights, centered=False
     )
-    # What is promised; float32's rounding gives 1e-7.
+    # The promised error; float32's rounding gives 1e-7.
     assert oracle.error(y, expected) < 2e-6
     assert oracle.error(to_x, expected_to_x, scale) < 2e-6
 

@@ -122,7 +122,7 @@ def make_model():
     x = LayerNormalization(name="ln", reduction_axes=-1, beta_initializer=[1, 2, 3, 4])(x)
     x = GroupNormalization(2, name="gn")(x)
     x = LayerNormalization(axis=[1, 2], name="ln2")(x)
-    # Bounds with which Ioffe starts to train: they leave nothing of the corrections.
+    # Ioffe's bounds at the start of training: they disable the corrections.
     bounds = {"rmin": 1.0, "rmax": 1.0, "dmax": 0.0}
     x = BatchNormalization(name="bn2", renorm=True, renorm_clipping=bounds)(x)
     x = RMSNormalization(name="rms", gamma_offset=1.0, gamma_initializer="zeros")(x)

@@ -8,7 +8,7 @@ from keras_norm import BatchNormalization
 from tests import oracle, replicas
 from tests.gradients import numpy
 
-# The promise is 2e-5; what is seen is float32's rounding (3e-7).
+# The promised error is 2e-5; float32's rounding gives 3e-7.
 TOLERANCE = 2e-6
 # Two forward and one back, of which XLA can make two; None where they cannot be counted.
 MESSAGES = (3, 2, None) if keras.backend.backend() == "jax" else (3, None)
@@ -81,7 +81,7 @@ def test_equals_the_global_batch(results, name, engine):
         for arrays in (made.inputs, made.upstream, made.masks)
     )
     weights = mask.reshape(-1, *[1] * (x.ndim - 1))
-    x = np.nan_to_num(x)  # what is padding counts as 0
+    x = np.nan_to_num(x)  # padding counts as 0
     axes = range(x.ndim - 1)
     y, mean, variance = oracle.normalize(
         x, axes, replicas.EPSILON, made.gamma, made.beta, weights=weights

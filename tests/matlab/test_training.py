@@ -379,7 +379,7 @@ def test_bad_data_raises_before_the_first_step(case, validated):
         train(net, "sgdm", *(good if validated else data), loss, **options)
     for old, new in zip(before, net.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    train(net, "sgdm", *good, loss, ValidationData=good)  # and what fits does train
+    train(net, "sgdm", *good, loss, ValidationData=good)  # valid data still train
     assert any(np.any(old != new) for old, new in zip(before, net.get_weights(), strict=True))
 
 

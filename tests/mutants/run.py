@@ -47,7 +47,7 @@ class Mutant(NamedTuple):
 
     @property
     def is_stale(self):
-        """Whether the file does not hold the text exactly once, or is no Python with the other."""
+        """Whether the file lacks a single copy of the text, or the other text is not Python."""
         path = ROOT / self.file
         if not path.exists() or path.read_text().count(self.old) != 1:
             return True
@@ -83,7 +83,7 @@ def run_pytest(folder, tests):
     os.chdir(folder)
     sys.path.insert(0, folder)
     os.environ["PYTHONPATH"] = folder
-    # PyTorch would take what it compiled of the package without the mistake.
+    # PyTorch would reuse the programs that it compiled without the mistake.
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(folder, "inductor")
     with open(OUTPUT, "w") as output:
         for stream in (1, 2):

@@ -71,7 +71,7 @@ def test_callbacks_that_set_the_learning_rate():
     )
     fit(model, 2, [scheduler])
     assert float(model.optimizer.learning_rate) == np.float32(RATE / 4)
-    # With nothing good enough, the rate is halved after each epoch but the first.
+    # With nothing good enough, the rate is halved after each epoch except the first.
     fit(model, 3, [plateau])
     assert float(model.optimizer.learning_rate) == np.float32(RATE / 16)
     rates = [RATE / 2, RATE / 4, RATE / 4, RATE / 4, RATE / 8]
