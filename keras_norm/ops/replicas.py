@@ -1,5 +1,7 @@
 """Moments over the replicas of a training step."""
 
+import math
+
 from keras import ops
 
 from keras_norm.ops.moments import Moments, moments_around, shared_shift
@@ -12,8 +14,9 @@ def merge_replicas(local, total):
     of replicas. The first message computes the count and a rounded mean of the union, which all
     replicas subtract from their own mean; the difference uses both parts of a mean, so that no
     accuracy is lost. The second message computes the mean and the mean square of the differences.
-    Gradients flow only through the second message. Replicas are weighted by their count, which may
-    be 0.
+    It contains the leading bits of a square separately, so that the error stays below 1e-6 if an
+    engine adds 4,096 replicas sequentially. Gradients flow only through the second message.
+    Replicas are weighted by their count, which may be 0.
 
     Args:
         local: `Moments` of this replica's sets, with one count for all of them.
@@ -36,10 +39,24 @@ def merge_replicas(local, total):
     weight = ops.where(number > 0, number, 1)
     shift = shared_shift(first[1:] / weight)
 
-    def means(*values):
-        second = total(ops.concatenate([count * v for v in values])) / weight
-        return ops.split(second, len(values))
+    def means(distance, square):
+        distance, square = count * distance, count * square
+        leading = _leading_bits(square)
+        second = total(ops.concatenate([distance, leading, square - leading])) / weight
+        distance, leading, rest = ops.split(second, 3)
+        return distance, leading + rest
 
     merged = Moments(number, shift, *moments_around(shift, parts, held, means))
     count = ops.reshape(merged.count, [1] * len(shape))
     return Moments(count, *(ops.reshape(field, shape) for field in merged[1:]))
+
+
+def _leading_bits(values):
+    """Returns numbers >= 0 rounded to 4 bits (float32), as constants; 0 for numbers above 1e32.
+
+    Sums of such numbers are exact in any order, as long as they differ by less than a factor of
+    2^20. The rounding errors have both signs, so that their sum stays small, too.
+    """
+    scaled = values * 2.0**20
+    rounded = (values + scaled) - scaled
+    return ops.stop_gradient(ops.where(scaled < math.inf, rounded, 0))
