@@ -406,7 +406,10 @@ def test_empty_values_that_are_set_bring_the_initializer_back():
     ("name", "value", "error", "message"),
     [
         ("ScaleLearnRateFacto", 1, AttributeError, "Did you mean 'ScaleLearnRateFactor'"),
+        ("scaleLearnRateFactor", 1, AttributeError, "Did you mean 'ScaleLearnRateFactor'"),
+        ("meandecay", 0.2, AttributeError, "Did you mean 'MeanDecay'"),
         ("epsilon", 0.5, None, ""),
+        ("scale", False, None, ""),
         ("MeanDecay", 2, ValueError, "`MeanDecay` must be"),
         ("Epsilon", 1e-50, ValueError, "`Epsilon` must be at least"),
         ("NumInputs", 2, AttributeError, "'NumInputs' of layer 'BN1' .* is read-only"),
