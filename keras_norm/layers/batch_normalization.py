@@ -1,6 +1,7 @@
 """Batch normalization."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
 import keras
@@ -57,7 +58,7 @@ class BatchNormalization(Renormalization):
         epsilon: Number > 0, in squared units of the input, added to the variance.
         **shared: Arguments that all layers have; see `Normalization`.
         moving_mean_initializer: Initial moving mean, like beta's.
-        moving_variance_initializer: Initial moving variance, like beta's.
+        moving_variance_initializer: Initial moving variance, like beta's; values must be >= 0.
         variance_momentum: The same as `momentum` for the variance; None means `momentum`.
         synchronized: Boolean, whether to use the moments of the global batch over all replicas:
             those of `tf.distribute`, of the default group of `torch.distributed` (where shards may
@@ -121,17 +122,17 @@ class BatchNormalization(Renormalization):
 
     def __init__(
         self,
-        axis=-1,
-        momentum=0.9,
-        epsilon=1e-5,
+        axis: int = -1,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
         *,
-        moving_mean_initializer="zeros",
-        moving_variance_initializer="ones",
-        variance_momentum=None,
-        synchronized=False,
-        renorm=False,
-        renorm_clipping=None,
-        renorm_momentum=0.99,
+        moving_mean_initializer: Any = "zeros",
+        moving_variance_initializer: Any = "ones",
+        variance_momentum: float | None = None,
+        synchronized: bool = False,
+        renorm: bool = False,
+        renorm_clipping: Mapping[str, float | None] | None = None,
+        renorm_momentum: float = 0.99,
         **shared: Unpack[SharedArguments],
     ):
         super().__init__(axis=single_axis(axis), epsilon=epsilon, **shared)
@@ -145,7 +146,7 @@ class BatchNormalization(Renormalization):
             moving_mean_initializer, "moving_mean_initializer"
         )
         self.moving_variance_initializer = initializers.get(
-            moving_variance_initializer, "moving_variance_initializer"
+            moving_variance_initializer, "moving_variance_initializer", low=0.0
         )
         self.synchronized = _validation.boolean("synchronized", synchronized)
         self._set_renorm_arguments(renorm, renorm_clipping, renorm_momentum)
