@@ -8,7 +8,7 @@ from keras_norm.ops.normalize import normalize, normalize_plain
 from keras_norm.ops.problem import Problem
 from keras_norm.ops.renorm import Renorm, renorm_corrections, standard_deviation
 from keras_norm.ops.replicas import merge_replicas
-from keras_norm.ops.standardize import scale_and_shift, standardize, standardize_plain
+from keras_norm.ops.standardize import standardize, standardize_plain
 
 __all__ = [
     "Moments",
@@ -23,7 +23,6 @@ __all__ = [
     "normalize",
     "normalize_plain",
     "renorm_corrections",
-    "scale_and_shift",
     "standard_deviation",
     "standardize",
     "standardize_plain",
