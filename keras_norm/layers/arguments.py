@@ -56,8 +56,8 @@ def complete(layer: Layer) -> Layer:
     """Expands `**shared` in a layer's signature and docstring; returns the layer's class.
 
     The shared arguments follow the layer's own positional arguments. They can be given by position
-    too, as in Keras. An argument that the layer lists itself, with another default or meaning,
-    replaces the shared one.
+    too, as in Keras; type checkers accept them by name only. An argument that the layer lists
+    itself, with another default or meaning, replaces the shared one.
     """
     init = layer.__init__  # type: ignore[misc]
     *own, _ = inspect.signature(init).parameters.values()

@@ -5,17 +5,21 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
 import keras
+from keras import ops
 
 from keras_norm import _validation, engines, initializers
 from keras_norm.layers.arguments import SharedArguments, complete
-from keras_norm.layers.normalization import single_axis
-from keras_norm.layers.renormalization import Renormalization
+from keras_norm.layers.normalization import Normalization, single_axis
+from keras_norm.layers.renormalization import check_clipping
 from keras_norm.ops import (
     Moments,
+    Renorm,
     convert,
     merge_replicas,
     moving_averages,
     normalize,
+    renorm_averages,
+    standard_deviation,
     standardize,
 )
 from keras_norm.ops.convert import at_least_float32
@@ -23,7 +27,7 @@ from keras_norm.ops.convert import at_least_float32
 
 @keras.saving.register_keras_serializable("keras_norm")
 @complete
-class BatchNormalization(Renormalization):
+class BatchNormalization(Normalization):
     """Normalizes each channel over the batch and all positions.
 
     In training, the layer uses the mean and the (biased) variance of each channel over the batch,
@@ -149,7 +153,11 @@ class BatchNormalization(Renormalization):
             moving_variance_initializer, "moving_variance_initializer", low=0.0
         )
         self.synchronized = _validation.boolean("synchronized", synchronized)
-        self._set_renorm_arguments(renorm, renorm_clipping, renorm_momentum)
+        self.renorm = _validation.boolean("renorm", renorm)
+        self.renorm_clipping = check_clipping(renorm_clipping)
+        self.renorm_momentum = _validation.real(
+            "renorm_momentum", renorm_momentum, low=0.0, high=1.0
+        )
         self.moving_mean: Any = None
         self.moving_variance: Any = None
         # During a pass for population statistics, the `Observer` that receives the moments.
@@ -186,6 +194,19 @@ class BatchNormalization(Renormalization):
             trainable=False,
             autocast=False,
         )
+
+    def _add_renorm_statistics(self):
+        """Creates the variables for `renorm`, with Keras's names, in Keras's order."""
+
+        def mean(shape, dtype):
+            return ops.copy(convert(self.moving_mean, dtype))
+
+        def deviation(shape, dtype):
+            return ops.sqrt(ops.maximum(convert(self.moving_variance, dtype), 0))
+
+        self.moving_stddev = self._add_statistic("moving_stddev", deviation)
+        self.renorm_mean = self._add_statistic("renorm_mean", mean)
+        self.renorm_stddev = self._add_statistic("renorm_stddev", deviation)
 
     def call(self, inputs, training=None, mask=None):
         """Returns the normalized inputs."""
@@ -249,6 +270,14 @@ class BatchNormalization(Renormalization):
             variance=convert(self.moving_variance, dtype, shape),
         )
 
+    def _renorm_statistics(self, shape, dtype):
+        """Returns the `Renorm` of a batch; None without batch renormalization."""
+        if not self.renorm:
+            return None
+        variables = self.renorm_mean, self.renorm_stddev
+        statistics = (convert(variable, dtype, shape) for variable in variables)
+        return Renorm(*statistics, **(self.renorm_clipping or {}))
+
     def _move_statistics(self, moments):
         """Moves the statistics towards a batch's moments, except in a recomputed forward pass."""
         if engines.recomputing():
@@ -257,17 +286,17 @@ class BatchNormalization(Renormalization):
             self.momentum,
             self.momentum if self.variance_momentum is None else self.variance_momentum,
         )
+        variables = self.statistics
         if self.renorm:
-            moved = self._moved_with_renorm(moments, momenta)
-        else:
-            moved = self._moved((self.moving_mean, self.moving_variance), moments, momenta)
-        for variable, value in moved:
-            variable.assign(value)
-
-    def _moved(self, variables, moments, momenta):
-        """Returns pairs of a variable and its new value, for a batch's mean and variance."""
+            variables = [*variables, self.renorm_mean, self.renorm_stddev]
         averages = [convert(variable, variable.dtype) for variable in variables]
-        return list(zip(variables, moving_averages(averages, moments, momenta), strict=True))
+        if self.renorm:
+            momenta = (*momenta, self.renorm_momentum)
+            averages = renorm_averages(averages, moments, momenta, self.epsilon)
+        else:
+            averages = moving_averages(averages, moments, momenta)
+        for variable, value in zip(variables, averages, strict=True):
+            variable.assign(value)
 
     @property
     def statistics(self):
@@ -288,7 +317,8 @@ class BatchNormalization(Renormalization):
         self.moving_mean.assign(mean)
         self.moving_variance.assign(variance)
         if self.renorm:
-            self._follow_moving_variance()
+            variance = convert(self.moving_variance, self.moving_variance.dtype)
+            self.moving_stddev.assign(standard_deviation(variance, self.epsilon))
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -299,5 +329,7 @@ class BatchNormalization(Renormalization):
             "moving_mean_initializer": self._serialized("moving_mean_initializer"),
             "moving_variance_initializer": self._serialized("moving_variance_initializer"),
             "synchronized": self.synchronized,
-            **self._renorm_arguments(),
+            "renorm": self.renorm,
+            "renorm_clipping": self.renorm_clipping,
+            "renorm_momentum": self.renorm_momentum,
         }
