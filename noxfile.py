@@ -201,6 +201,7 @@ def types(session):
     """Checks the types."""
     install(session, "mypy")
     session.run("mypy")
+    session.run("mypy", "--warn-unused-ignores", "tests/layers/test_types.py")
 
 
 @nox.session

@@ -22,7 +22,7 @@ MEANS = (0.0, 1.0, 100.0, 1e5)
 
 def members():
     """Returns the rows that are measured."""
-    sections = (rows.ROWS, rows.LONG_ROWS, rows.RMS_ROWS, rows.INSTANCE_ROWS, rows.RENORM_ROWS)
+    sections = (rows.ROWS, rows.LONG_ROWS, rows.RMS_ROWS, rows.OTHER_ROWS, rows.RENORM_ROWS)
     return [row for section in sections for row in section if row.dtype == "float32"]
 
 

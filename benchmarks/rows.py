@@ -6,6 +6,7 @@ from typing import NamedTuple
 import keras
 
 import keras_norm
+from keras_norm.conversion.kinds import KINDS
 
 # What is run of a layer: a training step; inference; inference with gradients, as of frozen
 # statistics while a model is fine-tuned.
@@ -146,15 +147,20 @@ def _renorm(layer):
     return functools.partial(layer, renorm=True, renorm_clipping=BOUNDS)
 
 
-INSTANCE_ROWS = [
-    Row(
-        "Instance, image",
+def _of_kind(kind):
+    name = kind.layer.__name__.removesuffix("Normalization")
+    return Row(
+        f"{name}, image",
         IMAGE,
-        keras_norm.InstanceNormalization,
-        functools.partial(keras.layers.GroupNormalization, -1),
-        ("instance", {}),
+        kind.layer,
+        lambda **options: kind.to_keras(kind.layer(**options), False),
+        (name.lower(), {}),
     )
-]
+
+
+# A row for each kind of the table that has none above.
+_MEASURED = {type(row.ours()) for row in ROWS + RMS_ROWS}
+OTHER_ROWS = [_of_kind(kind) for kind in KINDS if kind.layer not in _MEASURED]
 # Keras has `renorm` from 3.14.
 RENORM_ROWS = [
     Row("BN renorm, image", IMAGE, *map(_renorm, BATCH_LAYERS), ("renorm", {}), 2)
@@ -212,7 +218,7 @@ def sections():
     return {
         "main": (ROWS, 1),
         "RMS": (RMS_ROWS, 1),
-        "instance and renorm": (INSTANCE_ROWS + RENORM_ROWS, 1),
+        "instance and renorm": (OTHER_ROWS + RENORM_ROWS, 1),
         "masks": (MASKED_ROWS, 1),
         "long axes": (LONG_ROWS, 1),
         "frozen": (FROZEN_ROWS, 1),

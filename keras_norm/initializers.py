@@ -1,6 +1,7 @@
 """Initializers that Keras lacks: narrow-normal, functions of the size, values of any shape."""
 
 import inspect
+import math
 
 import keras
 import numpy as np
@@ -64,16 +65,17 @@ class SizeFunction(keras.initializers.Initializer):
     registered with Keras.
     """
 
-    def __init__(self, function, name="initializer"):
+    def __init__(self, function, name="initializer", low=-math.inf):
         self.function = function
         self.name = name
+        self.low = low
         self.values = None
 
     def __call__(self, shape, dtype=None):
         """Returns the function's values in the given shape."""
         values = self.function(shape, dtype=dtype) if self._takes_dtype() else self.function(shape)
         expected = f"The function given as `{self.name}` must return"
-        values = _in_shape(_numbers(values, self.name, expected), shape, expected)
+        values = _in_shape(_numbers(values, self.name, expected, self.low), shape, expected)
         self.values = values.tolist()
         return keras.ops.convert_to_tensor(values, dtype=dtype)
 
@@ -86,32 +88,35 @@ class SizeFunction(keras.initializers.Initializer):
 
     def clone(self):
         """Returns an initializer with the same function and no values yet."""
-        return SizeFunction(self.function, self.name)
+        return SizeFunction(self.function, self.name, self.low)
 
 
-def get(identifier, name="initializer"):
+def get(identifier, name="initializer", low=-math.inf):
     """Returns the initializer for a layer's argument.
 
     Args:
         identifier: Any argument of `keras.initializers.get`, "narrow-normal", "narrow_normal", a
             function of the size, or the values as an array, variable or (nested) list.
         name: The argument's name, for messages.
+        low: Smallest value accepted. Random values are not checked.
 
     Raises:
-        ValueError: If `identifier` is not an initializer.
+        ValueError: If `identifier` is not an initializer, or given values are not accepted.
     """
     if isinstance(identifier, str) and identifier in ("narrow-normal", "narrow_normal"):
         return NarrowNormal()
     if _is_tensor(identifier) or isinstance(identifier, (np.ndarray, list, tuple)):
-        values = _numbers(identifier, name, f"Argument `{name}` must hold")
+        values = _numbers(identifier, name, f"Argument `{name}` must hold", low)
         return keras.initializers.Constant(values.tolist())
     if isinstance(identifier, SizeFunction):
-        return identifier.clone()
+        identifier = identifier.function
     is_function = callable(identifier) and not inspect.isclass(identifier)
     if is_function and not isinstance(identifier, keras.initializers.Initializer):
-        return SizeFunction(identifier, name)
+        return SizeFunction(identifier, name, low)
     initializer = _validation.keras_object(name, identifier, _of_keras, _ACCEPTED)
-    return SizeFunction(initializer, name) if inspect.isfunction(initializer) else initializer
+    if isinstance(initializer, keras.initializers.Constant):
+        _numbers(initializer.value, name, f"Argument `{name}` must hold", low)
+    return SizeFunction(initializer, name, low) if inspect.isfunction(initializer) else initializer
 
 
 def _of_keras(identifier):
@@ -181,11 +186,12 @@ def _is_tensor(x):
     return isinstance(x, keras.Variable) or keras.ops.is_tensor(x)
 
 
-def _numbers(values, name, expected):
+def _numbers(values, name, expected, low=-math.inf):
     """Returns values as a NumPy array of finite numbers; an error's message starts with `expected`.
 
     Raises:
-        ValueError: If they are not numbers, complex, NaN, infinite, or not in a regular shape.
+        ValueError: If they are not numbers, complex, NaN, infinite, below `low`, or not in a
+            regular shape.
     """
     try:
         array = np.asarray(keras.ops.convert_to_numpy(values) if _is_tensor(values) else values)
@@ -195,9 +201,12 @@ def _numbers(values, name, expected):
             array = array.astype("float64")
         if not np.isfinite(array).all():
             raise ValueError("Initial values must not be NaN or infinite.")
+        if (array < low).any():
+            raise ValueError(f"Initial values must be at least {low}.")
     except (TypeError, ValueError, OverflowError) as error:
+        limit = f" >= {low:g}" if math.isfinite(low) else ""
         raise ValueError(
-            f"{expected} finite real numbers in a regular shape. "
+            f"{expected} finite real numbers{limit} in a regular shape. "
             f"Received: {name}={_validation.shown(values)}"
         ) from error
     return array

@@ -7,9 +7,13 @@ editors expand (PEP 692). `complete` expands it at run time, for `help` and `ins
 import functools
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any, TypedDict, TypeVar
 
 from keras_norm.layers.normalization import Normalization
+
+# A number, or a `LearningRateSchedule`, which Keras does not type.
+_Multiplier = float | Callable[[Any], Any]
 
 
 class SharedExceptCenter(TypedDict, total=False):
@@ -22,10 +26,10 @@ class SharedExceptCenter(TypedDict, total=False):
     gamma_regularizer: Any
     beta_constraint: Any
     gamma_constraint: Any
-    beta_lr_multiplier: float
-    gamma_lr_multiplier: float
-    beta_l2_multiplier: float
-    gamma_l2_multiplier: float
+    beta_lr_multiplier: _Multiplier
+    gamma_lr_multiplier: _Multiplier
+    beta_l2_multiplier: _Multiplier
+    gamma_l2_multiplier: _Multiplier
     num_channels: int | str | None
     # Of `keras.layers.Layer`
     name: str | None
@@ -52,14 +56,15 @@ def complete(layer: Layer) -> Layer:
     """Expands `**shared` in a layer's signature and docstring; returns the layer's class.
 
     The shared arguments follow the layer's own positional arguments. They can be given by position
-    too, as in Keras. An argument that the layer lists itself, with another default or meaning,
-    replaces the shared one.
+    too, as in Keras; type checkers accept them by name only. An argument that the layer lists
+    itself, with another default or meaning, replaces the shared one.
     """
     init = layer.__init__  # type: ignore[misc]
     *own, _ = inspect.signature(init).parameters.values()
     described = inspect.signature(Normalization.__init__).parameters
     by_name = {p.name: p for p in own if p.kind is not p.KEYWORD_ONLY}
-    by_name |= {n: p for n, p in described.items() if n in SharedArguments.__annotations__}
+    types = SharedArguments.__annotations__
+    by_name |= {n: p.replace(annotation=types[n]) for n, p in described.items() if n in types}
     by_name |= {p.name: p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in own}
     signature = inspect.Signature([*by_name.values(), described["kwargs"]])
 

@@ -9,6 +9,8 @@ from keras_norm.layers.arguments import SharedArguments, complete
 from keras_norm.layers.normalization import Normalization
 from keras_norm.ops import convert, normalize
 
+Axes = int | list[int] | tuple[int, ...]
+
 
 @complete
 class AxesNormalization(Normalization):
@@ -29,7 +31,12 @@ class AxesNormalization(Normalization):
     reduces_axis = False
 
     def __init__(
-        self, axis=-1, epsilon=1e-5, *, reduction_axes=None, **shared: Unpack[SharedArguments]
+        self,
+        axis: Axes = -1,
+        epsilon: float = 1e-5,
+        *,
+        reduction_axes: Axes | None = None,
+        **shared: Unpack[SharedArguments],
     ):
         super().__init__(axis=_axes("axis", axis), epsilon=epsilon, **shared)
         self.reduction_axes = (

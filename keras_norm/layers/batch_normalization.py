@@ -1,20 +1,25 @@
 """Batch normalization."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
 import keras
+from keras import ops
 
 from keras_norm import _validation, engines, initializers
 from keras_norm.layers.arguments import SharedArguments, complete
-from keras_norm.layers.normalization import single_axis
-from keras_norm.layers.renormalization import Renormalization
+from keras_norm.layers.normalization import Normalization, single_axis
+from keras_norm.layers.renormalization import check_clipping
 from keras_norm.ops import (
     Moments,
+    Renorm,
     convert,
     merge_replicas,
     moving_averages,
     normalize,
+    renorm_averages,
+    standard_deviation,
     standardize,
 )
 from keras_norm.ops.convert import at_least_float32
@@ -22,7 +27,7 @@ from keras_norm.ops.convert import at_least_float32
 
 @keras.saving.register_keras_serializable("keras_norm")
 @complete
-class BatchNormalization(Renormalization):
+class BatchNormalization(Normalization):
     """Normalizes each channel over the batch and all positions.
 
     In training, the layer uses the mean and the (biased) variance of each channel over the batch,
@@ -57,7 +62,7 @@ class BatchNormalization(Renormalization):
         epsilon: Number > 0, in squared units of the input, added to the variance.
         **shared: Arguments that all layers have; see `Normalization`.
         moving_mean_initializer: Initial moving mean, like beta's.
-        moving_variance_initializer: Initial moving variance, like beta's.
+        moving_variance_initializer: Initial moving variance, like beta's; values must be >= 0.
         variance_momentum: The same as `momentum` for the variance; None means `momentum`.
         synchronized: Boolean, whether to use the moments of the global batch over all replicas:
             those of `tf.distribute`, of the default group of `torch.distributed` (where shards may
@@ -121,17 +126,17 @@ class BatchNormalization(Renormalization):
 
     def __init__(
         self,
-        axis=-1,
-        momentum=0.9,
-        epsilon=1e-5,
+        axis: int = -1,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
         *,
-        moving_mean_initializer="zeros",
-        moving_variance_initializer="ones",
-        variance_momentum=None,
-        synchronized=False,
-        renorm=False,
-        renorm_clipping=None,
-        renorm_momentum=0.99,
+        moving_mean_initializer: Any = "zeros",
+        moving_variance_initializer: Any = "ones",
+        variance_momentum: float | None = None,
+        synchronized: bool = False,
+        renorm: bool = False,
+        renorm_clipping: Mapping[str, float | None] | None = None,
+        renorm_momentum: float = 0.99,
         **shared: Unpack[SharedArguments],
     ):
         super().__init__(axis=single_axis(axis), epsilon=epsilon, **shared)
@@ -145,10 +150,14 @@ class BatchNormalization(Renormalization):
             moving_mean_initializer, "moving_mean_initializer"
         )
         self.moving_variance_initializer = initializers.get(
-            moving_variance_initializer, "moving_variance_initializer"
+            moving_variance_initializer, "moving_variance_initializer", low=0.0
         )
         self.synchronized = _validation.boolean("synchronized", synchronized)
-        self._set_renorm_arguments(renorm, renorm_clipping, renorm_momentum)
+        self.renorm = _validation.boolean("renorm", renorm)
+        self.renorm_clipping = check_clipping(renorm_clipping)
+        self.renorm_momentum = _validation.real(
+            "renorm_momentum", renorm_momentum, low=0.0, high=1.0
+        )
         self.moving_mean: Any = None
         self.moving_variance: Any = None
         # During a pass for population statistics, the `Observer` that receives the moments.
@@ -185,6 +194,19 @@ class BatchNormalization(Renormalization):
             trainable=False,
             autocast=False,
         )
+
+    def _add_renorm_statistics(self):
+        """Creates the variables for `renorm`, with Keras's names, in Keras's order."""
+
+        def mean(shape, dtype):
+            return ops.copy(convert(self.moving_mean, dtype))
+
+        def deviation(shape, dtype):
+            return ops.sqrt(ops.maximum(convert(self.moving_variance, dtype), 0))
+
+        self.moving_stddev = self._add_statistic("moving_stddev", deviation)
+        self.renorm_mean = self._add_statistic("renorm_mean", mean)
+        self.renorm_stddev = self._add_statistic("renorm_stddev", deviation)
 
     def call(self, inputs, training=None, mask=None):
         """Returns the normalized inputs."""
@@ -248,6 +270,14 @@ class BatchNormalization(Renormalization):
             variance=convert(self.moving_variance, dtype, shape),
         )
 
+    def _renorm_statistics(self, shape, dtype):
+        """Returns the `Renorm` of a batch; None without batch renormalization."""
+        if not self.renorm:
+            return None
+        variables = self.renorm_mean, self.renorm_stddev
+        statistics = (convert(variable, dtype, shape) for variable in variables)
+        return Renorm(*statistics, **(self.renorm_clipping or {}))
+
     def _move_statistics(self, moments):
         """Moves the statistics towards a batch's moments, except in a recomputed forward pass."""
         if engines.recomputing():
@@ -256,17 +286,17 @@ class BatchNormalization(Renormalization):
             self.momentum,
             self.momentum if self.variance_momentum is None else self.variance_momentum,
         )
+        variables = self.statistics
         if self.renorm:
-            moved = self._moved_with_renorm(moments, momenta)
-        else:
-            moved = self._moved((self.moving_mean, self.moving_variance), moments, momenta)
-        for variable, value in moved:
-            variable.assign(value)
-
-    def _moved(self, variables, moments, momenta):
-        """Returns pairs of a variable and its new value, for a batch's mean and variance."""
+            variables = [*variables, self.renorm_mean, self.renorm_stddev]
         averages = [convert(variable, variable.dtype) for variable in variables]
-        return list(zip(variables, moving_averages(averages, moments, momenta), strict=True))
+        if self.renorm:
+            momenta = (*momenta, self.renorm_momentum)
+            averages = renorm_averages(averages, moments, momenta, self.epsilon)
+        else:
+            averages = moving_averages(averages, moments, momenta)
+        for variable, value in zip(variables, averages, strict=True):
+            variable.assign(value)
 
     @property
     def statistics(self):
@@ -287,7 +317,8 @@ class BatchNormalization(Renormalization):
         self.moving_mean.assign(mean)
         self.moving_variance.assign(variance)
         if self.renorm:
-            self._follow_moving_variance()
+            variance = convert(self.moving_variance, self.moving_variance.dtype)
+            self.moving_stddev.assign(standard_deviation(variance, self.epsilon))
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -298,5 +329,7 @@ class BatchNormalization(Renormalization):
             "moving_mean_initializer": self._serialized("moving_mean_initializer"),
             "moving_variance_initializer": self._serialized("moving_variance_initializer"),
             "synchronized": self.synchronized,
-            **self._renorm_arguments(),
+            "renorm": self.renorm,
+            "renorm_clipping": self.renorm_clipping,
+            "renorm_momentum": self.renorm_momentum,
         }

@@ -67,7 +67,13 @@ class GroupNormalization(Normalization):
         Wu and He, "Group normalization", 2018, https://arxiv.org/abs/1803.08494
     """
 
-    def __init__(self, groups=32, axis=-1, epsilon=1e-5, **shared: Unpack[SharedArguments]):
+    def __init__(
+        self,
+        groups: int | str = 32,
+        axis: int = -1,
+        epsilon: float = 1e-5,
+        **shared: Unpack[SharedArguments],
+    ):
         super().__init__(axis=single_axis(axis), epsilon=epsilon, **shared)
         self.groups = _check_groups(groups)
         if self._num_channels is not None:

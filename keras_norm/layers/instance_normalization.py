@@ -61,7 +61,12 @@ class InstanceNormalization(GroupNormalization):
         stylization", 2016, https://arxiv.org/abs/1607.08022
     """
 
-    def __init__(self, axis=-1, epsilon=1e-5, **shared: Unpack[SharedArguments]):
+    def __init__(self, axis: int = -1, epsilon: float = 1e-5, **shared: Unpack[SharedArguments]):
+        if "groups" in shared:
+            raise ValueError(
+                "Argument `groups` belongs to `GroupNormalization`; here each "
+                f"channel is a group. Received: groups={shared.get('groups')}"
+            )
         super().__init__(groups=CHANNEL_WISE, axis=axis, epsilon=epsilon, **shared)
 
     def get_config(self):

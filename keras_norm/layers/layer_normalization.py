@@ -5,7 +5,7 @@ from typing import ClassVar, Unpack
 import keras
 
 from keras_norm.layers.arguments import SharedArguments, complete
-from keras_norm.layers.axes_normalization import AxesNormalization
+from keras_norm.layers.axes_normalization import Axes, AxesNormalization
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -77,7 +77,12 @@ class LayerNormalization(AxesNormalization):
     }
 
     def __init__(
-        self, axis=-1, epsilon=1e-5, *, reduction_axes=None, **shared: Unpack[SharedArguments]
+        self,
+        axis: Axes = -1,
+        epsilon: float = 1e-5,
+        *,
+        reduction_axes: Axes | None = None,
+        **shared: Unpack[SharedArguments],
     ):
         super().__init__(axis=axis, epsilon=epsilon, reduction_axes=reduction_axes, **shared)
 

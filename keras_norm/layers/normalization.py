@@ -30,10 +30,11 @@ class Normalization(keras.layers.Layer):
         gamma_regularizer: Keras regularizer for gamma.
         beta_constraint: Keras constraint for beta.
         gamma_constraint: Keras constraint for gamma.
-        beta_lr_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies the learning rate of
-            beta by.
+        beta_lr_multiplier: Number >= 0, or a schedule of numbers >= 0, that `MultiplierOptimizer`
+            multiplies the learning rate of beta by.
         gamma_lr_multiplier: The same for gamma.
-        beta_l2_multiplier: Number >= 0 that `MultiplierOptimizer` multiplies its `l2` by for beta.
+        beta_l2_multiplier: Number >= 0, or a schedule of numbers >= 0, that `MultiplierOptimizer`
+            multiplies its `l2` by for beta.
         gamma_l2_multiplier: The same for gamma.
         num_channels: Positive integer, the size of the channel axis, which is checked at build.
             None or "auto" takes the size from the input.

@@ -6,7 +6,7 @@ import keras
 
 from keras_norm import _validation
 from keras_norm.layers.arguments import SharedExceptCenter, complete
-from keras_norm.layers.axes_normalization import AxesNormalization
+from keras_norm.layers.axes_normalization import Axes, AxesNormalization
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -72,12 +72,12 @@ class RMSNormalization(AxesNormalization):
 
     def __init__(
         self,
-        axis=-1,
-        epsilon=1e-6,
+        axis: Axes = -1,
+        epsilon: float = 1e-6,
         *,
-        center=False,
-        reduction_axes=None,
-        gamma_offset=0.0,
+        center: bool = False,
+        reduction_axes: Axes | None = None,
+        gamma_offset: float = 0.0,
         **shared: Unpack[SharedExceptCenter],
     ):
         super().__init__(

@@ -1,6 +1,7 @@
 """The base of the layers that MATLAB's functions return: properties as attributes."""
 
 import copy
+import inspect
 
 from keras_norm import _name_value, layers
 from keras_norm.layers.normalization import Normalization
@@ -10,6 +11,8 @@ _REFUSED = {
     name: f"is read-only: it is always {value!r}. Leave it out."
     for name, value in property_table.READ_ONLY.items()
 }
+# Attributes of all layers. In lower case, some properties have the same names: "Epsilon".
+_ATTRIBUTES = {"name", *inspect.signature(Normalization).parameters}
 
 
 def _constant(value):
@@ -19,8 +22,11 @@ def _constant(value):
 class Properties(Normalization):
     """MATLAB's properties as attributes of a layer, which can be read and set.
 
-    Other names with an upper-case first letter, like MATLAB's properties, are refused.
+    Setting another name with an upper-case first letter, or a property's name in another case, is
+    refused, as in MATLAB.
     """
+
+    _in_other_case: frozenset = frozenset()
 
     def __init_subclass__(cls, properties=None, **kwargs):
         """Adds the properties in a table to a class, as readable attributes.
@@ -31,6 +37,7 @@ class Properties(Normalization):
         if properties is None:
             return
         cls.property_table = properties
+        cls._in_other_case = frozenset({name.lower() for name in properties} - _ATTRIBUTES)
         for name, entry in properties.items():
             setattr(cls, name, property(entry.read))
         for name, value in property_table.READ_ONLY.items():
@@ -38,7 +45,7 @@ class Properties(Normalization):
 
     def __setattr__(self, name, value):
         """Sets a property or another attribute."""
-        if name[:1].isupper():
+        if name[:1].isupper() or name.lower() in self._in_other_case:
             assignment.assign(self, name, value)
         else:
             super().__setattr__(name, value)

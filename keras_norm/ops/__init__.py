@@ -6,9 +6,9 @@ from keras_norm.ops.moments import Moments, merge, moments
 from keras_norm.ops.moving import moving_averages
 from keras_norm.ops.normalize import normalize, normalize_plain
 from keras_norm.ops.problem import Problem
-from keras_norm.ops.renorm import Renorm, renorm_corrections, standard_deviation
+from keras_norm.ops.renorm import Renorm, renorm_averages, renorm_corrections, standard_deviation
 from keras_norm.ops.replicas import merge_replicas
-from keras_norm.ops.standardize import scale_and_shift, standardize, standardize_plain
+from keras_norm.ops.standardize import standardize, standardize_plain
 
 __all__ = [
     "Moments",
@@ -22,8 +22,8 @@ __all__ = [
     "moving_averages",
     "normalize",
     "normalize_plain",
+    "renorm_averages",
     "renorm_corrections",
-    "scale_and_shift",
     "standard_deviation",
     "standardize",
     "standardize_plain",

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_norm.ops.moving import moving_averages
+
 
 class Renorm(NamedTuple):
     """What the batch's moments are compared with, and how far corrections may go.
@@ -62,3 +64,29 @@ def renorm_corrections(moments, renorm, epsilon):
         d = ops.clip(d, -dmax, dmax)
     held = moments.count > 0
     return ops.stop_gradient(ops.where(held, r, 1)), ops.stop_gradient(ops.where(held, d, 0))
+
+
+def renorm_averages(averages, moments, momenta, epsilon):
+    """Returns moving averages under batch renormalization, updated with one more batch.
+
+    The moving variance is computed from the moving standard deviation, as in Keras.
+
+    Args:
+        averages: Arrays of the same shape: mean, variance and standard deviation for inference;
+            mean and standard deviation for `Renorm`.
+        moments: `Moments` of the batch, as in `moving_averages`.
+        momenta: Numbers in [0, 1], the weights of the old values: of the mean and of the standard
+            deviation for inference, and of both averages for `Renorm`.
+        epsilon: Number > 0 that is added to the batch's variance.
+
+    Returns:
+        A list of five arrays of the shapes and dtypes of `averages`.
+    """
+    mean, variance, deviation, *of_renorm = averages
+    of_inference, of_training = momenta[:2], [momenta[2]] * 2
+    moments = moments._replace(variance=standard_deviation(moments.variance, epsilon))
+    mean, new = moving_averages((mean, deviation), moments, of_inference)
+    of_renorm = moving_averages(of_renorm, moments, of_training)
+    # If an unusable batch left the deviation unchanged, rounding must not change the variance.
+    variance = ops.where(new == deviation, variance, ops.maximum(ops.square(new) - epsilon, 0))
+    return [mean, variance, new, *of_renorm]

@@ -100,9 +100,36 @@ def test_initial_values_that_are_not_finite_real_numbers(layer, value):
         lambda shape: keras.ops.convert_to_tensor(np.full(shape, value)),
         keras.initializers.Constant(value),
     ):
-        made = layer(gamma_initializer=given)
         with pytest.raises(ValueError, match=r"`gamma_initializer`.*finite real numbers.*Received"):
-            made.build((None, 32))
+            layer(gamma_initializer=given).build((None, 32))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [1.0, -1e-3],
+        np.array([0.0, -2.0]),
+        keras.initializers.Constant(-1.0),
+        keras.initializers.serialize(keras.initializers.Constant(-1.0)),
+    ],
+    ids=["list", "array", "number", "config"],
+)
+def test_negative_moving_variances(given):
+    with pytest.raises(ValueError, match=r"`moving_variance_initializer`.* >= 0 .*Received: mov"):
+        BatchNormalization(moving_variance_initializer=given)
+    BatchNormalization(moving_mean_initializer=given, moving_variance_initializer=[0.0, 1.0])
+
+
+def test_negative_moving_variances_of_functions():
+    layer = BatchNormalization(moving_variance_initializer=lambda shape: -np.ones(shape))
+    with pytest.raises(ValueError, match=r"`moving_variance_initializer`.* >= 0 .*Received: mov"):
+        layer.build((None, 2))
+    # The function of another argument has the limit of the argument that it is given for.
+    offsets = BatchNormalization(beta_initializer=layer.moving_variance_initializer)
+    offsets.build((None, 2))
+    scales = BatchNormalization(moving_variance_initializer=offsets.beta_initializer)
+    with pytest.raises(ValueError, match=r"`moving_variance_initializer`.* >= 0 .*Received: mov"):
+        scales.build((None, 2))
 
 
 @pytest.mark.parametrize("layer", ALL)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_norm import matlab
+from keras_norm.conversion.kinds import KINDS
 from tests.kinds import LAYERS
 
 BATCH = np.array([[1.0, 10.0], [3.0, 30.0]], "float32")  # means 2, 20; variances 1, 100
@@ -22,10 +23,17 @@ EVERY_PROPERTY = {
     "group": {},
     "instance": {},
 }
+OWN_DEFAULTS = {
+    "batch": {"TrainedMean": [], "TrainedVariance": [], "MeanDecay": 0.1, "VarianceDecay": 0.1},
+    "layer": {"OperationDimension": "batch-excluded"},
+    "group": {"NumGroups": "all-channels"},
+    "instance": {},
+}
+OF_MATLAB = [kind.layer for kind in KINDS if kind.matlab]
 FUNCTIONS = {
     kind: getattr(matlab, f"{kind}NormalizationLayer")
-    for kind in LAYERS
-    if hasattr(matlab, f"{kind}NormalizationLayer")
+    for kind, layer in LAYERS.items()
+    if layer in OF_MATLAB
 }
 COMMON = {
     "Epsilon": 0.5,
@@ -87,14 +95,8 @@ def test_defaults_are_matlabs(kind):
         "OffsetL2Factor": 1.0,
         "Name": "N1",
         **READ_ONLY,
+        **OWN_DEFAULTS[kind],
     }
-    if kind == "batch":
-        expected |= {"TrainedMean": [], "TrainedVariance": []}
-        expected |= {"MeanDecay": 0.1, "VarianceDecay": 0.1}
-    if kind == "layer":
-        expected["OperationDimension"] = "batch-excluded"
-    if kind == "group":
-        expected["NumGroups"] = "all-channels"
     assert matlab.properties(make(kind, Name="N1")) == expected
 
 
@@ -406,7 +408,10 @@ def test_empty_values_that_are_set_bring_the_initializer_back():
     ("name", "value", "error", "message"),
     [
         ("ScaleLearnRateFacto", 1, AttributeError, "Did you mean 'ScaleLearnRateFactor'"),
+        ("scaleLearnRateFactor", 1, AttributeError, "Did you mean 'ScaleLearnRateFactor'"),
+        ("meandecay", 0.2, AttributeError, "Did you mean 'MeanDecay'"),
         ("epsilon", 0.5, None, ""),
+        ("scale", False, None, ""),
         ("MeanDecay", 2, ValueError, "`MeanDecay` must be"),
         ("Epsilon", 1e-50, ValueError, "`Epsilon` must be at least"),
         ("NumInputs", 2, AttributeError, "'NumInputs' of layer 'BN1' .* is read-only"),
@@ -440,5 +445,7 @@ def test_numbers_of_groups_and_channels_that_are_set_must_agree():
 
 
 def test_properties_are_those_of_our_layers_only():
-    with pytest.raises(TypeError, match="InstanceNormalization of keras_norm"):
+    with pytest.raises(TypeError) as got:
         matlab.properties(keras.layers.Dense(1))
+    names = [layer.__name__ for layer in OF_MATLAB]
+    assert f"must be a {', '.join(names[:-1])} or {names[-1]} of keras_norm" in str(got.value)
