@@ -113,7 +113,7 @@ def report(curves):
     )
 
 
-def draw(curves, out):
+def draw(curves, out, title, tested_on):
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for (name, results), color in zip(curves.items(), ("tab:blue", "tab:orange"), strict=True):
         epochs = np.arange(1, results.shape[1] + 1)
@@ -121,8 +121,8 @@ def draw(curves, out):
         axes.plot(epochs, mean, color=color, label=name)
         axes.fill_between(epochs, mean - deviation, mean + deviation, color=color, alpha=0.2, lw=0)
     axes.set_xlabel("epoch of fine-tuning")
-    axes.set_ylabel("test accuracy on digits 5 to 9 (%)")
-    axes.set_title(f"From digits 0-4 to 5-9: mean and deviation of {len(results)} seeds")
+    axes.set_ylabel(f"test accuracy on {tested_on} (%)")
+    axes.set_title(f"{title}: mean and deviation of {len(results)} seeds")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
@@ -130,17 +130,26 @@ def draw(curves, out):
     print(f"Picture: {out}")
 
 
-def main(run, description, picture):
-    """Compares by `run`, at the size that the command line says, and draws the picture."""
+def main(run, description, picture, sizes, title, tested_on):
+    """Compares by `run`, at the size that the command line says, and draws the picture.
+
+    `sizes` are the numbers of seeds, of epochs of pretraining and of epochs of fine-tuning.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--small", action="store_true", help="one seed and few epochs")
     parser.add_argument("--out", default=picture, help="where the picture goes")
     arguments = parser.parse_args()
-    sizes = (1, 2, 3) if arguments.small else (10, 15, 20)
-    curves = run(*sizes)
+    curves = run(*((1, 2, 3) if arguments.small else sizes))
     report(curves)
-    draw(curves, arguments.out)
+    draw(curves, arguments.out, title, tested_on)
 
 
 if __name__ == "__main__":
-    main(run, __doc__.splitlines()[0], "finetune_multipliers.png")
+    main(
+        run,
+        __doc__.splitlines()[0],
+        "finetune_multipliers.png",
+        sizes=(10, 15, 20),
+        title="From digits 0-4 to 5-9",
+        tested_on="digits 5 to 9",
+    )

@@ -13,7 +13,7 @@ WEIGHT_DECAY = "weight_decay_multiplier"
 KINDS = (LR, L2, WEIGHT_DECAY)
 
 _SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
-# Steps at which a schedule is checked.
+# Steps at which each schedule is checked.
 _TRIED = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 
@@ -35,12 +35,13 @@ def now(multiplier, iterations):
 def checked_multiplier(name, value):
     """Returns `value`, a schedule or a finite number >= 0 as a float, and raises otherwise.
 
-    A schedule is checked at a few steps up to a million. Its configuration is accepted too.
+    A schedule is checked at a few steps up to a million, and a `PiecewiseConstantDecay` also in each
+    of its intervals. Its configuration is accepted too.
     """
     if isinstance(value, dict):
         value = keras.saving.deserialize_keras_object(value)
     if is_schedule(value):
-        for step in _TRIED:
+        for step in _tried(value):
             found = float(keras.ops.convert_to_numpy(value(step)))
             if not (math.isfinite(found) and found >= 0):
                 raise ValueError(
@@ -49,6 +50,14 @@ def checked_multiplier(name, value):
                 )
         return value
     return _validation.real(name, value, low=0.0)
+
+
+def _tried(schedule):
+    """Returns the steps at which a schedule is checked."""
+    if not isinstance(schedule, keras.optimizers.schedules.PiecewiseConstantDecay):
+        return _TRIED
+    # A boundary is the last step of the interval before it.
+    return sorted({*_TRIED, *(math.floor(boundary) + 1 for boundary in schedule.boundaries)})
 
 
 def serialize(multiplier):
@@ -83,7 +92,8 @@ def set_multipliers(variable_or_layer, lr=None, l2=None, weight_decay=None):
         TypeError: If the first argument is neither a variable nor a layer, or a multiplier is
             neither a number nor a schedule.
         ValueError: If a multiplier, or a value of a schedule at one of the steps 0, 1, 10, 100
-            and so on up to a million, is negative or not finite, or the layer has no weights yet.
+            and so on up to a million, or in an interval of a `PiecewiseConstantDecay`, is negative
+            or not finite, or the layer has no weights yet.
 
     Example:
     >>> import keras, keras_norm

@@ -9,8 +9,8 @@ One module per backend, all with the same names. The backend is chosen here and 
   model, or in all processes, stacked; called outside of compiled code.
 - `check_merge(model)`: raises an error where processes cannot each run a pass of their own.
 - `recomputing()`: whether the running code repeats a forward pass to compute a gradient.
-- `default_training(layer)`: the training mode of a call without `training`; None if Keras's default
-  applies.
+- `mode(layer, training)`: the training mode of a call with the argument `training`; None if Keras's
+  default applies.
 - `scope(model)`: a context in which a pass over data with `model` can run.
 - `compiled(function, model)`: `function` of arrays, compiled if the model's steps are.
 - `batch_function(function, model)`: `function` of a batch of inputs that calls the model and
@@ -45,7 +45,7 @@ checked_group = _engine.checked_group
 gathered = _engine.gathered
 check_merge = _engine.check_merge
 recomputing = _engine.recomputing
-default_training = _engine.default_training
+mode = _engine.mode
 scope = _engine.scope
 compiled = _engine.compiled
 batch_function = _engine.batch_function

@@ -61,9 +61,9 @@ def recomputing():
     return False
 
 
-def default_training(layer):
-    """Returns None, for Keras's default."""
-    return None
+def mode(layer, training):
+    """Returns `training`; None means Keras's default."""
+    return training
 
 
 def scope(model):

@@ -75,13 +75,21 @@ def recomputing():
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-def default_training(layer):
-    """Returns the mode that `.train()` and `.eval()` set, for a layer inside a torch module.
+def mode(layer, training):
+    """Returns the training mode of a call of a layer, from the call's argument `training`.
 
-    For any other layer, Keras's default applies: a new torch module is in training mode, a Keras
-    layer is not.
+    Without the argument, a layer inside a torch module has the mode that `.train()` and `.eval()`
+    set. For any other layer, Keras's default applies: a new torch module is in training mode, a
+    Keras layer is not. A repeated forward pass without the argument has the mode of the first one:
+    Keras passes the mode of an outer layer only while the call of that layer runs.
     """
-    return layer.training if layer.in_torch_module else None
+    if training is None and recomputing():
+        return layer.last_mode
+    if training is None and layer.in_torch_module:
+        training = layer.training
+    if not torch.compiler.is_compiling() and training is not layer.last_mode:
+        layer.last_mode = training
+    return training
 
 
 def _mark(module, name, submodule):

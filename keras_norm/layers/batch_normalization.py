@@ -164,6 +164,8 @@ class BatchNormalization(Normalization):
         self._observer = None
         # Whether the layer follows `.train()` and `.eval()` of a torch module that contains it.
         self.in_torch_module = False
+        # The mode of the last forward pass on PyTorch, for its recomputation.
+        self.last_mode: bool | None = None
 
     def build(self, input_shape):
         """Creates gamma, beta and the moving statistics."""
@@ -216,8 +218,7 @@ class BatchNormalization(Normalization):
         shape = [1] * len(inputs.shape)
         shape[channel_axis] = self.num_channels
         gamma, beta = self._scale_and_offset(shape, dtype)
-        if training is None:
-            training = engines.default_training(self)
+        training = engines.mode(self, training)
         observer = self._observer
         uses_batch = self.trainable and (training or observer is not None)
         if uses_batch:

@@ -66,6 +66,32 @@ if BACKEND == "torch":
         fit(model, x)
         np.testing.assert_allclose(numpy(norm.moving_mean), moved(x, 4), atol=1e-6)
 
+    @pytest.mark.parametrize("training", [False, True])
+    def test_recomputation_has_the_mode_of_an_outer_layer_whose_call_has_ended(training):
+        import torch
+        from torch.utils.checkpoint import checkpoint
+
+        class Block(layers.Layer):
+            """Recomputes its layer, as Keras 3.16 recomputes a model in `keras.RematScope`."""
+
+            def __init__(self):
+                super().__init__()
+                self.norm = BatchNormalization()
+
+            def call(self, inputs, training=None):
+                return checkpoint(self.norm, inputs, use_reentrant=False)
+
+        x, upstream = data(20, 3), data(20, 3, seed=1)
+        block, norm = Block(), BatchNormalization()
+        gradients = []
+        for layer in (block, norm):
+            inputs = torch.tensor(x, requires_grad=True)
+            layer.build(x.shape)
+            (layer(inputs, training=training) * torch.tensor(upstream)).sum().backward()
+            gradients.append(numpy(inputs.grad))
+        np.testing.assert_array_equal(*gradients)
+        np.testing.assert_array_equal(numpy(block.norm.moving_mean), numpy(norm.moving_mean))
+
 
 if BACKEND == "jax":
 

@@ -95,6 +95,40 @@ def test_mixed_float16():
     assert np.any(models[0].get_weights()[0] != test_training.KERNEL)
 
 
+def test_mixed_float16_by_compile_is_saved_and_resumed(tmp_path):
+    """`compile` wraps the optimizer by itself; training goes on after a load as without it."""
+    factors = [SCHEDULE, 0.0]
+
+    def compiled():
+        optimizer = MultiplierOptimizer(keras.optimizers.SGD(test_training.RATE, momentum=0.9))
+        return test_training.linear_model(optimizer, factors, jit_compile=False)
+
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        through, model = compiled(), compiled()
+        test_training.fit(through, 6)
+        test_training.fit(model, 3)
+        model.save(tmp_path / "model.keras")
+        # Under another policy, Keras loads the model without the loss scale.
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert type(loaded.optimizer) is keras.optimizers.LossScaleOptimizer
+    assert type(loaded.optimizer.inner_optimizer) is MultiplierOptimizer
+    test_training.fit(loaded, 3)
+    # The same steps in the same order, with the same scale of the loss.
+    cases.assert_same(loaded.get_weights(), through.get_weights())
+    assert int(loaded.optimizer.iterations) == int(through.optimizer.iterations)
+    # At the first scale, 2**15, some steps may overflow: they are skipped, and do not count.
+    steps = int(through.optimizer.iterations)
+    assert steps > 3
+    rates = [factor * test_training.RATE for factor in FACTORS[:steps]]
+    expected = test_training.regression(rates, factors=(1, 0), momentum=0.9)
+    # Gradients are in float16.
+    cases.assert_close(loaded.get_weights()[:1], expected[:1], tolerance=2e-3)
+    cases.assert_same(loaded.get_weights()[1:], [np.zeros(1)])
+
+
 def test_loss_scaling_and_steps_that_overflow():
     """A step that is skipped does not count: the schedule waits."""
 
