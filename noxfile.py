@@ -133,16 +133,17 @@ def triton(session):
 
 @nox.session(default=False)
 def xla(session):
-    """Compiles the programs of JAX for a card and counts their traffic, without a card."""
-    install(session, *BACKENDS["jax"])
+    """Compiles the programs of JAX and TensorFlow for a card and counts their traffic."""
+    install(session, *BACKENDS["jax"], TENSORFLOW)
     # The compiler for cards, in the version of the tested JAX.
     code = "import jax; print(jax.__version__)"
     version = session.run("python", "-c", code, silent=True).strip()
     session.install("--no-deps", f"jax-cuda12-pjrt=={version}")
-    session.run(
-        *("python", "-m", "benchmarks.xla", "--output", "benchmarks/results"),
-        env=environment(session, "jax"),
-    )
+    for backend in ("jax", "tensorflow"):
+        session.run(
+            *("python", "-m", "benchmarks.xla", "--output", "benchmarks/results"),
+            env=environment(session, backend),
+        )
 
 
 @nox.session(default=False)

@@ -109,9 +109,12 @@ def measure(backend, row, mode, step, rounds):
     return line
 
 
-def measure_model(batch, rounds):
+def measure_model(mode, batch, rounds):
     """Returns the line of the complete model: one training step."""
     import keras_norm
+
+    # "auto" would mean no XLA on TensorFlow, on a machine without an accelerator.
+    jit_compile = {"xla": True, "graph": False}.get(mode, "auto")
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal((batch, 32, 32, 3), "float32")
@@ -122,7 +125,7 @@ def measure_model(batch, rounds):
         ("keras", keras.layers.BatchNormalization),
         ("empty", rows.Empty),
     ):
-        model = rows.resnet(normalization)
+        model = rows.resnet(normalization, jit_compile)
         functions[name] = lambda model=model: model.train_on_batch(x, y)
     times = interleaved(functions, lambda result: result, rounds)
     return {
@@ -150,7 +153,7 @@ def run(backend, mode, tiny, rounds):
             row = rows.tiny(row) if tiny else row
             for step in row.steps:
                 add(section, measure(backend, row, mode, step, rounds * factor))
-    add("model", measure_model(2 if tiny else 32, max(2, rounds // 2)))
+    add("model", measure_model(mode, 2 if tiny else 32, max(2, rounds // 2)))
     return lines
 
 

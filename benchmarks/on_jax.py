@@ -46,6 +46,22 @@ def layer_step(layer, x, gradient, step, mode, mask=None):
     return lambda: run(parameters, x, gradient, state)
 
 
+def program(layer, shape, dtype, step, masked):
+    """Returns the program of a step on a card of NVIDIA, in HLO's text."""
+    parameters = [v.value for v in layer.trainable_variables]
+    state = [v.value for v in layer.non_trainable_variables]
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    mask = jax.ShapeDtypeStruct(shape[:2], bool) if masked else None
+
+    def forward(parameters, x, state):
+        values, mask = state
+        options = call_options(layer, step == "training", mask)
+        return layer.stateless_call(parameters, values, x, **options)
+
+    traced = step_of(forward, step != "inference").trace(parameters, x, x, (state, mask))
+    return traced.lower(lowering_platforms=("cuda",)).as_text("hlo")
+
+
 def call_options(layer, training, mask):
     """Returns the options of a call of a layer."""
     options = {"training": training} if isinstance(layer, rows.BATCH_LAYERS) else {}

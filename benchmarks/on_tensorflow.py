@@ -38,6 +38,13 @@ def layer_step(layer, x, gradient, step, mode, mask=None):
     return _step(forward, parameters, x, gradient, step != "inference", mode)
 
 
+def program(layer, shape, dtype, step, masked):
+    """Returns the program of a step that TensorFlow passes to XLA, in HLO's text."""
+    x = tf.zeros(shape, dtype)
+    run = layer_step(layer, x, x, step, "xla", tf.ones(shape[:2], "bool") if masked else None)
+    return run.func.experimental_get_compiler_ir(*run.args)(stage="hlo")
+
+
 def native_step(name, options, x, gradient, training, mode):
     """Returns a function that runs a step of the backend's own operation, or None."""
     if name != "batch" or options["axis"] != -1:
@@ -76,7 +83,9 @@ def _step(forward, parameters, x, gradient, with_gradients, mode):
         return y, tape.gradient(y, [x, *parameters], gradient)
 
     infer = tf.function(lambda x: forward(x), jit_compile=mode == "xla")
-    return (lambda: train(x, gradient)) if with_gradients else (lambda: infer(x))
+    if with_gradients:
+        return functools.partial(train, x, gradient)
+    return functools.partial(infer, x)
 
 
 def memory(make, policy, x, mask):

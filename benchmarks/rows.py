@@ -235,7 +235,7 @@ def tiny(row):
     return row._replace(shape=tuple(sizes.get(size, size) for size in row.shape))
 
 
-def resnet(normalization):
+def resnet(normalization, jit_compile):
     """Returns a network in the style of ResNet for (32, 32, 3) images, compiled."""
     layers = keras.layers
     x = inputs = keras.Input((32, 32, 3))
@@ -250,5 +250,6 @@ def resnet(normalization):
         x = layers.Add()([x, shortcut])
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(normalization()(x)))
     model = keras.Model(inputs, layers.Dense(10)(x))
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, jit_compile=jit_compile)
     return model

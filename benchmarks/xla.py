@@ -2,8 +2,12 @@
 
     pip install --no-deps jax-cuda12-pjrt==VERSION_OF_JAX
     KERAS_BACKEND=jax python -m benchmarks.xla --output benchmarks/results
+    KERAS_BACKEND=tensorflow python -m benchmarks.xla --output benchmarks/results
 
 JAX's plugin for CUDA contains XLA's compiler for cards, which needs only the description of a card.
+It compiles TensorFlow's programs too, so TensorFlow's environment needs JAX. TensorFlow's own XLA
+may be another version.
+
 A step is one program here, and its top level is a list of kernels. The script counts the bytes of
 the arrays that each kernel takes and returns, once for each kernel, so it cannot detect arrays that
 are read twice or in part. Of several branches, the largest counts. XLA chooses some kernels by
@@ -19,8 +23,8 @@ import re
 
 import jax
 import jax.numpy as jnp
+import keras
 
-from benchmarks import on_jax
 from benchmarks.accelerator import BYTES_A_SECOND, members
 
 # An H100, in the words of XLA's `GpuTargetConfigProto`.
@@ -51,15 +55,14 @@ FREE = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "after
 
 
 def compiler():
-    """Returns a sharding on the card that is described: what is lowered for it compiles for it."""
+    """Returns a function that compiles a program in HLO's text for the card that is described."""
+    from jax._src.compiler import get_compile_options
     from jax._src.lib import _jax, xla_client
 
     plugin = importlib.util.find_spec("jax_plugins.xla_cuda12")
     if plugin is None:
         raise SystemExit("jax-cuda12-pjrt is not installed; see the head of benchmarks/xla.py")
     jax.config.update("jax_platforms", "cpu")
-    # Without a card, programs can be stored but not read.
-    jax.config.update("jax_enable_compilation_cache", False)
     jax.devices()  # Registers the plugins that JAX finds.
     if not xla_client.pjrt_plugin_loaded("cuda"):
         folder = pathlib.Path(plugin.submodule_search_locations[0])
@@ -67,8 +70,29 @@ def compiler():
     if not xla_client.pjrt_plugin_initialized("cuda"):
         xla_client.initialize_pjrt_plugin("cuda")
     options = {"topology": "1x1x1", "target_config": CARD}
-    topology = _jax.get_default_c_api_topology("cuda", "cuda", options)
-    return jax.sharding.SingleDeviceSharding(topology._make_compile_only_devices()[0])
+    (device,) = _jax.get_default_c_api_topology(
+        "cuda", "cuda", options
+    )._make_compile_only_devices()
+    devices = xla_client.DeviceList((device,))
+    options = get_compile_options(num_replicas=1, num_partitions=1)
+
+    def compiled(program):
+        return device.client.compile(stablehlo(program), devices, options).hlo_modules()[0]
+
+    return compiled
+
+
+def stablehlo(program):
+    """Returns a program in HLO's text as a module that PJRT's compilers take."""
+    from jax._src.interpreters.mlir import make_ir_context
+    from jax._src.lib import _jax, xla_client
+    from jax._src.lib.mlir import ir
+
+    # StableHLO has no copy, which TensorFlow adds to results. A reshape to the same shape is free.
+    program = program.replace(" copy(", " reshape(")
+    module = xla_client.hlo.hlo_module_from_text(program)
+    with make_ir_context():
+        return ir.Module.parse(_jax.mlir.hlo_to_stablehlo(module.as_serialized_hlo_module_proto()))
 
 
 def moved(program):
@@ -114,34 +138,20 @@ def _bytes(made):
     )
 
 
-def program(row, make, masked, step, card):
-    """Returns the program of a step for the card."""
+def program(backend, row, make, masked, step):
+    """Returns the program of a step as the backend passes it to XLA, in HLO's text."""
     layer = make(dtype=row.dtype if row.dtype == "float32" else f"mixed_{row.dtype}")
     layer.build(row.shape)
-    parameters = [v.value for v in layer.trainable_variables]
-    state = [v.value for v in layer.non_trainable_variables]
-    x = jax.ShapeDtypeStruct(row.shape, row.dtype)
-    mask = jax.ShapeDtypeStruct(row.shape[:2], bool) if masked else None
-
-    def forward(parameters, x, state):
-        values, mask = state
-        options = on_jax.call_options(layer, step == "training", mask)
-        return layer.stateless_call(parameters, values, x, **options)
-
-    run = on_jax.step_of(forward, step != "inference")
-    given = jax.tree.map(
-        lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=card),
-        (parameters, x, x, (state, mask)),
-    )
-    return run.trace(*given).lower(lowering_platforms=("cuda",)).compile().as_text()
+    return backend.program(layer, row.shape, row.dtype, step, masked)
 
 
-def line_of(row, step, card):
+def line_of(backend, row, step, compiled):
     """Returns the passes over the input and the kernels of one step, for keras_norm and Keras."""
     line = {"row": row.name, "shape": row.shape, "step": step}
     size = math.prod(row.shape) * jnp.dtype(row.dtype).itemsize
     for name, make, masked in (("ours", row.ours, row.mask), ("keras", row.keras, row.keras_masks)):
-        count, kernels = moved(program(row, make, masked, step, card))
+        made = compiled(program(backend, row, make, masked, step))
+        count, kernels = moved(made.to_string())
         line[name] = {
             "passes": round(count / size, 2),
             "kernels": kernels,
@@ -155,16 +165,18 @@ def main():
     parser.add_argument("--tiny", action="store_true", help="tiny inputs: to see that all runs")
     parser.add_argument("--output", type=pathlib.Path, help="folder of accelerator.json")
     arguments = parser.parse_args()
-    card = compiler()
+    backend = importlib.import_module(f"benchmarks.on_{keras.backend.backend()}")
+    compiled = compiler()
     lines = []
     for row in members(arguments.tiny):
         for step in row.steps:
-            lines.append(line_of(row, step, card))
+            lines.append(line_of(backend, row, step, compiled))
             print(lines[-1], flush=True)
     if arguments.output:
         path = arguments.output / "accelerator.json"
         result = json.loads(path.read_text()) if path.exists() else {}
-        result["xla"] = {"version": on_jax.VERSION, "lines": lines}
+        versions = {"version": backend.VERSION, "compiler": f"jax {jax.__version__}"}
+        result.setdefault("xla", {})[keras.backend.backend()] = {**versions, "lines": lines}
         path.write_text(json.dumps(result, indent=1) + "\n")
 
 

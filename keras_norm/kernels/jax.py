@@ -16,7 +16,6 @@ data; benchmarks/xla.py counts its passes over memory.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,8 @@ from jax.lax import optimization_barrier, platform_dependent
 
 from keras_norm import ops
 from keras_norm.kernels.plan import AFTER, BEFORE, plan
-from keras_norm.kernels.view import LARGEST_MEAN, LONGEST_STAGE, OPTIONS, Sets, View, short
+from keras_norm.kernels.sets import Sets
+from keras_norm.kernels.view import OPTIONS, View, short
 from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
 
@@ -66,74 +66,37 @@ def normalize(problem, x, gamma, beta, weights, combine, renorm=None):
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
 def _compiled(view, epsilon, centered, combine, x, gamma, beta, weights, renorm):
     """Returns the output in the view, and the moments."""
-    count = Sets(view, x, weights, gamma.dtype).count
-
-    def as_given(*moments):
-        n = jnp.asarray(count, gamma.dtype) if weights is None else view.count(count, x)
-        return ops.Moments(n, *(view.moment(v, x) for v in moments))
-
+    sets = SetsOnJax(view, x, weights, gamma.dtype)
     if not view.is_by_channel:
-        y, *moments = _rows(view, epsilon, centered, x, gamma, beta, weights)
-        return y, as_given(*moments)
-    shift, residual, variance = _moments(view, centered, x, weights, gamma.dtype)
-    moments = as_given(shift, residual, variance)
-    if combine is not None:
-        moments = combine(moments)
-        shift, residual, variance = map(view.of_moment, moments[1:])
-        count = moments.count.reshape(())
-    if renorm is not None:
-        r, d = map(view.of_moment, ops.renorm_corrections(moments, renorm, epsilon))
-        gamma, beta = gamma * r, beta + gamma * d
-    if variance.size > LONGEST_SUM * gamma.size:
-        gamma, beta = _spread(gamma, variance.shape), _spread(beta, variance.shape)
-
-    # Without the checkpoint, the intermediate values would be kept for the backward pass.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def affine(gamma, beta, residual, variance):
-        # Not `rsqrt`: its derivative holds the third power of the result, which may overflow.
-        scale = gamma * jnp.where(count > 0, 1 / jnp.sqrt(variance + epsilon), 0)
-        # The residual is subtracted after the scaling: (x - shift) - residual, reassociated, is
-        # x - (shift + residual).
-        return scale, beta - residual * scale
-
-    y = _scaled(view, x, weights, shift, *affine(gamma, beta, residual, variance))
-    return y, moments
+        y, *found = _rows(view, epsilon, centered, x, gamma, beta, weights)
+        return y, sets.moments(x, *found)
+    *found, finite = _moments(view, centered, x, weights, gamma.dtype)
+    *steps, moments = sets.affine(x, found, gamma, beta, epsilon, combine, renorm)
+    return _scaled(view, x, weights, finite, *steps), moments
 
 
-def _spread(v, shape):
-    """Returns numbers for the channels, one for each sample; their gradients are sums in stages."""
-    samples = math.prod(shape) // v.size
-    stages = -(-samples // LONGEST_STAGE)
-    # Doubling and halving is exact, and keeps XLA from joining the two sums.
-    v = jnp.broadcast_to(0.5 * v.reshape(-1), (stages, 1, v.size))
-    v = jnp.broadcast_to(2 * v, (stages, LONGEST_STAGE, v.shape[-1])).reshape(-1, v.shape[-1])
-    return v[:samples].reshape(shape)
+# Only the arguments are kept for a backward pass, not the intermediate values.
+_recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
+
+
+class SetsOnJax(Sets):
+    """Sets with JAX's control flow."""
+
+    recomputed = staticmethod(_recomputed)
+
+    def branch(self, condition, near, far):
+        """Returns `near()` where the condition holds, else `far()`; on an accelerator `far()`."""
+        return platform_dependent(cpu=lambda: jax.lax.cond(condition, near, far), default=far)
+
+    def constant(self, shift):
+        """Returns the shift; all uses see one rounded number, however a compiler arranges them."""
+        return optimization_barrier(jax.lax.stop_gradient(shift))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 4))
 def _moments(view, centered, x, weights, dtype):
-    """Returns shift, residual and variance of the sets."""
-    sets = Sets(view, x, weights, dtype)
-    mean, variance = map(sets.selected, sets.near(x.astype(dtype), centered))
-    if not centered and sets.share is None:
-        return mean, mean, variance
-
-    def near():
-        return jnp.zeros_like(mean), mean, variance
-
-    def far():
-        if not centered:
-            return mean, *sets.mean_and_variance(sets.counted(x.astype(dtype)), centered)
-        # All uses must see one rounded number, however a compiler arranges them. Under `jax.vmap`
-        # there is no branch. Only a selection then keeps compilers from contracting the
-        # multiplication in the mean with some of its subtractions.
-        shift = mean if weights is None else sets.mean(sets.counted(x.astype(dtype)))
-        shift = optimization_barrier(jnp.where(jnp.isfinite(shift), shift, 0))
-        return shift, *sets.mean_and_variance(sets.counted(x.astype(dtype) - shift), centered)
-
-    is_near = jnp.square(mean) <= LARGEST_MEAN**2 * variance
-    is_near = jnp.all(is_near & jnp.isfinite(variance))
-    return platform_dependent(cpu=lambda: jax.lax.cond(is_near, near, far), default=far)
+    """Returns shift, residual and variance of the sets, and 1 if all of the input is finite."""
+    return SetsOnJax(view, x, weights, dtype).found(x, centered)
 
 
 @_moments.defjvp
@@ -148,16 +111,17 @@ def _moments_jvp(view, centered, dtype, primals, tangents):
 
     The mean is shift + residual, and shift is a constant.
     """
-    shift, residual, variance = _moments(view, centered, *primals, dtype)
+    shift, residual, variance, finite = _moments(view, centered, *primals, dtype)
 
-    # Only the arguments are kept for a backward pass, not the intermediate values.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
+    @_recomputed
     def tangent(x, weights, shift, residual, dx):
-        first, product = _sums(Sets(view, x, weights, dtype), centered, x, shift, residual, dx)
+        sets = SetsOnJax(view, x, weights, dtype)
+        first, product = _sums(sets, centered, x, shift, residual, dx)
         return first, 2 * product
 
     first, dvariance = tangent(*primals, shift, residual, tangents[0])
-    return (shift, residual, variance), (jnp.zeros_like(shift), first, dvariance)
+    constants = jnp.zeros_like(shift), jnp.zeros_like(finite)
+    return (shift, residual, variance, finite), (constants[0], first, dvariance, constants[1])
 
 
 def _sums(sets, centered, x, shift, residual, dx):
@@ -170,10 +134,10 @@ def _sums(sets, centered, x, shift, residual, dx):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _scaled(view, x, weights, shift, scale, offset):
-    """Returns `(x - shift) * scale + offset`."""
+def _scaled(view, x, weights, finite, shift, scale, offset):
+    """Returns `(x - shift) * scale + offset`; `finite` is above 0 if all of `x` is finite."""
     held = x.astype(scale.dtype)
-    held = held if weights is None else Sets(view, x, weights, scale.dtype).held(held)
+    held = held if weights is None else SetsOnJax(view, x, weights, scale.dtype).held(held)
     return ((held - shift) * scale + offset).astype(x.dtype)
 
 
@@ -182,25 +146,45 @@ def _scaled_jvp(view, primals, tangents):
     """The derivative: dy = scale (dx - dshift) + (x - shift) dscale + doffset."""
     dtype = primals[0].dtype
 
-    # As above.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def tangent(x, weights, shift, scale, dx, dshift, dscale, doffset):
-        held, dx = x.astype(scale.dtype), dx.astype(scale.dtype)
-        if weights is not None:
-            sets = Sets(view, x, weights, scale.dtype)
-            held, dx = sets.held(held), sets.held(dx, like=held)
-        dy = scale * dx + ((held + -shift) * dscale + (doffset - scale * dshift))
+    @_recomputed
+    def tangent(x, weights, finite, shift, scale, dx, dshift, dscale, doffset):
+        dx = dx.astype(scale.dtype)
+        if weights is None:
+            along_scale = (x.astype(scale.dtype) + -shift) * dscale
+        else:
+            sets = SetsOnJax(view, x, weights, scale.dtype)
+            along_scale = _along_scale(sets, x, finite, shift, dscale)
+            dx = sets.held(dx, like=x.astype(scale.dtype))
+        dy = scale * dx + (along_scale + (doffset - scale * dshift))
         return dy.astype(dtype)
 
-    dx, _, *steps = tangents
-    return _scaled(view, *primals), tangent(*primals[:4], dx, *steps)
+    dx, _, _, *steps = tangents
+    return _scaled(view, *primals), tangent(*primals[:5], dx, *steps)
+
+
+def _along_scale(sets, x, finite, shift, dscale):
+    """Returns `(x - shift) dscale`. In the transpose, a sum then reads x, without a selection.
+
+    XLA writes the result of a selection to memory before a sum.
+    """
+
+    @_recomputed
+    def as_given(x, shift, dscale):
+        return (x.astype(sets.dtype) + -shift) * dscale
+
+    @_recomputed
+    def held(x, shift, dscale):
+        return (sets.held(x.astype(sets.dtype)) + -shift) * dscale
+
+    arguments = x, shift, dscale
+    return sets.branch(finite > 0, lambda: as_given(*arguments), lambda: held(*arguments))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _rows(view, epsilon, centered, x, gamma, beta, weights):
     """Returns output, shift, residual and variance where gamma and beta span the sets."""
-    sets = Sets(view, x, weights, gamma.dtype)
-    shift, residual, variance = _moments(view, centered, x, weights, gamma.dtype)
+    sets = SetsOnJax(view, x, weights, gamma.dtype)
+    shift, residual, variance, _ = _moments(view, centered, x, weights, gamma.dtype)
     inverse = sets.selected(jax.lax.rsqrt(variance + epsilon))
     held = sets.held(x.astype(gamma.dtype))
     y = (held - shift) * inverse - residual * inverse if centered else held * inverse
@@ -226,10 +210,9 @@ def _rows_jvp(view, epsilon, centered, primals, tangents):
     x, gamma, _, weights = primals
     y, shift, residual, variance = _rows(view, epsilon, centered, *primals)
 
-    # As above.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
+    @_recomputed
     def tangent(x, gamma, weights, shift, residual, variance, dx, dgamma, dbeta):
-        sets = Sets(view, x, weights, gamma.dtype)
+        sets = SetsOnJax(view, x, weights, gamma.dtype)
         first, product = _sums(sets, centered, x, shift, residual, dx)
         x, dx = x.astype(gamma.dtype), dx.astype(gamma.dtype)
         x, dx = sets.held(x), sets.held(dx, like=x)
@@ -279,7 +262,7 @@ def standardize(problem, x, moments, gamma, beta):
 
 @functools.partial(jax.jit, inline=True)
 def _compiled_scaled(x, shift, scale, offset):
-    return _scaled(None, x, None, shift, scale, offset)
+    return _scaled(None, x, None, None, shift, scale, offset)
 
 
 registry.register("normalize", "jax", normalize, options=OPTIONS)

@@ -210,8 +210,12 @@ def _is_sample(problem, axis):
 
 
 def _are_rows(problem, order):
-    """Returns whether sets without gamma and beta are the last axes, each masked as a whole."""
-    is_last = set(order[-len(problem.axes) :]) == set(problem.axes)
+    """Returns whether sets without gamma and beta are the last axes, each masked as a whole.
+
+    Rows have a known size, as gamma and beta have.
+    """
+    sizes = [problem.shape[axis] for axis in problem.axes]
+    is_last = set(order[-len(sizes) :]) == set(problem.axes) and None not in sizes
     return is_last and (problem.mask is None or all(problem.mask[a] == 1 for a in problem.axes))
 
 

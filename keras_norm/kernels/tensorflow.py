@@ -9,7 +9,6 @@ each further operation reads and writes memory. There, branches pass arrays on a
 unneeded operations.
 """
 
-import enum
 import functools
 
 import tensorflow as tf
@@ -17,8 +16,9 @@ from tensorflow.python.eager.forwardprop_util import pack_tangents
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from keras_norm import ops
-from keras_norm.kernels.plan import AFTER, BEFORE, SAMPLES, plan
-from keras_norm.kernels.view import LARGEST_MEAN, OPTIONS, Sets, View, short
+from keras_norm.kernels.plan import AFTER, BEFORE, plan
+from keras_norm.kernels.sets import Sets
+from keras_norm.kernels.view import OPTIONS, View, short
 from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
 
@@ -28,10 +28,6 @@ WINDOW = 32
 # viewed as several; benchmarks/accuracy.py, rows of long axes), and along several axes.
 LONGEST_SUM = 4096
 MOST_POSITIONS = 2048
-
-# The target of a trace: XLA, which fuses operations; TensorFlow, which runs them one after another;
-# or an exporter, which may support only plain operations and no branches.
-Target = enum.Enum("Target", ["XLA", "TENSORFLOW", "EXPORT"])
 
 
 @functools.lru_cache(maxsize=4096)
@@ -83,14 +79,18 @@ def normalize(problem, x, gamma, beta, weights, combine, renorm=None):
     dtype = at_least_float32(x.dtype)
     gamma, beta = view.parameter(gamma, 1, dtype), view.parameter(beta, 0, dtype)
     weights = None if weights is None else view.weights(weights, x)
-    task = Task(view, view.of(x), weights, problem, dtype)
+    given, x = x, view.of(x)
+    sets = _kind(problem.exported)(view, x, weights, dtype)
     if view.is_by_channel:
-        y, moments = task.by_channel(x, gamma, beta, combine, renorm)
+        *found, finite = _moments(sets, problem.centered, x)
+        epsilon = problem.epsilon
+        *steps, moments = sets.affine(given, found, gamma, beta, epsilon, combine, renorm)
+        y = _scaled(sets, x, finite, *steps)
     else:
-        y, *moments = task.rows(gamma, beta)
-        moments = ops.Moments(task.count(x), *(view.moment(v, x) for v in moments))
+        y, *found = _rows(sets, problem.epsilon, problem.centered, x, gamma, beta)
+        moments = sets.moments(given, *found)
     moments = ops.Moments(*map(tf.stop_gradient, moments)) if problem.moments else None
-    return view.back(y, x), moments
+    return view.back(y, given), moments
 
 
 def _has_tangent(x):
@@ -102,21 +102,38 @@ def _has_tangent(x):
     return bool(pack_tangents([x]).indices)
 
 
-def _target(exported):
-    # TensorFlow has no public function that says whether the current trace is for XLA.
-    if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        return Target.XLA
-    return Target.TENSORFLOW if not exported or tf.executing_eagerly() else Target.EXPORT
+class SetsInXla(Sets):
+    """Sets in a program that XLA compiles."""
+
+    def branch(self, condition, near, far):
+        """Returns `near()` where the condition holds, else `far()`."""
+        return tf.cond(condition, near, far)
+
+    def guarded(self, x, finite, like=None):
+        """Returns `x` with 0 at padding that is not finite (in `like`, if that is given)."""
+        return self.held(x, like)
+
+    def difference(self, x, shift):
+        """Returns `x - shift`."""
+        return x - shift
 
 
-class SetsInMemory(Sets):
-    """Sets whose squares a norm adds up, without writing them to memory. With XLA it would not."""
+class SetsInExports(SetsInXla):
+    """Sets in a graph that may be exported."""
 
-    def mean_of_squares(self, x):
-        """Returns the means of the squares; `x` must be 0 at padding."""
+    def branch(self, condition, near, far):
+        """Returns `far()`: exporters may not support branches."""
+        return far()
+
+
+class SetsInMemory(SetsInXla):
+    """Sets where each operation reads and writes memory, and branches pass arrays on at no cost."""
+
+    def squares(self, x):
+        """Returns the means of the squares; a norm adds them up without writing them to memory."""
         stage = self.view.stages[0]
         if len(stage) == 1 and (x.shape[stage[0]] or LONGEST_SUM + 1) > LONGEST_SUM:
-            return super().mean_of_squares(x)
+            return super().squares(x)
 
         # The gradient of the norm itself is NaN where all elements are 0.
         @tf.custom_gradient
@@ -127,183 +144,106 @@ class SetsInMemory(Sets):
         # The view divides by the sizes of its argument, which are now 1 along this stage.
         return self.mean(sum_of_squares(x) / self.view.size(x, stage))
 
+    def guarded(self, x, finite, like=None):
+        """Returns `x` with 0 at padding that is not finite (in `like`, if that is given)."""
+        if self.weights is None:
+            return x
+        return tf.cond(finite > 0, lambda: x, lambda: self.held(x, like))
 
-class Task:
-    """One call: the input in a view, and the computations on its sets."""
-
-    def __init__(self, view, x, weights, problem, dtype):
-        self._view, self._x, self._dtype = view, x, dtype
-        self._epsilon, self._centered = problem.epsilon, problem.centered
-        self._target = _target(problem.exported)
-        self._is_masked = weights is not None
-        self._sets = Sets(view, x, weights, dtype)
-        is_in_memory = self._target is Target.TENSORFLOW
-        self._near = SetsInMemory(view, x, weights, dtype) if is_in_memory else self._sets
-
-    def count(self, x):
-        """Returns how many elements count in each set."""
-        count = tf.cast(self._sets.count, self._dtype)
-        return self._view.count(count, x) if self._is_masked else count
-
-    def by_channel(self, x, gamma, beta, combine, renorm):
-        """Returns output and moments where sums run over positions."""
-        view = self._view
-        *moments, finite = self._moments(self._x)
-        count, (shift, residual, variance) = self._sets.count, moments
-        moments = ops.Moments(self.count(x), *(view.moment(v, x) for v in moments))
-        if combine is not None:
-            moments = combine(moments)
-            shift, residual, variance = map(view.of_moment, moments[1:])
-            count = tf.reshape(moments.count, [])
-        if renorm is not None:
-            r, d = map(view.of_moment, ops.renorm_corrections(moments, renorm, self._epsilon))
-            gamma, beta = gamma * r, beta + gamma * d
-        if view.parts[0] == SAMPLES:
-            gamma, beta = (_spread(v, variance, view.over_samples) for v in (gamma, beta))
-        # Not `rsqrt`: its derivative holds the third power of the result, which may overflow.
-        inverse = 1.0 / tf.sqrt(variance + self._epsilon)
-        if self._is_masked or combine is not None:
-            inverse = tf.where(count > 0, inverse, tf.zeros_like(inverse))
-        scale = gamma * inverse
-        y = self._scaled(self._x, tf.stop_gradient(shift), scale, beta - residual * scale, finite)
-        return y, moments
-
-    def _moments(self, x):
-        """Returns shift, residual and variance, and 1 if all of the input is finite.
-
-        A channel has n valid elements, `across` takes means over the channels of a set, and
-        mean = shift + residual. From the gradients to residual and variance follows the gradient
-
-            to x: 1 / n (to residual + 2 (x - mean) to variance) = slope (x - shift) + offset,
-            where slope = 2 / n to variance and offset = 1 / n to residual - slope residual
-        """
-
-        @tf.custom_gradient
-        def function(kept):
-            shift, residual, variance, finite = self._found(tf.cast(kept, self._dtype))
-
-            def gradient(_, to_residual, to_variance, __):
-                n = self._view.size(kept, dtype=self._dtype) * (
-                    1 if self._sets.share is None else self._sets.share
-                )
-                across = self._view.across
-                slope = across(to_variance) * (2.0 / n)
-                dx = self._difference(self._held(kept, finite), shift) * slope
-                if self._centered:
-                    dx += across(to_residual) / n - slope * residual
-                return tf.cast(self._sets.counted(dx), kept.dtype)
-
-            return (shift, residual, variance, finite), gradient
-
-        return function(x)
-
-    def _found(self, x):
-        """Returns shift, residual, variance, and 1 if all of the input is finite."""
-        sets, centered = self._sets, self._centered
-        raw = self._near.near(x, centered)
-        finite = tf.reduce_all(tf.math.is_finite(raw[1]))
-        mean, variance = map(sets.selected, raw)
-
-        def near():
-            return tf.zeros_like(mean), mean, variance
-
-        def far():
-            if not centered:
-                return mean, *sets.mean_and_variance(sets.counted(x), centered)
-            # Without this selection compilers contract the multiplication in the mean with some of
-            # its subtractions.
-            shift = sets.mean(sets.counted(x)) if self._is_masked else mean
-            shift = tf.where(tf.math.is_finite(shift), shift, tf.zeros_like(shift))
-            shift = tf.stop_gradient(shift)
-            # TensorFlow cannot vectorize the norm in a branch that no sample takes.
-            return shift, *sets.mean_and_variance(sets.counted(x - shift), centered)
-
-        if not centered and not self._is_masked:
-            found = mean, mean, variance
-        elif self._target is Target.EXPORT:
-            found = far()
-        else:
-            is_near = tf.square(mean) <= LARGEST_MEAN**2 * variance
-            found = tf.cond(tf.reduce_all(is_near & tf.math.is_finite(variance)), near, far)
-        return *found, tf.cast(finite, self._dtype)
-
-    def _scaled(self, x, shift, scale, offset, finite):
-        """Returns (x - shift) scale + offset.
-
-        The gradients: to x: g scale; to scale: sum(g (x - shift)); to offset: sum(g).
-        """
-
-        @tf.custom_gradient
-        def function(kept, scale, offset):
-            y = self._difference(self._held(kept, finite), shift) * scale + offset
-
-            def gradient(g):
-                g = tf.cast(g, self._dtype)
-                difference = self._difference(self._held(kept, finite), shift)
-                n = self._view.size(g)
-                dx = self._held(kept, finite, g * scale)
-                sums = self._view.mean(g * difference) * n, self._view.mean(g) * n
-                return tf.cast(dx, kept.dtype), *sums
-
-            return tf.cast(y, kept.dtype), gradient
-
-        return function(x, scale, offset)
-
-    def rows(self, gamma, beta):
-        """Returns output, shift, residual and variance where gamma and beta span the sets.
-
-        A set has n elements, r = (variance + epsilon)^(-1/2), h = r (x - mean) and u = gamma g.
-        Without centring, the mean is 0 and the term sum(u) is left out:
-
-            to beta: sum(g);  to gamma: sum(g h);  to x: r (u - sum(u) / n - h sum(u h) / n)
-        """
-
-        @tf.custom_gradient
-        def function(kept, gamma, beta):
-            shift, residual, variance, finite = self._found(tf.cast(kept, self._dtype))
-            inverse = self._sets.selected(tf.math.rsqrt(variance + self._epsilon))
-
-            def standardized():
-                difference = self._difference(self._held(kept, finite), shift)
-                return difference * inverse - residual * inverse
-
-            def gradient(g, *_):
-                g, h, mean = tf.cast(g, self._dtype), standardized(), self._sets.mean
-                u = g * gamma
-                dx = u - h * mean(u * h) - (mean(u) if self._centered else 0.0)
-                over_samples = self._view.over_samples
-                return tf.cast(dx * inverse, kept.dtype), over_samples(g * h), over_samples(g)
-
-            y = standardized() * gamma + beta
-            return (tf.cast(y, kept.dtype), shift, residual, variance), gradient
-
-        return function(self._x, gamma, beta)
-
-    def _held(self, kept, finite, values=None):
-        """Returns the input, or other values, with 0 at padding that is not finite."""
-        x = tf.cast(kept, self._dtype)
-        values, like = (x, None) if values is None else (values, x)
-        if not self._is_masked:
-            return values
-        if self._target is not Target.TENSORFLOW:
-            return self._sets.held(values, like)
-        return tf.cond(finite > 0, lambda: values, lambda: self._sets.held(values, like))
-
-    def _difference(self, x, shift):
-        # XLA fuses the subtraction, but would copy the arrays that a branch passes on.
-        if self._target is not Target.TENSORFLOW:
-            return x - shift
+    def difference(self, x, shift):
+        """Returns `x - shift`."""
         return tf.cond(tf.reduce_any(shift != 0), lambda: x - shift, lambda: x)
 
 
-def _spread(v, like, over_samples):
-    """Returns numbers by channel, broadcast over samples; their gradients are sums in stages."""
+def _kind(exported):
+    """Returns the class of sets for the current trace."""
+    # TensorFlow has no public function that says whether the current trace is for XLA.
+    if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        return SetsInXla
+    return SetsInMemory if not exported or tf.executing_eagerly() else SetsInExports
+
+
+def _moments(sets, centered, x):
+    """Returns shift, residual and variance, and 1 if all of the input is finite.
+
+    A channel has n valid elements, `across` takes means over the channels of a set, and
+    mean = shift + residual. From the gradients to residual and variance follows the gradient
+
+        to x: 1 / n (to residual + 2 (x - mean) to variance) = slope (x - shift) + offset,
+        where slope = 2 / n to variance and offset = 1 / n to residual - slope residual
+    """
 
     @tf.custom_gradient
-    def function(v):
-        return tf.broadcast_to(v, tf.shape(like)), over_samples
+    def function(kept):
+        shift, residual, variance, finite = sets.found(kept, centered)
 
-    return function(v)
+        def gradient(_, to_residual, to_variance, __):
+            share = 1 if sets.share is None else sets.share
+            n, across = sets.view.size(kept, dtype=sets.dtype) * share, sets.view.across
+            slope = across(to_variance) * (2.0 / n)
+            x = sets.guarded(tf.cast(kept, sets.dtype), finite)
+            dx = sets.difference(x, shift) * slope
+            if centered:
+                dx += across(to_residual) / n - slope * residual
+            return tf.cast(sets.counted(dx), kept.dtype)
+
+        return (shift, residual, variance, finite), gradient
+
+    return function(x)
+
+
+def _scaled(sets, x, finite, shift, scale, offset):
+    """Returns (x - shift) scale + offset, with a constant shift.
+
+    The gradients: to x: g scale; to scale: sum(g (x - shift)); to offset: sum(g).
+    """
+    shift = tf.stop_gradient(shift)
+
+    @tf.custom_gradient
+    def function(kept, scale, offset):
+        def difference():
+            return sets.difference(sets.guarded(tf.cast(kept, sets.dtype), finite), shift)
+
+        def gradient(g):
+            g, n = tf.cast(g, sets.dtype), sets.view.size(g, dtype=sets.dtype)
+            dx = sets.guarded(g * scale, finite, like=tf.cast(kept, sets.dtype))
+            sums = sets.view.mean(g * difference()) * n, sets.view.mean(g) * n
+            return tf.cast(dx, kept.dtype), *sums
+
+        return tf.cast(difference() * scale + offset, kept.dtype), gradient
+
+    return function(x, scale, offset)
+
+
+def _rows(sets, epsilon, centered, x, gamma, beta):
+    """Returns output, shift, residual and variance where gamma and beta span the sets.
+
+    A set has n elements, r = (variance + epsilon)^(-1/2), h = r (x - mean) and u = gamma g.
+    Without centring, the mean is 0 and the term sum(u) is left out:
+
+        to beta: sum(g);  to gamma: sum(g h);  to x: r (u - sum(u) / n - h sum(u h) / n)
+    """
+
+    @tf.custom_gradient
+    def function(kept, gamma, beta):
+        shift, residual, variance, finite = sets.found(kept, centered)
+        inverse = sets.selected(tf.math.rsqrt(variance + epsilon))
+
+        def standardized():
+            x = sets.guarded(tf.cast(kept, sets.dtype), finite)
+            return sets.difference(x, shift) * inverse - residual * inverse
+
+        def gradient(g, *_):
+            g, h, mean = tf.cast(g, sets.dtype), standardized(), sets.mean
+            u = g * gamma
+            dx = u - h * mean(u * h) - (mean(u) if centered else 0.0)
+            over_samples = sets.view.over_samples
+            return tf.cast(dx * inverse, kept.dtype), over_samples(g * h), over_samples(g)
+
+        y = standardized() * gamma + beta
+        return (tf.cast(y, kept.dtype), shift, residual, variance), gradient
+
+    return function(x, gamma, beta)
 
 
 def standardize(problem, x, moments, gamma, beta):
@@ -316,7 +256,7 @@ def standardize(problem, x, moments, gamma, beta):
     if (
         not isinstance(x, tf.Tensor)
         or tf.executing_eagerly()
-        or _target(exported=False) is not Target.TENSORFLOW
+        or _kind(exported=False) is not SetsInMemory
         or _has_tangent(x)
         or moments.residual is not None
         or not x.dtype == mean.dtype == tf.float32

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from typing import Any
 
 from keras import ops
 
@@ -10,9 +9,6 @@ from keras_norm.kernels.plan import AFTER, BEFORE, GROUPS, SAMPLES
 
 # The options of a `Problem` that XLA's executors know.
 OPTIONS = "centered", "exported", "mask", "moments", "renorm", "replicas"
-# Means up to this many standard deviations need no shift: their squares cost one bit of accuracy.
-# benchmarks/accuracy.py measures the error.
-LARGEST_MEAN = 1.0
 # The length of the short axes that a long axis is viewed as. An axis without a suitable divisor, or
 # of unknown size, is summed in rows of the longest length. A divisor below the shortest would leave
 # too many rows. benchmarks/accuracy.py measures the error on long rows.
@@ -180,6 +176,20 @@ class View:
         sums = total(merged, (0,), self.longest)
         return ops.reshape(sums, (1,) * rank + tuple(x.shape[rank:]))
 
+    def spread(self, values, like):
+        """Returns numbers by channel as numbers by sample; gradients to them are sums in stages.
+
+        Few samples are left to broadcasting.
+        """
+        samples = self.size(like, range(self.parts.count(SAMPLES)), dtype="int32")
+        if isinstance(samples, int) and samples <= self.longest:
+            return values
+        stages, channels = -(-samples // LONGEST_STAGE), math.prod(values.shape)
+        # Halving and doubling is exact, and keeps XLA from joining the two sums.
+        v = ops.broadcast_to(ops.reshape(values, (-1,)) * 0.5, (stages, 1, channels))
+        v = ops.broadcast_to(v * 2, (stages, LONGEST_STAGE, channels))
+        return ops.reshape(ops.reshape(v, (-1, channels))[:samples], ops.shape(like))
+
     def across(self, values):
         """Returns means by channel as means over all channels of a group."""
         _, _, groups, group_size, _ = self.plan.form
@@ -215,86 +225,3 @@ class View:
 
     def _as_given(self, x):
         return x if self.plan.is_ordered else ops.transpose(x, self.plan.inverse)
-
-
-class Sets:
-    """The sets of an input in a view, and means over their valid elements.
-
-    Args:
-        view: `View`.
-        x: The input in the view, for its sizes.
-        weights: The mask in the view, or None.
-        dtype: Name of the dtype of the moments.
-
-    Attributes:
-        count: Number of valid elements in each set: a number, or an array by sample.
-        share: By sample, the share of a channel's positions that is valid, more than 0. None if all
-            positions are valid, and where a set is valid or invalid as a whole: a selection at the
-            end is then sufficient.
-    """
-
-    def __init__(self, view, x, weights, dtype):
-        self.view, self.share = view, None
-        self._weights: Any = None
-        positions = view.size(x, dtype=dtype)
-        members = view.plan.form.group_size if view.is_by_channel else 1
-        self.count = positions * members
-        if weights is None:
-            return
-        self._weights = w = ops.cast(weights, dtype)
-        if view.plan.mask.is_by_set:
-            self.count = w * self.count
-        else:
-            # Sums of ones are exact.
-            counted = ops.sum(w, view.positions, keepdims=True) * (
-                positions / view.size(w, dtype=dtype)
-            )
-            self.count = counted * members
-            self.share = ops.maximum(counted, 1) / positions
-
-    def mean(self, x):
-        """Returns the means of the sets; `x` must be 0 at padding."""
-        means = self.view.mean(x)
-        return self.view.across(means if self.share is None else means / self.share)
-
-    def mean_of_squares(self, x):
-        """Returns the means of the squares; `x` must be 0 at padding."""
-        return self.mean(ops.square(x))
-
-    def mean_and_variance(self, x, centered):
-        """Returns mean and variance by sums of the elements and their squares."""
-        return self._variance(x, self.mean_of_squares(x), centered)
-
-    def near(self, x, centered):
-        """Returns mean and variance of elements near zero; padding may have any value.
-
-        The result is finite if all of `x` is; the numbers of empty sets must still be selected.
-        The two sums read separate weights: XLA writes an array with two readers to memory.
-        """
-        if self.share is None:
-            return self.mean_and_variance(x, centered)
-        square = self.mean_of_squares(x * -self._weights)
-        return self._variance(x * self._weights, square, centered)
-
-    def _variance(self, x, square, centered):
-        if not centered:
-            return ops.zeros_like(square), square
-        mean = self.mean(x)
-        return mean, ops.maximum(square - ops.square(mean), 0)
-
-    def counted(self, x):
-        """Returns `x` with 0 at padding, for means."""
-        return x if self._weights is None else ops.where(self._weights > 0, x, 0)
-
-    def held(self, x, like=None):
-        """Returns `x` with 0 at padding that is not finite (in `like`, if that is given).
-
-        Valid elements that are not finite make the moments NaN or infinite.
-        """
-        if self.share is None:
-            return self.counted(x)
-        return ops.where(ops.isfinite(x) if like is None else ops.abs(like) < math.inf, x, 0)
-
-    def selected(self, values):
-        """Returns numbers by set, with 0 for empty sets."""
-        return values if self._weights is None else ops.where(self.count > 0, values, 0)

@@ -185,6 +185,23 @@ def test_no_tracer_leaks():
         jax.jit(jax.vmap(jax.grad(masked)))(jnp.stack([X, X + 1]))
 
 
+@pytest.mark.parametrize("padding", [jnp.nan, jnp.inf])
+def test_padding_never_spoils_a_second_gradient(padding):
+    weights = jnp.ones((5, 3, 1)).at[0, 1].set(0)
+
+    def second(normalize):
+        def loss(x):
+            return ((normalize(x, (0, 1), 1e-2, None, None, weights)[0] * weights) ** 3).sum()
+
+        return jax.jit(jax.vmap(jax.grad(lambda x: (jax.grad(loss)(x) ** 2).sum())))
+
+    x = jnp.where(weights > 0, jnp.stack([X, X + 1]), padding)
+    expected = second(plain.normalize)(x)
+    np.testing.assert_allclose(
+        second(ops.normalize)(x), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
+    )
+
+
 def test_recomputation():
     inner = keras.Sequential([keras_norm.GroupNormalization(2), keras_norm.LayerNormalization()])
     inner.build((None, 3, 4))

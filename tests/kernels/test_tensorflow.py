@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import keras_norm
 from keras_norm import ops
-from keras_norm.kernels.tensorflow import Target, _target
+from keras_norm.kernels.tensorflow import SetsInXla, _kind
 from tests import plain
 from tests.kernels import test_kernels
 
@@ -91,10 +91,11 @@ def test_compiled_kernels_keep_the_promised_accuracy(shape, compiled):
 
 @pytest.mark.parametrize("sizes", [[None, 3, 4], [None, None, 4], [None, None, None, 4], [None, 4]])
 @pytest.mark.parametrize("masked", [False, True])
-def test_unknown_sizes_are_not_declined(sizes, masked):
+@pytest.mark.parametrize("has_gamma", [False, True])
+def test_unknown_sizes_are_not_declined(sizes, masked, has_gamma):
     shape = (*(5, 3, 2)[: len(sizes) - 1], 4)
     x = tf.constant(np.random.default_rng(0).standard_normal(shape), tf.float32)
-    gamma = tf.ones([*([1] * (len(sizes) - 1)), 4])
+    gamma = tf.ones([*([1] * (len(sizes) - 1)), 4]) if has_gamma else None
     weights = tf.cast(tf.random.stateless_uniform([*x.shape[:-1], 1], [0, 0]) < 0.7, "float32")
 
     @tf.function(input_signature=[tf.TensorSpec(sizes), tf.TensorSpec([*sizes[:-1], 1])])
@@ -145,16 +146,16 @@ def test_code_for_xla_is_known(jit_compile):
 
     @tf.function(jit_compile=jit_compile)
     def outer(x):
-        found.append(_target(exported=False) is Target.XLA)
+        found.append(_kind(exported=False) is SetsInXla)
         return tf.function(inner)(x)
 
     def inner(x):
-        found.append(_target(exported=False) is Target.XLA)
+        found.append(_kind(exported=False) is SetsInXla)
         return x
 
     outer(X)
     assert found == [jit_compile, jit_compile]
-    assert _target(exported=False) is not Target.XLA
+    assert _kind(exported=False) is not SetsInXla
 
 
 @pytest.mark.parametrize("rows", [100_000, 1_000_000])

@@ -40,3 +40,13 @@ def test_bytes_and_kernels_of_a_program():
     far = (128 + 64) + (64 + 16)
     # What a kernel takes twice counts once.
     assert xla.moved(PROGRAM) == (far + 128 + 16 + 128, 3)
+
+
+def test_programs_of_steps_are_read():
+    pytest.importorskip("flax")
+    from benchmarks import on_jax, rows
+
+    row = rows.tiny(rows.MASKED_ROWS[0])
+    for step in ("training", "inference"):
+        text = xla.program(on_jax, row, row.ours, True, step)
+        assert xla.stablehlo(text).operation.verify()
