@@ -5,7 +5,8 @@ the solution, and `compiled` makes it one operation in a compiled graph.
 
 The executors decline exported graphs, `torch.func`, forward-mode derivatives, subclasses of
 tensors, problems without a plan, and stored statistics of small inputs. In a compiled graph they
-also decline replicas and given moments, for which PyTorch's compiler generates good code.
+also decline sets over the batch and given moments, for which PyTorch's compiler generates good
+code.
 """
 
 import torch

@@ -87,7 +87,7 @@ class Task(NamedTuple):
             variance = variance.masked_fill(count == 0, 0)
             count = self.unview(count.expand(len(mean), 1), self.plan.counts)
         else:
-            count = mean.new_tensor(count)
+            count = mean.new_full((), count)
         shift, mean = (mean, torch.zeros_like(mean)) if shift is None else (shift, mean)
         fields = [self.unview(v, self.plan.moments) for v in (shift, mean, variance)]
         return ops.Moments(count, *fields)
