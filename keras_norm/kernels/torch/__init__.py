@@ -5,15 +5,16 @@ the solution, and `compiled` makes it one operation in a compiled graph.
 
 The executors decline exported graphs, `torch.func`, forward-mode derivatives, subclasses of
 tensors, problems without a plan, and stored statistics of small inputs. In a compiled graph they
-also decline replicas and given moments, for which PyTorch's compiler generates good code.
+also decline sets over the batch and given moments, for which PyTorch's compiler generates good
+code.
 """
 
 import torch
 
 from keras_norm import ops
 from keras_norm.kernels.torch import compiled
-from keras_norm.kernels.torch.functions import Moments, Normalize, Standardize, is_transformed
-from keras_norm.kernels.torch.sets import wider
+from keras_norm.kernels.torch.functions import Affine, Moments, Normalize, is_transformed
+from keras_norm.kernels.torch.sets import are_near, wider
 from keras_norm.kernels.torch.task import cleaned, task_of
 from keras_norm.ops import registry
 
@@ -21,6 +22,8 @@ _count_modes = torch._C._len_torch_dispatch_stack
 _mode = torch._C._get_dispatch_mode
 # Modes that run operations without values, or record them: code that reads values must not run.
 MODES = [getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL")]
+# Subclasses may mean anything.
+TENSORS = torch.Tensor, torch.nn.Parameter
 
 # Fewest elements for which the executor standardizes with stored statistics. For smaller inputs,
 # the plain function takes less time in Python (`python -m benchmarks`, rows "frozen" and "small").
@@ -71,29 +74,36 @@ def standardize(problem, x, moments, gamma, beta):
 
 
 def _standardize(task, x, moments, gamma, beta):
+    """Standardizes with given moments; autograd differentiates the arrays of their size."""
     count, shift, mean, variance = moments
-    if mean is not None:
+    if mean is None:
+        mean = torch.zeros_like(shift)
+    else:
         # Then 1 / sqrt(variance) is 0, and the output beta, for an empty set.
         variance = torch.where(torch.as_tensor(count) > 0, variance, torch.inf)
-    if not torch.is_grad_enabled():
-        return task.standardize(x, gamma, beta, shift, mean, variance)[0]
-    return Standardize.apply(x, gamma, beta, shift, mean, variance, task)
+    shift, mean, variance = map(task.by_set, (shift, mean, variance))
+    inverse = torch.rsqrt(variance + task.problem.epsilon)
+    constant = None if are_near(shift + mean, inverse) else shift.detach()
+    mean = mean + (shift if constant is None else shift - constant)
+    parameters = task.sets.scale_and_offset(task.flat(gamma), task.flat(beta), mean, inverse)
+    return task.unview(Affine.apply(task.view(x), *parameters, constant, task.sets))
 
 
 def _suit(x, weights, *others):
     """Returns whether an executor can take these tensors in the current modes of PyTorch."""
-    if torch.jit.is_tracing() or is_transformed():
+    if torch.jit.is_tracing() or is_transformed() or x.numel() == 0:
         return False
     if _count_modes() > 0 and any(_mode(mode) is not None for mode in MODES):
         return False
-    return (
-        x.numel() > 0
-        and all(v is None or v.dtype == wider(x.dtype) for v in others)
-        and all(
-            v is None or (type(v) in (torch.Tensor, torch.nn.Parameter) and v.device.type == "cpu")
-            for v in (x, weights, *others)
-        )
-    )
+    dtype = wider(x.dtype)
+    # A loop: generators would take as long as the tests.
+    for v in (x, weights, *others):
+        if v is not None:
+            if type(v) not in TENSORS or not v.is_cpu:
+                return False
+            if v.dtype != dtype and v is not x and v is not weights:
+                return False
+    return True
 
 
 OPTIONS = "centered", "mask", "replicas", "exported", "moments"

@@ -7,7 +7,7 @@ The derivatives of PyTorch's native normalizations are wrong from the third orde
 import torch
 
 from keras_norm import ops
-from keras_norm.kernels.torch.sets import wide
+from keras_norm.kernels.torch.sets import shifted, wide
 
 # Private symbols: a version that lacks one runs without this executor.
 _has_functorch = torch._C._are_functorch_transforms_active
@@ -96,61 +96,40 @@ class Moments(torch.autograd.Function):
         return task.unview(dx.to(x.dtype)), None, None
 
 
-class Standardize(torch.autograd.Function):
-    """Returns the output for given moments.
+class Affine(torch.autograd.Function):
+    """Returns scale * (x - shift) + offset for an input in the form.
 
-    The mean is `shift + mean`; without a `mean` it is `shift`, which then gets gradients.
+    Scale and offset have one entry by sample and channel, the shift (or None) by set.
     """
 
     @staticmethod
-    def forward(ctx, x, gamma, beta, shift, mean, variance, task):
+    def forward(ctx, x, scale, offset, shift, sets):
         """Returns the output."""
-        ctx.save_for_backward(x, gamma, beta, shift, mean, variance)
-        ctx.task = task
-        y, ctx.is_near = task.standardize(x, gamma, beta, shift, mean, variance)
-        return y.detach()
+        ctx.save_for_backward(x, scale, offset, shift)
+        ctx.sets = sets
+        return sets.affine(shifted(x, shift), scale, offset).to(x.dtype).detach()
 
     @staticmethod
     def backward(ctx, gradient):
-        """Returns the gradients of the tensors.
-
-        With h = inverse (x - mean) and u = gamma gradient, where the sums run over a set,
-
-            to x: inverse u
-            to gamma and beta: the sums of gradient h and gradient over what has the same gamma
-            to the mean: -inverse sum(u)
-            to the variance: -inverse^3 / 2 sum(u (x - mean)) = -inverse^2 / 2 sum(u h)
-        """
-        task, sets = ctx.task, ctx.task.sets
+        """Returns the gradients of input, scale and offset, and None for the rest."""
+        x, scale, offset, shift = ctx.saved_tensors
+        sets = ctx.sets
         if _has_plain_backward(gradient):
 
-            def plain(x, gamma, beta, *moments):
-                moments = ops.Moments(x.new_ones(()), *moments)
-                y = ops.standardize_plain(task.problem, wide(x), moments, gamma, beta)
-                return [y.to(x.dtype)]
+            def plain(x, scale, offset):
+                scale, offset = (sets.spread(v) for v in (scale, offset))
+                return [(shifted(x, shift) * scale + offset).to(x.dtype)]
 
-            found = plain_gradients(plain, ctx.saved_tensors, ctx.needs_input_grad, [gradient])
-            return *found, None
-        x, gamma, _, *moments = ctx.saved_tensors
-        shift, mean, variance = (None if v is None else task.by_set(v) for v in moments)
-        gamma = task.flat(gamma)
-        inverse = torch.rsqrt(variance + task.problem.epsilon)
-        g = wide(task.view(gradient))
-        found = [None] * 6
+            inputs = x, scale, offset
+            return *plain_gradients(plain, inputs, ctx.needs_input_grad, [gradient]), None, None
+        g = wide(gradient.contiguous())
+        found = [None] * 3
         if ctx.needs_input_grad[0]:
-            scale = sets.by_channel(inverse)
-            scale = scale if gamma is None else scale * gamma
-            found[0] = task.unview(sets.affine(g, scale, torch.zeros_like(scale)).to(x.dtype))
+            found[0] = sets.affine(g, scale, torch.zeros_like(scale)).to(x.dtype)
         if any(ctx.needs_input_grad[1:]):
-            values, center = task.near(x, shift, mean, ctx.is_near)
-            sums, products = sets.sums(g, values, sets.by_channel(center)[:, None])
-            products = products * sets.by_channel(inverse)[:, None]
-            found[1:3] = (task.parameter(v.sum((0, 1))) for v in (products, sums))
-            first, second = (sets.by_set(v, gamma) for v in (sums, products))
-            to_moments = -inverse * first, -0.5 * inverse * inverse * second
-            to_mean, to_variance = (task.unview(v, task.plan.moments) for v in to_moments)
-            found[3:] = to_mean, to_mean, to_variance
-        return *_needed(ctx, found), None
+            sums, products = sets.sums(g, shifted(x, shift), torch.zeros_like(scale)[:, None])
+            found[1:] = products.sum(1), sums.sum(1)
+        return *found, None, None
 
 
 def _has_plain_backward(gradient):

@@ -69,6 +69,12 @@ def wide(x):
     return x.to(wider(x.dtype))
 
 
+def shifted(x, shift, out=None):
+    """Returns an input in the form minus its shift by set (or None), in at least float32."""
+    x = wide(x)
+    return x if shift is None else torch.sub(x, shift[:, None, :, None, None], out=out)
+
+
 class Rows:
     """Sets that are rows of a matrix; gamma and beta belong to its columns.
 
@@ -273,13 +279,16 @@ class Channels:
             x.shape
         )
 
-    def standardize(self, x, gamma, beta, mean, inverse, out=None):
-        """Returns the output for given moments."""
+    def scale_and_offset(self, gamma, beta, mean, inverse):
+        """Returns the scale and the offset, by channel, that standardize with given moments."""
         scale = self.by_channel(inverse)
         scale = scale if gamma is None else scale * gamma
         beta = scale.new_zeros(()) if beta is None else beta
-        offset = torch.addcmul(beta, self.by_channel(mean), scale, value=-1)
-        return self.affine(x, scale, offset, out)
+        return scale, torch.addcmul(beta, self.by_channel(mean), scale, value=-1)
+
+    def spread(self, values):
+        """Returns an array by channel in a shape that broadcasts against the input."""
+        return values.view(self._samples, 1, self._groups, self._group_size, 1)
 
     def gradients(self, g, x, gamma, mean, inverse, centered, weights, count):
         """Returns the gradients of input, gamma and beta.

@@ -13,7 +13,7 @@ import torch
 
 from keras_norm import ops
 from keras_norm.kernels.plan import Plan, plan
-from keras_norm.kernels.torch.sets import Channels, Rows, are_near, wide, wider
+from keras_norm.kernels.torch.sets import Channels, Rows, are_near, shifted, wide, wider
 
 
 class Solution(NamedTuple):
@@ -87,14 +87,10 @@ class Task(NamedTuple):
             variance = variance.masked_fill(count == 0, 0)
             count = self.unview(count.expand(len(mean), 1), self.plan.counts)
         else:
-            count = mean.new_tensor(count)
+            count = mean.new_full((), count)
         shift, mean = (mean, torch.zeros_like(mean)) if shift is None else (shift, mean)
         fields = [self.unview(v, self.plan.moments) for v in (shift, mean, variance)]
         return ops.Moments(count, *fields)
-
-    def spread(self, values):
-        """Returns an array by set in a shape that broadcasts against the view of the input."""
-        return values[:, None, :, None, None]
 
     def count(self, weights, least=0):
         """Returns the number of valid elements in a set: a number, or an array by set."""
@@ -123,12 +119,13 @@ class Task(NamedTuple):
                 mean = self._attempt(values, gamma, beta, weights, output)[2]
             shift = mean
             room = y if weights is None and y is not None and y.dtype == shift.dtype else None
-            values = torch.sub(values, self.spread(shift), out=room)
+            values = shifted(values, shift, out=room)
             y, held, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
         if not output:
             return Solution(None, shift, mean, variance, None)
         if y is None:
-            y = self.sets.standardize(values, gamma, beta, mean, inverse, out=held)
+            scale_and_offset = self.sets.scale_and_offset(gamma, beta, mean, inverse)
+            y = self.sets.affine(values, *scale_and_offset, out=held)
         elif weights is not None:
             channels = *y.shape[2:4], 1
             is_empty = (weights == 0).view(-1).expand(self.plan.form.samples)
@@ -169,29 +166,10 @@ class Task(NamedTuple):
         variance = (variance / divisor - (1 - share) * mean * mean).clamp_(min=0)
         return mean, variance, held
 
-    def standardize(self, x, gamma, beta, shift, mean, variance):
-        """Returns the output for given moments, and whether their means are near zero."""
-        shift, mean, variance = (
-            None if v is None else self.by_set(v) for v in (shift, mean, variance)
-        )
-        inverse = torch.rsqrt(variance + self.problem.epsilon)
-        is_near = are_near(shift if mean is None else shift + mean, inverse)
-        values, center = self.near(x, shift, mean, is_near)
-        y = self.sets.standardize(values, self.flat(gamma), self.flat(beta), center, inverse)
-        return self.unview(y.to(x.dtype)), is_near
-
-    def near(self, x, shift, mean, is_near):
-        """Returns a view of the input, shifted so that its mean is near zero, and the mean."""
-        if is_near:
-            return self.shifted(x, None, None), shift if mean is None else shift + mean
-        return self.shifted(x, None, shift), torch.zeros_like(shift) if mean is None else mean
-
     def shifted(self, x, weights, shift):
         """Returns the input minus its shift, in at least float32; cleaned if there is a shift."""
-        x = wide(self.view(x))
-        if shift is None:
-            return x
-        return (x if weights is None else cleaned(x, weights)) - self.spread(shift)
+        x = self.view(x)
+        return shifted(x if weights is None or shift is None else cleaned(x, weights), shift)
 
     def gradients(self, gradient, x, gamma, weights, shift, mean, inverse):
         """Returns the gradients of input, gamma and beta from the kept fields of a solution."""
