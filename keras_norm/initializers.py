@@ -109,7 +109,7 @@ def get(identifier, name="initializer", low=-math.inf):
         values = _numbers(identifier, name, f"Argument `{name}` must hold", low)
         return keras.initializers.Constant(values.tolist())
     if isinstance(identifier, SizeFunction):
-        identifier = identifier.function
+        return SizeFunction(identifier.function, identifier.name, low)
     is_function = callable(identifier) and not inspect.isclass(identifier)
     if is_function and not isinstance(identifier, keras.initializers.Initializer):
         return SizeFunction(identifier, name, low)

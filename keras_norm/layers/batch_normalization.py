@@ -292,8 +292,9 @@ class BatchNormalization(Normalization):
             variables = [*variables, self.renorm_mean, self.renorm_stddev]
         averages = [convert(variable, variable.dtype) for variable in variables]
         if self.renorm:
-            momenta = (*momenta, self.renorm_momentum)
-            averages = renorm_averages(averages, moments, momenta, self.epsilon)
+            averages = renorm_averages(
+                averages, moments, (*momenta, self.renorm_momentum), self.epsilon
+            )
         else:
             averages = moving_averages(averages, moments, momenta)
         for variable, value in zip(variables, averages, strict=True):

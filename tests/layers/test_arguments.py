@@ -128,7 +128,7 @@ def test_negative_moving_variances_of_functions():
     offsets = BatchNormalization(beta_initializer=layer.moving_variance_initializer)
     offsets.build((None, 2))
     scales = BatchNormalization(moving_variance_initializer=offsets.beta_initializer)
-    with pytest.raises(ValueError, match=r"`moving_variance_initializer`.* >= 0 .*Received: mov"):
+    with pytest.raises(ValueError, match=r"finite real numbers >= 0"):
         scales.build((None, 2))
 
 
