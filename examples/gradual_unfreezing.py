@@ -12,9 +12,9 @@ decay. Schedules as multipliers do this in one compiled step.
 
 Each way has the learning rate of the same small grid at which it is best on average.
 
-Result (JAX, CPU, six seeds): gradual unfreezing ends at 58.1 % (standard deviation 1.8), one rate at
-50.3 % (2.7), a difference of 7.8 points with a standard error of 0.8. The backbone is worth keeping
-here: the 30 samples contain no noise. `finetune_multipliers.py` shows a case without a gain.
+Result (JAX, CPU, six seeds): gradual unfreezing ends at 58.1 % (standard deviation 1.8), one rate
+at 50.3 % (2.7), a difference of 7.8 points with a standard error of 0.8. The backbone is worth
+keeping: the 30 samples contain no noise. `finetune_multipliers.py` shows a case without a gain.
 
 Reference:
     Kumar et al., "Fine-tuning can distort pretrained features and underperform
