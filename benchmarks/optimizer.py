@@ -4,10 +4,10 @@
 
 Times one step of the same model under the bare inner optimizer and under `MultiplierOptimizer`:
 without multipliers, with 10 different multipliers, with an L2 factor in addition, and with 10
-schedules. A time is the CPU time of the process in all its threads, which other load hardly changes.
-The steps are interleaved, in an order that is reversed each time. The ratio is the median of the
-ratios of neighbouring steps, with the quartiles in brackets. The goal is at most 1.05 without
-schedules.
+schedules. A time is the CPU time of the process in all its threads. The steps are interleaved, in
+an order that is reversed each time, so that other load slows all of them alike. The ratio is the
+median of the ratios of neighbouring steps, with the quartiles in brackets. The goal is at most 1.05
+without schedules.
 """
 
 import argparse

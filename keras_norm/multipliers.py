@@ -35,8 +35,8 @@ def now(multiplier, iterations):
 def checked_multiplier(name, value):
     """Returns `value`, a schedule or a finite number >= 0 as a float, and raises otherwise.
 
-    A schedule is checked at a few steps up to a million, and a `PiecewiseConstantDecay` also in each
-    of its intervals. Its configuration is accepted too.
+    A schedule is checked at a few steps up to a million, and a `PiecewiseConstantDecay` also in
+    each of its intervals. Its configuration is accepted too.
     """
     if isinstance(value, dict):
         value = keras.saving.deserialize_keras_object(value)
