@@ -1,6 +1,7 @@
 """Conversions of dtype and shape."""
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -20,6 +21,8 @@ def convert(values, dtype, shape=None):
         values = ops.cast(values, dtype)
     elif isinstance(values, keras.Variable):
         values = values.value
+    elif isinstance(values, np.ndarray):  # `stateless_call` converts no arrays
+        values = ops.convert_to_tensor(values)
     if shape is None:
         return values
     return values.reshape(shape) if hasattr(values, "reshape") else ops.reshape(values, shape)

@@ -51,6 +51,19 @@ def test_ranks_and_channel_axes(kind, shape, first):
     np.testing.assert_allclose(y, channels_first(target) if first else target, atol=5e-6)
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_arrays_without_keras_conversion(kind):
+    # `stateless_call` passes arrays to `call` as they are.
+    x = data((3, 7, 6))
+    layer = LAYERS[kind]()
+    layer.build(x.shape)
+    state = [
+        [v.value for v in vs] for vs in (layer.trainable_variables, layer.non_trainable_variables)
+    ]
+    y, _ = layer.stateless_call(*state, x, training=True)
+    np.testing.assert_allclose(numpy(y), expected(kind, x), atol=5e-6)
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_last_axis_as_long_as_the_channels(kind, training):
