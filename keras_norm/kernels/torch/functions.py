@@ -147,6 +147,8 @@ def plain_gradients(function, inputs, needed, gradients):
     """Returns gradients that can be differentiated again; None where none is needed."""
     indices = [i for i in range(len(inputs)) if needed[i]]
     with torch.enable_grad():
+        # Aliases: if one input is computed from another, its part of the gradient counts once.
+        inputs = [None if v is None else v.view_as(v) for v in inputs]
         outputs = function(*inputs)
         found = torch.autograd.grad(
             outputs, [inputs[i] for i in indices], gradients, create_graph=True
