@@ -176,7 +176,9 @@ def _along_scale(sets, x, finite, shift, dscale):
     def held(x, shift, dscale):
         return (sets.held(x.astype(sets.dtype)) + -shift) * dscale
 
-    arguments = x, shift, dscale
+    # A factor of 1 that differs between replicas for JAX: the sum of dscale's gradient over the
+    # replicas then stays outside of the branch, in which not all replicas may be.
+    arguments = x, shift, dscale * (1 + 0 * finite)
     return sets.branch(finite > 0, lambda: as_given(*arguments), lambda: held(*arguments))
 
 

@@ -48,8 +48,8 @@ class SharedArguments(SharedExceptCenter, total=False):
 
 
 Layer = TypeVar("Layer", bound=type)
-_MARK = re.compile(r"^ {8}\*\*shared: .*\n(?: {12}.*\n)*", re.MULTILINE)
-_ENTRY = re.compile(r"^ {8}(\w+): .*\n(?: {12}.*\n)*", re.MULTILINE)
+_MARK = re.compile(r"^ {4}\*\*shared: .*\n(?: {8}.*\n)*", re.MULTILINE)
+_ENTRY = re.compile(r"^ {4}(\w+): .*\n(?: {8}.*\n)*", re.MULTILINE)
 
 
 def complete(layer: Layer) -> Layer:
@@ -77,7 +77,9 @@ def complete(layer: Layer) -> Layer:
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     layer.__init__ = __init__  # type: ignore[misc]
     if layer.__doc__:  # none under `python -OO`
-        listed = {entry[1] for entry in _ENTRY.finditer(layer.__doc__)}
-        entries = (e[0] for e in _ENTRY.finditer(Normalization.__doc__ or "") if e[1] not in listed)
-        layer.__doc__ = _MARK.sub(lambda _: "".join(entries), layer.__doc__)
+        # Without the code's indentation, which Python 3.13 removes by itself.
+        own_doc, shared_doc = map(inspect.cleandoc, (layer.__doc__, Normalization.__doc__ or ""))
+        listed = {entry[1] for entry in _ENTRY.finditer(own_doc)}
+        entries = (e[0] for e in _ENTRY.finditer(shared_doc) if e[1] not in listed)
+        layer.__doc__ = _MARK.sub(lambda _: "".join(entries), own_doc)
     return layer

@@ -30,10 +30,11 @@ def per_variable(optimizer, lr_multiplier, l2, l2_multiplier, weight_decay_multi
     return _view(
         optimizer,
         _PerVariable,
-        lr_multiplier=lr_multiplier,
+        # Not methods of the class that they become attributes of.
+        lr_multiplier=staticmethod(lr_multiplier),
         l2=l2,
-        l2_multiplier=l2_multiplier,
-        weight_decay_multiplier=weight_decay_multiplier,
+        l2_multiplier=staticmethod(l2_multiplier),
+        weight_decay_multiplier=staticmethod(weight_decay_multiplier),
         views={(1.0, 1.0): optimizer},
     )
 

@@ -16,8 +16,8 @@ BASE = inspect.signature(Normalization).parameters
 
 def described(layer):
     """Returns the names in the docstring's list of arguments, in order."""
-    section = re.search(r"Args:\n(.*?)\n\n", layer.__doc__, re.DOTALL)[1]
-    return re.findall(r"^ {8}\**(\w+): ", section, re.MULTILINE)
+    section = re.search(r"Args:\n(.*?)\n\n", inspect.getdoc(layer), re.DOTALL)[1]
+    return re.findall(r"^ {4}\**(\w+): ", section, re.MULTILINE)
 
 
 @pytest.mark.parametrize("layer", LAYERS.values())
