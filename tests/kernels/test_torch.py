@@ -89,7 +89,7 @@ def test_compile(x, make, training):
         y, expected = compiled(a), other(b, training=training)
         torch.testing.assert_close(y, expected)
         y.pow(3).sum().backward(), expected.pow(3).sum().backward()
-        # Relative to the upstream gradient, which is large where renormalization keeps a mean of 100.
+        # Relative to the upstream gradient: renormalization keeps a mean of 100, so it is large.
         scale = 3 * expected.detach().square().max().item()
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6 * scale)
     for v, w in zip(layer.weights, other.weights, strict=True):
