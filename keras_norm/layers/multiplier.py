@@ -2,6 +2,10 @@
 
 from keras_norm import multipliers
 
+# The value before one is set. TensorFlow skips the assignment of a value that an attribute already
+# has, and so would not check None.
+_UNSET = object()
+
 
 class Multiplier:
     """A layer's attribute that is the multiplier of one of its variables.
@@ -21,8 +25,7 @@ class Multiplier:
         if layer is None:
             return self
         variable = getattr(layer, self.variable, None)
-        # No default before a number is set: TensorFlow skips the assignment of an equal value.
-        return getattr(variable, self.attribute, layer.__dict__.get(f"_{self.name}"))
+        return getattr(variable, self.attribute, layer.__dict__.get(f"_{self.name}", _UNSET))
 
     def __set__(self, layer, value):
         value = multipliers.checked_multiplier(self.name, value)
