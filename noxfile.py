@@ -1,6 +1,6 @@
 """The project's commands: `nox` runs the default checks, `nox -s everything` nearly all of them.
 
-The default checks take less than 25 minutes on two cores. They run some cases of each test.
+The default checks run some cases of each test. They take 30 to 45 minutes on two cores.
 """
 
 import os
