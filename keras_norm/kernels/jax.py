@@ -120,8 +120,8 @@ def _moments_jvp(view, centered, dtype, primals, tangents):
         return first, 2 * product
 
     first, dvariance = tangent(*primals, shift, residual, tangents[0])
-    constants = jnp.zeros_like(shift), jnp.zeros_like(finite)
-    return (shift, residual, variance, finite), (constants[0], first, dvariance, constants[1])
+    tangents = jnp.zeros_like(shift), first, dvariance, jnp.zeros_like(finite)
+    return (shift, residual, variance, finite), tangents
 
 
 def _sums(sets, centered, x, shift, residual, dx):
@@ -176,8 +176,8 @@ def _along_scale(sets, x, finite, shift, dscale):
     def held(x, shift, dscale):
         return (sets.held(x.astype(sets.dtype)) + -shift) * dscale
 
-    # A factor of 1 that differs between replicas for JAX: the sum of dscale's gradient over the
-    # replicas then stays outside of the branch, in which not all replicas may be.
+    # The factor is 1, but may differ between replicas as far as JAX knows. So JAX sums the gradient
+    # to dscale over the replicas outside of the branch: they may take different sides of it.
     arguments = x, shift, dscale * (1 + 0 * finite)
     return sets.branch(finite > 0, lambda: as_given(*arguments), lambda: held(*arguments))
 

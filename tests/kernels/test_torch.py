@@ -63,6 +63,7 @@ def test_forward_mode(x):
     torch.testing.assert_close(found.tangent, expected.tangent)
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("make", [
     lambda: keras_norm.GroupNormalization(2),
@@ -74,13 +75,13 @@ def test_forward_mode(x):
     lambda: keras_norm.BatchNormalization(),
     lambda: keras_norm.BatchNormalization(renorm=True),
 ])  # fmt: skip
-def test_compile(x, make, training):
+def test_compile(x, make, training, backend):
     layer, other = make(), make()
     layer.build(x.shape), other.build(x.shape)
     torch._dynamo.reset()
     compiled = torch.compile(
         lambda x: layer(x, training=training),
-        backend="aot_eager",
+        backend=backend,
         fullgraph=COMPILES_WHOLE_LAYERS,
     )
     # Far from zero, and as it lies in memory.
@@ -89,12 +90,12 @@ def test_compile(x, make, training):
         y, expected = compiled(a), other(b, training=training)
         torch.testing.assert_close(y, expected)
         y.pow(3).sum().backward(), expected.pow(3).sum().backward()
-        # Relative to the upstream gradient: renormalization keeps a mean of 100, so it is large.
-        scale = 3 * expected.detach().square().max().item()
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6 * scale)
+        # Two roundings of the upstream gradient: 30,000 where renormalization keeps a mean.
+        upstream = 3 * expected.detach().square().max().item()
+        torch.testing.assert_close(a.grad, b.grad, rtol=1.3e-6, atol=max(1e-5, 2e-7 * upstream))
     for v, w in zip(layer.weights, other.weights, strict=True):
         torch.testing.assert_close(v.value, w.value)
-        torch.testing.assert_close(v.value.grad, w.value.grad, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(v.value.grad, w.value.grad)
 
 
 def test_a_compiled_graph_has_one_operation_a_direction(x):
