@@ -10,12 +10,18 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2025.2"
+nox.needs_version = ">=2025.10.14"
 nox.options.reuse_venv = "yes"
+# uv installs an environment in seconds instead of minutes. It does not read pip's settings, so pass
+# on where to find wheels that are on the disk.
+nox.options.default_venv_backend = "uv|virtualenv"
+if "PIP_FIND_LINKS" in os.environ:
+    os.environ.setdefault("UV_FIND_LINKS", ",".join(os.environ["PIP_FIND_LINKS"].split()))
 nox.options.sessions = ["lint", "types", "quick", "triton", "docs"]
 # A session whose interpreter is missing is skipped with a message. Where an interpreter must be
 # there, as in the jobs on GitHub, `nox --error-on-missing-interpreters` fails.
 nox.options.error_on_missing_interpreters = False
+nox.options.download_python = "never"
 
 # The oldest Keras that pyproject.toml declares, with the oldest backends, and the newest tested.
 KERAS = {"3.13.0": "constraints-oldest.txt", "3.15.1": "constraints.txt"}
@@ -105,7 +111,10 @@ def nightly(session, backend):
     """Runs the tests on the nightly build of Keras."""
     install(session, *BACKENDS[backend], *TEST_TOOLS, *EXPORT_TOOLS)
     # Both packages contain `keras`, so remove the one before installing the other.
-    session.run("python", "-m", "pip", "uninstall", "-q", "-y", "keras", "keras-nightly")
+    uninstall = ["uv", "pip", "uninstall"]
+    if session.venv_backend != "uv":
+        uninstall = ["python", "-m", "pip", "uninstall", "-y"]
+    session.run(*uninstall, "-q", "keras", "keras-nightly")
     session.install("keras-nightly")
     session.run("pytest", *(session.posargs or PARALLEL), env=environment(session, backend))
 
