@@ -17,7 +17,7 @@ from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from keras_norm import ops
 from keras_norm.kernels.plan import AFTER, BEFORE, plan
-from keras_norm.kernels.sets import Sets
+from keras_norm.kernels.sets import LARGEST_MEAN, Sets
 from keras_norm.kernels.view import OPTIONS, View, short
 from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
@@ -278,11 +278,16 @@ def standardize(problem, x, moments, gamma, beta):
         )
 
         def gradient(g):
-            inputs = x, gamma, beta, mean, variance
+            bound = LARGEST_MEAN**2 * (variance + problem.epsilon)
+            is_far = tf.reduce_any(tf.square(mean) > bound)
+            # Near zero, the sums read the input itself, not a difference in memory.
+            shift = tf.where(is_far, mean, 0.0)
+            shifted = tf.cond(is_far, lambda: x - shift, lambda: x)
+            inputs = shifted, gamma, beta, mean, variance
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
                 scale = tf.math.rsqrt(variance + problem.epsilon) * gamma
-                y = (x - mean) * scale + beta
+                y = shifted * scale + (beta - (mean - shift) * scale)
             # TensorFlow leaves out of a graph what nobody asks for.
             return tape.gradient(y, inputs, g)
 

@@ -232,7 +232,8 @@ def stored_gradients(function, arrays, g):
     return run(), "FusedBatchNormV3" in operations
 
 
-@pytest.mark.parametrize("mean", [0.0, 1e5])
+# The stored means are 0.5 to 1.5 above these: far from zero, near it, and very far.
+@pytest.mark.parametrize("mean", [0.0, -1.0, 1e5])
 @pytest.mark.parametrize("shape", [(6, 4), (3, 5, 4), (0, 4)])
 def test_stored_statistics_in_a_graph(shape, mean):
     rng = np.random.default_rng(0)
