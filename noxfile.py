@@ -72,9 +72,9 @@ def environment(session, backend):
     }
 
 
-# What the default sessions run: a few cases of each test on the newest Keras; on the oldest, one
-# case, without the tests of what Keras's version changes little, and those that take longest: of
-# several processes, and of exported files.
+# What the default sessions run. On the newest Keras: two cases of each test, and the slow tests on
+# PyTorch, the fastest backend. On the oldest: one case, without the tests of what Keras's version
+# changes little, of several processes, and of exported files.
 IGNORED = ["diagnosis", "kernels", "matlab", "mutants", "ops", "layers/test_synchronized.py"]
 OTHERS = ["docs", "export", "inference_backends", "notebooks", "public", "replicas", "wolfram"]
 IGNORED += [f"test_{name}.py" for name in OTHERS]
@@ -82,6 +82,7 @@ QUICK = {
     NEWEST: ["--cases", "2"],
     OLDEST: ["--cases", "1", *(f"--ignore=tests/{name}" for name in IGNORED)],
 }
+NOT_SLOW = ["-m", "not slow"]
 
 
 @nox.session
@@ -90,7 +91,8 @@ QUICK = {
 def quick(session, backend, keras):
     """Runs some cases of each test on one backend; with the newest Keras, an example as well."""
     install(session, *BACKENDS[backend], *TEST_TOOLS, *EXPORT_TOOLS, keras=keras)
-    arguments = [*PARALLEL, *QUICK[keras], *session.posargs]
+    chosen = [] if backend == "torch" else NOT_SLOW
+    arguments = [*PARALLEL, *QUICK[keras], *chosen, *session.posargs]
     session.run("pytest", *arguments, env=environment(session, backend))
     if keras == NEWEST:
         run_examples(session, backend, EXAMPLES[backend][:1])

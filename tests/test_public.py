@@ -30,6 +30,7 @@ def test_public_names_are_documented(name):
     assert getattr(keras_norm, name).__doc__.strip()
 
 
+@pytest.mark.slow
 def test_import_is_light():
     """Importing the package imports Keras and NumPy, and nothing that Keras does not."""
     code = (

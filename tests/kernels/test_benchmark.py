@@ -9,6 +9,8 @@ import pytest
 from benchmarks import accuracy, card, report, rows
 from benchmarks.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_runs_on_a_tiny_size(tmp_path, monkeypatch, capsys):
     if keras.backend.backend() == "jax":

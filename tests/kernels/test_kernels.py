@@ -443,6 +443,7 @@ def test_a_function_switches_them_off(monkeypatch):
     assert keras.ops.shape(ops.normalize(x, (0,), 1e-2)[0]) == (2, 3)
 
 
+@pytest.mark.slow
 def test_executors_are_registered_at_import():
     code = (
         "import keras_norm; from keras_norm.ops import registry; "
@@ -459,6 +460,7 @@ def test_sets_of_one_element():
     assert float(found.count) == 1
 
 
+@pytest.mark.slow
 def test_an_environment_variable_switches_them_off_and_nobody_needs_the_folder(tmp_path):
     folder = pathlib.Path(keras_norm.__file__).parent
     shutil.copytree(folder, tmp_path / "keras_norm", ignore=shutil.ignore_patterns("kernels"))
