@@ -20,7 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 
 from benchmarks import accuracy, rows
-from benchmarks.__main__ import measure
+from benchmarks.measure import measure
 
 MEANS = (0.0, 1e5)
 
