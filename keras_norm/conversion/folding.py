@@ -111,10 +111,10 @@ class _Plan:
 
     def _add_holder(self, layer):
         """Records the layers that a layer contains outside of graphs, and may call or read."""
-        held = layer._layers if not isinstance(layer, keras.Sequential) else ()
+        inner = layer._layers if not isinstance(layer, keras.Sequential) else ()
         if isinstance(layer, keras.layers.Lambda):
-            held = (x for x in contents(layer.function) if isinstance(x, keras.layers.Layer))
-        self._holders.update((id(x), layer) for x in held)
+            inner = (x for x in contents(layer.function) if isinstance(x, keras.layers.Layer))
+        self._holders.update((id(x), layer) for x in inner)
 
     def _add_graph(self, function):
         for nodes in function._nodes_by_depth.values():

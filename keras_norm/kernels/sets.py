@@ -63,14 +63,14 @@ class Sets:
             return mean, mean, variance, finite
 
         def around(shift):
-            shifted = self.counted(ops.cast(x, self.dtype) - shift)
+            shifted = self.masked(ops.cast(x, self.dtype) - shift)
             return self._variance(shifted, self.mean(ops.square(shifted)), centered)
 
         def far():
             if not centered:
                 return mean, *around(0)
             is_mean = self.weights is None
-            shift = mean if is_mean else self.mean(self.counted(ops.cast(x, self.dtype)))
+            shift = mean if is_mean else self.mean(self.masked(ops.cast(x, self.dtype)))
             # Without this selection compilers contract the multiplication in the mean with some of
             # its subtractions.
             shift = self.constant(ops.where(ops.isfinite(shift), shift, 0))
@@ -93,7 +93,7 @@ class Sets:
     def mean(self, x):
         """Returns the means of the sets; `x` must be 0 at padding."""
         means = self.view.mean(x)
-        return self.view.across(means if self.share is None else means / self.share)
+        return self.view.group_means(means if self.share is None else means / self.share)
 
     def _variance(self, x, square, centered):
         if not centered:
@@ -101,17 +101,17 @@ class Sets:
         mean = self.mean(x)
         return mean, ops.maximum(square - ops.square(mean), 0)
 
-    def counted(self, x):
+    def masked(self, x):
         """Returns `x` with 0 at padding, for means."""
         return x if self.weights is None else ops.where(self.weights > 0, x, 0)
 
-    def held(self, x, like=None):
+    def cleaned(self, x, like=None):
         """Returns `x` with 0 at padding that is not finite (in `like`, if that is given).
 
         Valid elements that are not finite make the moments NaN or infinite.
         """
         if self.share is None:
-            return self.counted(x)
+            return self.masked(x)
         return ops.where(ops.isfinite(x) if like is None else ops.abs(like) < math.inf, x, 0)
 
     def selected(self, values):

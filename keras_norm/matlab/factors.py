@@ -191,8 +191,8 @@ def _parse(function, owner, arguments, names):
 
 def _forms(function, names):
     rest = ", ".join(names[1:])
-    ways = ("layer, parameterName", "net, layerName, parameterName", "net, parameterPath")
-    forms = [f"({way}, {rest})" if rest else f"({way})" for way in ways]
+    places = ("layer, parameterName", "net, layerName, parameterName", "net, parameterPath")
+    forms = [f"({place}, {rest})" if rest else f"({place})" for place in places]
     return f"{function} takes {forms[0]}, {forms[1]} or {forms[2]}"
 
 

@@ -147,5 +147,5 @@ _normalize.register_autograd(_backward, setup_context=_keep)
 
 def _as(x, y):
     """Returns `y` in the memory layout that the compiler expects."""
-    told = torch.empty_like(x)
-    return y if y.stride() == told.stride() else told.copy_(y)
+    expected = torch.empty_like(x)
+    return y if y.stride() == expected.stride() else expected.copy_(y)
