@@ -85,7 +85,7 @@ class SetsOnJax(Sets):
     recomputed = staticmethod(_recomputed)
 
     def branch(self, condition, near, far):
-        """Returns `near()` where the condition holds, else `far()`; on an accelerator `far()`."""
+        """Returns `near()` where the condition is true, else `far()`; on an accelerator `far()`."""
         return platform_dependent(cpu=lambda: jax.lax.cond(condition, near, far), default=far)
 
     def constant(self, shift):

@@ -150,7 +150,7 @@ class Sets:
         gamma, beta = (self.view.spread(v, variance) for v in (gamma, beta))
 
         def scale_and_offset(gamma, beta, residual, variance):
-            # Not `rsqrt`: its derivative holds the third power of the result, which may overflow.
+            # Not `rsqrt`: its derivative has the third power of the result, which may overflow.
             inverse = 1 / ops.sqrt(variance + epsilon)
             if combine is not None or self.weights is not None:
                 inverse = ops.where(count > 0, inverse, 0)
@@ -163,7 +163,7 @@ class Sets:
         return shift, scale, offset, moments
 
     def branch(self, condition, near, far):
-        """Returns `near()` where the condition holds, else `far()`; or always `far()`."""
+        """Returns `near()` where the condition is true, else `far()`; or always `far()`."""
         raise NotImplementedError
 
     def constant(self, shift):

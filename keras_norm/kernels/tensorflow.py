@@ -106,7 +106,7 @@ class SetsInXla(Sets):
     """Sets in a program that XLA compiles."""
 
     def branch(self, condition, near, far):
-        """Returns `near()` where the condition holds, else `far()`."""
+        """Returns `near()` where the condition is true, else `far()`."""
         return tf.cond(condition, near, far)
 
     def guarded(self, x, finite, like=None):
@@ -288,7 +288,7 @@ def standardize(problem, x, moments, gamma, beta):
                 tape.watch(inputs)
                 scale = tf.math.rsqrt(variance + problem.epsilon) * gamma
                 y = shifted * scale + (beta - (mean - shift) * scale)
-            # TensorFlow leaves out of a graph what nobody asks for.
+            # TensorFlow prunes the gradients that the graph does not use.
             return tape.gradient(y, inputs, g)
 
         return tf.reshape(y, tf.shape(x)), gradient

@@ -22,7 +22,7 @@ def merge_replicas(local, total):
         local: `Moments` of this replica's sets, with one count for all of them.
         total: A function that returns the sum of the arrays that all replicas call it with. Its
             gradient is the sum of the gradients of all replicas. All replicas must call the
-            function, also those whose sets are empty.
+            function, even those whose sets are empty.
 
     Returns:
         `Moments` of the shape of `local`, the same on all replicas.
