@@ -28,7 +28,7 @@ _ARGUMENTS = {"epsilon": "Epsilon", "momentum": "Momentum"} | {
 class AppliedBatchNormalization(layers.BatchNormalization):
     """A `BatchNormalization` that, once built, also takes one input, or a list of inputs.
 
-    A batch has one axis more than an input. For an array with the axes of one input, the layer
+    A batch has one more axis than an input. For an array with the axes of one input, the layer
     returns one output; for a list of inputs, a list of outputs. The arguments are those of
     `BatchNormalization`.
     """

@@ -177,8 +177,8 @@ def _along_scale(sets, x, finite, shift, dscale):
     def cleaned(x, shift, dscale):
         return (sets.cleaned(x.astype(sets.dtype)) + -shift) * dscale
 
-    # The factor is 1, but may differ between replicas as far as JAX knows. So JAX sums the gradient
-    # to dscale over the replicas outside of the branch: they may take different sides of it.
+    # Replicas may take different sides of the branch, so JAX must sum the gradient to dscale over
+    # replicas outside of it. The factor is 1, but JAX assumes that it differs between replicas.
     arguments = x, shift, dscale * (1 + 0 * finite)
     return sets.branch(finite > 0, lambda: as_given(*arguments), lambda: cleaned(*arguments))
 

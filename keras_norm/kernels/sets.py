@@ -83,7 +83,7 @@ class Sets:
     def near(self, x, centered):
         """Returns mean and variance of elements near zero; padding may have any value.
 
-        The result is finite if all of `x` is; the numbers of empty sets must still be selected.
+        The result is finite if all of `x` is. The caller replaces the values of empty sets by 0.
         The two sums read separate weights: XLA writes an array with two readers to memory.
         """
         if self.share is None:

@@ -1,4 +1,4 @@
-"""How XLA's executors see the arrays of a plan, and the means that they compute there."""
+"""The view of a plan's arrays, with few axes, that XLA's executors use, and means over its axes."""
 
 import itertools
 import math
