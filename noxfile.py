@@ -129,7 +129,7 @@ INTERPRETED = {"KERAS_NORM_KERNELS": "triton", "TRITON_INTERPRET": "1"}
 
 @nox.session
 def triton(session):
-    """Interprets, counts and compiles the kernels for accelerators, without a card."""
+    """Runs the GPU kernels in an interpreter, counts their traffic and compiles them."""
     install(session, "torch", "matplotlib", *TEST_TOOLS[:2])
     session.install("--no-deps", TRITON)
     variables = environment(session, "torch") | INTERPRETED
@@ -145,9 +145,9 @@ def triton(session):
 
 @nox.session(default=False)
 def xla(session):
-    """Compiles the programs of JAX and TensorFlow for a card and counts their traffic."""
+    """Compiles the programs of JAX and TensorFlow for a GPU and counts their traffic."""
     install(session, *BACKENDS["jax"], TENSORFLOW)
-    # The compiler for cards, in the version of the tested JAX.
+    # The compiler for GPUs, in the version of the tested JAX.
     code = "import jax; print(jax.__version__)"
     version = session.run("python", "-c", code, silent=True).strip()
     session.install("--no-deps", f"jax-cuda12-pjrt=={version}")
@@ -300,7 +300,7 @@ def bench(session, backend):
 @nox.session(venv_backend="none")
 def gpu(session):
     """Tests and measures on the accelerators that the installed backends see; fails without one."""
-    # What is said of backends that are missing goes to the terminal.
+    # Messages about missing backends go to the terminal.
     seen = session.run("python", "tests/accelerators.py", silent=True, stderr=None) or ""
     backends = seen.split()
     if not backends:

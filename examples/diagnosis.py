@@ -86,7 +86,7 @@ def show(name, report, error):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="train for two epochs only")
-    parser.add_argument("--out", default="diagnosis.png", help="where the picture goes")
+    parser.add_argument("--out", default="diagnosis.png", help="path of the picture")
     arguments = parser.parse_args()
     epochs = 2 if arguments.small else 10
     show("No fault", *train(epochs))

@@ -1,10 +1,10 @@
-"""Fine-tuning with a tenth of the learning rate on the backbone and twice it on the scales.
+"""Fine-tunes with a tenth of the learning rate for the backbone and twice the rate for its scales.
 
     KERAS_BACKEND=torch python examples/finetune_multipliers.py [--small] [--out picture.png]
 
 A small network learns the handwritten digits 0 to 4, then, with a new head, the digits 5 to 9
-from 100 samples. Two ways of fine-tuning are compared, over ten seeds: one learning rate for all,
-and multipliers.
+from 100 samples. Two methods of fine-tuning are compared, over ten seeds: one learning rate for all
+variables, and multipliers.
 
 Result (JAX, CPU): the multipliers do not help here. They slow the backbone down, so that the
 accuracy after the first epoch is 68.6 % instead of 80.3 %. After 20 epochs it is 94.2 % and 94.5 %,
@@ -78,7 +78,7 @@ def fine_tune(weights, multipliers, train, test, epochs, seed, show):
 
 
 def run(seeds, pretraining_epochs, epochs):
-    """Returns the test accuracies of both ways, by seed and epoch."""
+    """Returns the test accuracies of both methods, by seed and epoch."""
     curves = {ONE_RATE: [], MULTIPLIERS: []}
     for seed in range(seeds):
         keras.utils.set_random_seed(seed)
@@ -99,7 +99,7 @@ def run(seeds, pretraining_epochs, epochs):
 
 
 def report(curves):
-    """Prints the accuracies of two ways, the first of which is the baseline."""
+    """Prints the accuracies of two methods, the first of which is the baseline."""
     for name, results in curves.items():
         for epoch in sorted({0, results.shape[1] // 4, results.shape[1] - 1}):
             at = results[:, epoch]
@@ -137,7 +137,7 @@ def main(run, description, picture, sizes, title, tested_on):
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--small", action="store_true", help="one seed and few epochs")
-    parser.add_argument("--out", default=picture, help="where the picture goes")
+    parser.add_argument("--out", default=picture, help="path of the picture")
     arguments = parser.parse_args()
     curves = run(*((1, 2, 3) if arguments.small else sizes))
     report(curves)

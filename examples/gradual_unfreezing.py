@@ -1,16 +1,16 @@
-"""Fine-tuning that unfreezes a backbone block by block, at a tenth of the learning rate.
+"""Fine-tunes a backbone that is unfrozen block by block, at a tenth of the learning rate.
 
     KERAS_BACKEND=jax python examples/gradual_unfreezing.py [--small] [--out picture.png]
 
 A network of three convolutional blocks learns to read noisy scans of handwritten digits. Then it
 gets a new head, is fine-tuned on 30 clean scans, and is tested on noisy scans. Training all of the
-network on the clean scans loses some of what the backbone has learned about noise. Two ways of
+network on the clean scans loses some of what the backbone has learned about noise. Two methods of
 fine-tuning with AdamW are compared: one learning rate and weight decay for all variables, and
 gradual unfreezing. In the second, the head trains alone for four epochs. Then a block is unfrozen
 every four epochs, the last one first, at a tenth of the rate. Normalization layers have no weight
 decay. Schedules as multipliers do this in one compiled step.
 
-Each way has the learning rate of the same small grid with the best mean test accuracy.
+The learning rate of each method is the best of the same small grid, by mean test accuracy.
 
 Result (JAX, CPU, six seeds): gradual unfreezing ends at 58.1 % (standard deviation 1.8), one rate
 at 50.6 % (2.9), a difference of 7.4 points with a standard error of 0.9. The backbone is worth
@@ -56,7 +56,7 @@ def data(seed):
 
 
 def unfreeze_gradually(backbone):
-    """Gives each block a schedule: 0 until its time comes, then a tenth of the rate."""
+    """Gives each block a schedule: 0 until the block is unfrozen, then a tenth of the rate."""
     keras_norm.exclude_norms_and_biases(backbone)
     parts = len(backbone.layers) // len(WIDTHS)
     blocks = [backbone.layers[i * parts : (i + 1) * parts] for i in range(len(WIDTHS))]
@@ -102,13 +102,13 @@ class Learner:
 
 
 def fine_tuner(gradual):
-    """Returns a learner for one of the two ways."""
+    """Returns a learner for one of the two methods."""
     inner = keras.optimizers.AdamW(weight_decay=DECAY)
     return Learner(MultiplierOptimizer(inner), gradual)
 
 
 def run(seeds, pretraining_epochs, epochs):
-    """Returns the test accuracies of both ways at their best rates, by seed and epoch."""
+    """Returns the test accuracies of both methods at their best rates, by seed and epoch."""
     learners = {name: fine_tuner(name == GRADUAL) for name in (ONE_RATE, GRADUAL)}
     first = Learner(keras.optimizers.Adam())
     curves = {(name, rate): [] for name in learners for rate in RATES}

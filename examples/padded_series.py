@@ -63,7 +63,7 @@ def network(normalization, masked):
     x = layers.Masking(PADDING)(inputs)
     x = layers.Dense(64, use_bias=False)(x)
     # Keras passes the mask on automatically. To count the padding, a mask of ones replaces it,
-    # and the recurrent layer needs to be told the true one.
+    # and the recurrent layer gets the true mask as an argument.
     if masked:
         x = normalization()(x)
         real = None
@@ -126,7 +126,7 @@ def draw(errors, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="train for one epoch only")
-    parser.add_argument("--out", default="padded_series.png", help="where the picture goes")
+    parser.add_argument("--out", default="padded_series.png", help="path of the picture")
     arguments = parser.parse_args()
     draw(run(epochs=1 if arguments.small else 20), arguments.out)
 

@@ -104,7 +104,7 @@ def draw(histories, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=12, help="passes over the training scans")
-    parser.add_argument("--output", type=Path, default=Path(), help="folder for picture and model")
+    parser.add_argument("--output", type=Path, default=Path(), help="folder of picture and model")
     arguments = parser.parse_args()
     data = digits()
     histories, seconds = {}, {}
@@ -121,7 +121,7 @@ def main():
     _, x_test, _, y_test = data
     loaded = keras.saving.load_model(arguments.output / "quickstart.keras")
     predicted = loaded.predict(x_test[:10], verbose=0).argmax(-1)
-    print("\nSaved the first model, loaded it, and let it read ten scans:")
+    print("\nSaved the first model, loaded it, and classified ten scans:")
     print("  written:", *y_test[:10])
     print("  read:   ", *predicted)
     draw(histories, arguments.output / "quickstart.png")

@@ -96,7 +96,7 @@ def errors(name, batch_size, epochs, seed, data):
 
 
 def draw(batch_sizes, table, path):
-    """Draws test error over the batch size, one line for each way."""
+    """Draws test error over the batch size, one line for each method."""
     figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     styles = {"batch, moving": "o--", "batch, population": "o-", "group": "s-", "layer": "^-"}
     for label, style in styles.items():
@@ -123,9 +123,9 @@ def draw(batch_sizes, table, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=10, help="passes over the training scans")
-    parser.add_argument("--runs", type=int, default=5, help="how many runs to take the mean of")
-    parser.add_argument("--output", type=Path, default=Path(), help="folder for the picture")
-    parser.add_argument("--small", action="store_true", help="only show that it runs")
+    parser.add_argument("--runs", type=int, default=5, help="number of runs to average")
+    parser.add_argument("--output", type=Path, default=Path(), help="folder of the picture")
+    parser.add_argument("--small", action="store_true", help="a quick run")
     arguments = parser.parse_args()
     batch_sizes = (16, 32) if arguments.small else (2, 4, 8, 16, 32)
     epochs, runs = (1, 1) if arguments.small else (arguments.epochs, arguments.runs)

@@ -91,7 +91,7 @@ def is_variable_of_backend(x):
     )
 
 
-def holds_state(x):
+def has_state(x):
     """Returns whether `x` contains layers, variables or other state."""
     return any(isinstance(y, _STATEFUL) or is_variable_of_backend(y) for y in contents(x))
 

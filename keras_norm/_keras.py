@@ -16,7 +16,7 @@ HOOKS = {
     "_backend_apply_gradients": "adds the L2 term, before clipping and accumulation",
     "_apply_weight_decay": "decoupled weight decay, at each variable's rate and factor",
     "_get_current_learning_rate": "the rate that weight decay and Muon read",
-    "_update_model_variables_moving_average": "the average of a variable that stays as it is",
+    "_update_model_variables_moving_average": "the average of a variable that does not change",
     "update_step": "updates one variable (public)",
 }
 # PyTorch's optimizers have this method in place of `update_step`.
@@ -25,27 +25,27 @@ PARALLEL_HOOK = {"_parallel_update_step": "updates many variables at once on PyT
 OPTIMIZER = HOOKS | {
     "_check_variables_are_known": "refuses the variables of another model",
     "_get_variable_index": "a variable's position among those the optimizer was built on",
-    "_iterations": "the step count that the inner optimizer's own schedules get",
+    "_iterations": "the step count that schedules of the inner optimizer receive",
     "_model_variables_moving_average": "averages of the variables (`use_ema`)",
     "_trainable_variables": "the variables that the optimizer was built on",
-    "_trainable_variables_indices": "kept right when a model is copied",
-    "_untrack_variable": "drops the state of variables that are trained no longer",
+    "_trainable_variables_indices": "updated when a model is copied",
+    "_untrack_variable": "drops the state of variables that are no longer trained",
     "_use_weight_decay": "whether the inner optimizer excludes a variable from decay",
-    "_var_key": "what an optimizer knows a variable by, kept right when a model is copied",
+    "_var_key": "an optimizer's key of a variable, updated when a model is copied",
 }
 # On some backends only.
 OPTIMIZER_OF_BACKEND = PARALLEL_HOOK | {
     "_distribution_strategy": "how many replicas share a penalty on TensorFlow",
 }
 RMSPROP = {
-    "_velocities": "moving averages of the squared gradients, for MATLAB's place of epsilon",
+    "_velocities": "moving averages of the squared gradients, for MATLAB's variant",
 }
 MODEL = {
     "_compile_config": "whether and how a model was compiled",
     "_compile_loss": "left out of copies",
     "_compile_metrics": "left out of copies",
     "_flatten_layers": "all layers of a model, also within layers that are not models",
-    "_layers": "layers that an object holds as its attributes",
+    "_layers": "layers that are attributes of an object",
     "_loss_tracker": "left out of copies",
     "_nodes": "the calls of a functional model",
     "_nodes_by_depth": "the calls of a functional model, ordered",

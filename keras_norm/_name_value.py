@@ -60,7 +60,7 @@ def find(names, given):
 
 def hint(given, names):
     """Returns a space and a sentence that suggests a name; nothing if no name is similar."""
-    # Misspelt names are more similar than this cutoff, names of different things are less.
+    # Misspelt names are more similar than this cutoff, unrelated names are less similar.
     name = _closest(given, names, cutoff=0.65)
     return "" if name is None else f" Did you mean {name!r}?"
 
@@ -74,7 +74,8 @@ def closest(given, names):
 def _closest(given, names, cutoff):
     """Returns the name most similar to the given one, ignoring case.
 
-    None if its similarity is below `cutoff` (equal names have similarity 1) or it is no string.
+    None if its similarity is below `cutoff` (equal names have similarity 1) or `given` is not a
+    string.
     """
     if not isinstance(given, str):
         return None
@@ -115,7 +116,7 @@ def positive_integer(name, value, otherwise=""):
 
 @contextlib.contextmanager
 def renamed(names):
-    """Replaces our names of arguments, in errors raised inside, by the names that the user typed.
+    """Replaces our argument names, in errors raised inside, with the names that the user typed.
 
     Args:
         names: Dictionary from our names to the user's names.
@@ -152,13 +153,13 @@ def vector(name, values, low=-np.inf):
         array = np.asarray(None)
     if array.dtype.kind not in "iuf" or sum(size > 1 for size in array.shape) > 1:
         raise ValueError(
-            f"`{name}` must hold one number for each channel: a vector, or an array of a size "
+            f"`{name}` must contain one number for each channel: a vector, or an array of a size "
             f"such as 1-by-1-by-C. Received: {name}={_validation.shown(values)}"
         )
     if not np.all(np.isfinite(array)) or np.any(array < low):
         least = f" >= {low:g}" if np.isfinite(low) else ""
         raise ValueError(
-            f"`{name}` must hold finite numbers{least}. "
+            f"`{name}` must contain finite numbers{least}. "
             f"Received: {name}={_validation.shown(values)}"
         )
     return np.atleast_1d(array).astype(float)

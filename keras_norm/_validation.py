@@ -19,7 +19,7 @@ class _Short(reprlib.Repr):
     def repr_int(self, x, level):
         try:
             return super().repr_int(x, level)
-        except ValueError:  # Python prints no integer of more than some 4,000 digits
+        except ValueError:  # by default, Python does not print more than 4,300 digits
             return f"an integer of {int(math.log10(abs(x))) + 1} digits"
 
 
@@ -104,7 +104,7 @@ def boolean(name, value):
 
 
 def neutral(name, value, accepted, remedy):
-    """Checks an argument of Keras's layer whose accepted values change nothing.
+    """Checks an argument of Keras's layer that is accepted only with values that have no effect.
 
     Raises:
         ValueError: If it has another value; the message ends in `remedy`.

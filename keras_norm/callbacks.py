@@ -114,7 +114,7 @@ class PopulationStatistics(keras.callbacks.Callback):
     of training, such as `EarlyStopping` with `restore_best_weights`, before this one.
 
     If an update fails, the callback warns and the layers keep their moving statistics: the trained
-    model is not lost. A generator without an end needs `steps`.
+    model is not lost. An endless generator needs `steps`.
 
     Args:
         x: The data, as `fit` takes it; usually the training data.
@@ -184,12 +184,12 @@ class PopulationStatistics(keras.callbacks.Callback):
         self._in_fit = True
 
     def on_test_begin(self, logs=None):
-        """Updates the statistics before a validation, if asked to."""
+        """Updates the statistics before a validation, with `before_validation`."""
         if self.before_validation and self._in_fit:
             self._update()
 
     def on_epoch_end(self, epoch, logs=None):
-        """Updates the statistics after every n epochs, if asked to."""
+        """Updates the statistics after every n epochs, with `every`."""
         if self.every and (epoch + 1) % self.every == 0:
             self._update()
 
@@ -262,7 +262,7 @@ class Diagnosis(keras.callbacks.Callback):
         self._printed = set()
 
     def on_train_begin(self, logs=None):
-        """Forgets what was printed in an earlier `fit`."""
+        """Forgets the findings that an earlier `fit` printed."""
         self._printed = set()
 
     def on_epoch_end(self, epoch, logs=None):

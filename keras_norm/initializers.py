@@ -106,7 +106,7 @@ def get(identifier, name="initializer", low=-math.inf):
     if isinstance(identifier, str) and identifier in ("narrow-normal", "narrow_normal"):
         return NarrowNormal()
     if _is_tensor(identifier) or isinstance(identifier, (np.ndarray, list, tuple)):
-        values = _numbers(identifier, name, f"Argument `{name}` must hold", low)
+        values = _numbers(identifier, name, f"Argument `{name}` must contain", low)
         return keras.initializers.Constant(values.tolist())
     if isinstance(identifier, SizeFunction):
         return SizeFunction(identifier.function, identifier.name, low)
@@ -115,7 +115,7 @@ def get(identifier, name="initializer", low=-math.inf):
         return SizeFunction(identifier, name, low)
     initializer = _validation.keras_object(name, identifier, _of_keras, _ACCEPTED)
     if isinstance(initializer, keras.initializers.Constant):
-        _numbers(initializer.value, name, f"Argument `{name}` must hold", low)
+        _numbers(initializer.value, name, f"Argument `{name}` must contain", low)
     return SizeFunction(initializer, name, low) if inspect.isfunction(initializer) else initializer
 
 
@@ -136,7 +136,7 @@ def for_shape(initializer, shape, name, owner):
     """
     if not isinstance(initializer, keras.initializers.Constant):
         return initializer
-    expected = f"Argument `{name}` of {owner} must hold"
+    expected = f"Argument `{name}` of {owner} must contain"
     values = _numbers(initializer.value, name, expected)
     if values.ndim == 0:
         return initializer
@@ -195,7 +195,7 @@ def _numbers(values, name, expected, low=-math.inf):
     """
     try:
         array = np.asarray(keras.ops.convert_to_numpy(values) if _is_tensor(values) else values)
-        if array.dtype.kind not in "biu":  # all floats, also bfloat16, and texts of numbers
+        if array.dtype.kind not in "biu":  # all floats, including bfloat16, and strings
             if np.iscomplexobj(array):
                 raise TypeError("These numbers are complex.")
             array = array.astype("float64")

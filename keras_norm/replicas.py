@@ -12,8 +12,8 @@ def replica_group(group):
     do not store the group: their configs and files do not change.
 
     Use it for jobs that split both the data and the model. Processes with parts of one model
-    process the same samples; only the processes along the data axis have different samples. Enter
-    the context around the whole training, including backward passes: a forward pass that
+    process the same samples; only the processes along the data axis have different samples. Wrap
+    all of the training in the context, including backward passes: a forward pass that
     `torch.utils.checkpoint` repeats reads the group again.
 
     On TensorFlow there is no such group: the replicas are those of the `tf.distribute` strategy.

@@ -28,7 +28,7 @@ _ARGUMENTS = {"epsilon": "Epsilon", "momentum": "Momentum"} | {
 class AppliedBatchNormalization(layers.BatchNormalization):
     """A `BatchNormalization` that, once built, also takes one input, or a list of inputs.
 
-    A batch has one axis more than an input. For an array with the axes of one input, the layer
+    A batch has one more axis than an input. For an array with the axes of one input, the layer
     returns one output; for a list of inputs, a list of outputs. The arguments are those of
     `BatchNormalization`.
     """
@@ -208,7 +208,7 @@ def _part(net, place):
 
 
 def _check_sizes(inputs):
-    """Checks that a list holds inputs of one size, or numbers."""
+    """Checks that a list contains inputs of one size, or numbers."""
     try:
         sizes = {tuple(np.shape(one)) for one in inputs}
     except ValueError:  # rows of different lengths in one of them
@@ -216,7 +216,7 @@ def _check_sizes(inputs):
     if len(sizes) != 1:
         described = ", ".join(sorted(map(str, sizes))) if sizes else "none, or uneven lists"
         raise ValueError(
-            "A list must hold inputs of one size. "
+            "A list must contain inputs of one size. "
             f"Received: {len(inputs)} inputs, of sizes {described}"
         )
 

@@ -145,6 +145,12 @@ def test_files_that_are_named_exist(page):
         assert (ROOT / path).exists(), f"{page.name} names {path}"
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/howto").glob("*.md")), ids=lambda p: p.stem)
+def test_readme_links_to_each_guide_and_the_guide_checks_its_result(page):
+    assert f"](docs/howto/{page.name})" in (ROOT / "README.md").read_text()
+    assert re.search(r"^print\(.*\)  # ", page.read_text(), re.MULTILINE)
+
+
 def public_names():
     """Returns all public names with their modules; those at the top have one name only."""
     for name in keras_norm.__all__:

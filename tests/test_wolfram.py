@@ -105,9 +105,9 @@ def test_in_a_model_and_a_file(tmp_path):
         ((), {"Beta": [1], "Biases": [1]}, "takes 'Biases' or 'Beta', its older name"),
         ((), {"Epsilon": 0}, "`Epsilon` must be a finite number > 0"),
         ((), {"Momentum": 2}, "`Momentum` must be"),
-        ((), {"Gamma": None}, "`Gamma` must hold one number for each channel"),
-        ((), {"MovingVariance": [-1]}, "`MovingVariance` must hold finite numbers >= 0"),
-        ((), {"MovingMean": [np.inf]}, "`MovingMean` must hold finite numbers"),
+        ((), {"Gamma": None}, "`Gamma` must contain one number for each channel"),
+        ((), {"MovingVariance": [-1]}, "`MovingVariance` must contain finite numbers >= 0"),
+        ((), {"MovingMean": [np.inf]}, "`MovingMean` must contain finite numbers"),
         ((), {"Interleaving": 1}, "`Interleaving` must be True or False"),
         ((), {"Input": 0}, "`Input` must be a positive integer"),
         ((), {"Input": [3, 2.5]}, "`Input` must be a positive integer"),
@@ -117,7 +117,7 @@ def test_in_a_model_and_a_file(tmp_path):
         ((), {"Epsilon": 10**400}, "`Epsilon` must be a finite number > 0"),
         ((), {"Epsilon": 1e-50}, "`Epsilon` must be at least"),
         ((), {"Gamma": np.ones((50, 100))}, r"`Gamma` .*array of shape \(50, 100\)"),
-        ((), {"Gamma": [[1], [2, 3]]}, "`Gamma` must hold one number for each channel"),
+        ((), {"Gamma": [[1], [2, 3]]}, "`Gamma` must contain one number for each channel"),
         ((), {"Input": []}, "`Input` must be a positive integer"),
         ((), {"Input": [2, 3], "Beta": [1, 2, 3]}, "Received: Input for 2, Beta for 3"),
         ((), {"Input": [2, 3], "Beta": [1, 2], "Interleaving": True}, "Input for 3, Beta for 2"),
@@ -169,7 +169,7 @@ def test_sizes_can_be_floats(size):
 @pytest.mark.parametrize("options", [{}, {"Input": 2}])
 @pytest.mark.parametrize("inputs", [[[1.0, 2.0], [3.0]], [[[1.0], [2.0, 3.0]]], []])
 def test_ragged_lists(options, inputs):
-    with pytest.raises(ValueError, match="A list must hold inputs of one size"):
+    with pytest.raises(ValueError, match="A list must contain inputs of one size"):
         BatchNormalizationLayer(**options)(inputs)
 
 

@@ -29,7 +29,7 @@ def main():
     epochs = parser.parse_args().epochs
     if "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
         keras.distribution.initialize()
-    # Before the model is made: its variables are put on all devices.
+    # Before the model is created, so that its variables are on all devices.
     keras.distribution.set_distribution(keras.distribution.DataParallel())
 
     keras.utils.set_random_seed(0)

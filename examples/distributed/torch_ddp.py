@@ -7,7 +7,7 @@ On several machines, start the same script on each of them, with its own rank:
     KERAS_BACKEND=torch torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 \
         --master-addr host0 --master-port 1234 examples/distributed/torch_ddp.py
 
-With GPUs, use "nccl" for "gloo", and call
+With GPUs, use "nccl" instead of "gloo", and call
 `torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))` first.
 """
 
@@ -62,13 +62,14 @@ def main():
         if rank == 0:
             print(f"epoch {epoch + 1}: loss {loss.item():.3f} in the last batch")
 
-    # Every process brings its shard, and all get the statistics of all of the data.
+    # Each process passes its shard, and all processes get the statistics of all data.
     keras_norm.update_population_statistics(model, batches, verbose=0)
     with torch.no_grad():
         accuracy = (model(x_test).argmax(-1) == y_test).float().mean().item()
     if rank == 0:
         print(f"{processes} processes, test accuracy {accuracy:.3f}")
-    # A group that still frees a tensor when it is destroyed waits for this thread, and it for that.
+    # Without the barrier, the group may still be freeing a tensor when it is destroyed: the group
+    # then waits for this thread, and this thread for the group.
     distributed.barrier()
     distributed.destroy_process_group()
 

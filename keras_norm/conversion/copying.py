@@ -25,7 +25,7 @@ from keras_norm._contents import (
     attributes,
     cell_contents,
     contents,
-    holds_state,
+    has_state,
     is_proxy,
     is_shared,
     is_tracker,
@@ -111,7 +111,7 @@ class _Copier:
         if isinstance(x, functools.partial):
             keywords = {name: self.copy(value) for name, value in x.keywords.items()}
             return type(x)(self.copy(x.func), *map(self.copy, x.args), **keywords)
-        if (isinstance(x, types.FunctionType) or _is_value(x)) and not holds_state(x):
+        if (isinstance(x, types.FunctionType) or _is_value(x)) and not has_state(x):
             return x
         new = _empty(x)
         self.copies[id(x)] = new
@@ -122,7 +122,7 @@ class _Copier:
     def _check(self, x):
         """Raises if `x`, which the copy shares, is a compiled function that contains layers."""
         function = None if isinstance(x, type) else getattr(x, "__wrapped__", None)
-        if isinstance(function, CALLABLES) and holds_state(function):
+        if isinstance(function, CALLABLES) and has_state(function):
             owner = getattr(self.owner, "name", "without a name")
             raise ValueError(
                 f"Layer '{owner}' contains a compiled function ({type(x).__name__} of "

@@ -16,8 +16,8 @@ def fold_normalization(model):
     """Returns a copy of a model for inference, with normalization folded into linear layers.
 
     In inference, batch normalization is a factor and an offset for each channel. It is folded into
-    the layer before it, if this is a convolution (1-D to 3-D, also transposed, depthwise or
-    separable) or a Dense layer, without an activation; otherwise into the layers that follow. Other
+    the layer before it, if this is a Dense layer or a convolution (1-D to 3-D, plain, transposed,
+    depthwise or separable) without an activation; otherwise into the layers that follow. Other
     normalization layers compute moments in inference, so they remain. Their gamma and beta are
     folded into the layers that follow:
 
@@ -25,7 +25,7 @@ def fold_normalization(model):
 
     The layers that follow must be Dense, EinsumDense or attention layers, or convolutions without
     padding. There can be several, such as query, key and value. Folding is exact except for
-    rounding. It works on functional and Sequential models, also inside other models, for the layers
+    rounding. It works on functional and Sequential models, including inner models, for the layers
     of keras_norm and of Keras. Layers with further uses do not change.
 
     The function prints the number of folded layers, and for each other normalization layer its name
@@ -111,10 +111,10 @@ class _Plan:
 
     def _add_holder(self, layer):
         """Records the layers that a layer contains outside of graphs, and may call or read."""
-        held = layer._layers if not isinstance(layer, keras.Sequential) else ()
+        inner = layer._layers if not isinstance(layer, keras.Sequential) else ()
         if isinstance(layer, keras.layers.Lambda):
-            held = (x for x in contents(layer.function) if isinstance(x, keras.layers.Layer))
-        self._holders.update((id(x), layer) for x in held)
+            inner = (x for x in contents(layer.function) if isinstance(x, keras.layers.Layer))
+        self._holders.update((id(x), layer) for x in inner)
 
     def _add_graph(self, function):
         for nodes in function._nodes_by_depth.values():
@@ -184,7 +184,7 @@ class _Plan:
         return change_of(neighbour, type(neighbour))
 
     def _put(self, mapped, layer, folding):
-        """Replaces neighbours by layers that include the map.
+        """Replaces neighbours with layers that include the map.
 
         Args:
             mapped: List of pairs: a neighbour, and the layer and variables that replace it.

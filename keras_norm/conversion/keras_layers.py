@@ -46,7 +46,7 @@ def spanned_and_reduced(layer, makes_masks):
 
 
 def refuse_axis(layer):
-    """Raises for an `axis` that Keras's layer takes for the last axes of its input."""
+    """Raises for an `axis` that Keras's layer mistakes for the last axes of its input."""
     state = (
         f"an input of shape {layer.get_build_config()['input_shape']}"
         if layer.built
@@ -54,13 +54,13 @@ def refuse_axis(layer):
     )
     raise ValueError(
         "Argument `axis` must name the last axes: Keras's layer "
-        f"({keras.backend.backend()}, Keras {keras.__version__}) takes any axes for these, so its "
-        f"outputs are not what `axis` says. Received: axis={layer.axis}, {state}"
+        f"({keras.backend.backend()}, Keras {keras.__version__}) treats any axes as the last ones, "
+        f"so its outputs do not follow `axis`. Received: axis={layer.axis}, {state}"
     )
 
 
 def refuse_masks(layer, makes_masks):
-    """Raises if a mask reaches a layer that uses it, where Keras's layer takes none."""
+    """Raises if a mask reaches a layer that uses it, where Keras's layer supports none."""
     if makes_masks and not isinstance(layer, Unmasked):
         raise ValueError(
             "Keras's layer does not support masks (call argument `mask`), but the model makes "

@@ -21,7 +21,7 @@ def from_keras(model):
     a layer of keras_norm. Arguments, name, weights, trainable flag, dtype policy and multipliers
     stay the same, and so do outputs in inference and in training. Layers are found in functional,
     Sequential and subclassed models, and in inner models, wrappers and custom layers, shared or
-    not. Everything else is copied unchanged, also a custom `train_step`.
+    not. Everything else is copied unchanged, including a custom `train_step`.
 
     Keras's layer, group and RMS normalization do not support masks; ours do. In a model that makes
     masks (`Embedding` with `mask_zero`, `Masking`, ...), they become layers that ignore masks.

@@ -1,4 +1,4 @@
-"""Replaces a layer by another one with the same path, input and weights."""
+"""Replaces a layer with another one that has the same path, input and weights."""
 
 import contextlib
 import math

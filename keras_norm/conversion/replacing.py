@@ -1,4 +1,4 @@
-"""Replaces the normalization layers of a model by others."""
+"""Replaces the normalization layers of a model with others."""
 
 import keras
 
@@ -17,7 +17,7 @@ def replace_normalization(model, function):
     """Returns a copy of a model with other normalization layers, and prints the replacements.
 
     Layers are found in functional, Sequential and subclassed models, and in inner models, wrappers
-    and custom layers, shared or not. Everything else is copied unchanged, also a custom
+    and custom layers, shared or not. Everything else is copied unchanged, including a custom
     `train_step`. The copy shares no weights with `model`, and is not compiled.
 
     Args:

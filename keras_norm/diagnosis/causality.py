@@ -70,7 +70,7 @@ class Causality:
         sequence, shape = found[0]
         argument = "reduction_axes" if hasattr(layer, "reduction_axes") else "axis"
         remedy = (
-            f"The layer mixes this many time steps, also later ones, but '{sequence.name}' is "
+            f"The layer mixes this many time steps, including later ones, but '{sequence.name}' is "
             f"causal: pass `{argument}=-1`, which normalizes each step separately."
         )
         channels = shape[channel_axis(layer, len(shape))]

@@ -51,7 +51,7 @@ def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
     Raises:
         TypeError: If `model` is not a Keras model.
         ValueError: If the model has no normalization layer, a number is not a positive integer,
-            there is no data, or a batch holds NaN or infinity.
+            there is no data, or a batch contains NaN or infinity.
         RuntimeError: If a layer is called where the pass cannot see it.
 
     Example:

@@ -15,8 +15,8 @@ from keras_norm.diagnosis.findings import finding_of_all
 from keras_norm.diagnosis.sets import channel_axis, family, is_batch, reduced_axes
 
 
-class Held(NamedTuple):
-    """The mask of a tensor."""
+class Carried(NamedTuple):
+    """The mask that a tensor carries, and where it comes from."""
 
     mask: Any
     name: str
@@ -43,8 +43,8 @@ class Trail:
 
     def __init__(self):
         self._calls = {}
-        self._not_asked = []
-        self._held = []
+        self._unchecked = []
+        self._carried = []
         self._probe = _Probe()
 
     def record(self, operation, takes_mask, origins, outputs):
@@ -54,14 +54,14 @@ class Trail:
             if ops.is_tensor(output) and id(output) not in self._calls:
                 call = _Call(operation.name, takes_mask, origins, output)
                 self._calls[id(output)] = call
-                self._not_asked.append(call)
+                self._unchecked.append(call)
 
     def origin(self, tensor):
-        """Returns `Held`, `Lost`, or None for a tensor without any mask."""
+        """Returns `Carried`, `Lost`, or None for a tensor without any mask."""
         call = self._calls.get(id(tensor))
         mask = self._mask_of(tensor)
         if mask is not None:
-            return Held(mask, call.name if call else "the input")
+            return Carried(mask, call.name if call else "the input")
         return self._by_shape(tensor) if call is None else self._by_call(call)
 
     def _by_call(self, call):
@@ -78,14 +78,14 @@ class Trail:
         return None
 
     def _by_shape(self, tensor):
-        for call in self._not_asked:
+        for call in self._unchecked:
             mask = self._mask_of(call.output)
             if mask is not None:
-                self._held.append(Held(mask, call.name))
-        self._not_asked = []
-        for held in reversed(self._held):
-            if _fits(held.mask, tensor):
-                return Lost(held.mask, f"after '{held.name}', in an operation that is not a layer")
+                self._carried.append(Carried(mask, call.name))
+        self._unchecked = []
+        for mask, name in reversed(self._carried):
+            if _fits(mask, tensor):
+                return Lost(mask, f"after '{name}', in an operation that is not a layer")
         return None
 
     def _mask_of(self, tensor):
@@ -125,9 +125,9 @@ class Padding:
         """Records one use of a layer, and the origin of its inputs."""
         if origin is None or mask is not None or not _counts(layer, inputs, origin.mask):
             return
-        held = np.asarray(ops.convert_to_numpy(origin.mask)) > 0
-        self._padding += int(np.sum(~held))
-        self._positions += held.size
+        valid = np.asarray(ops.convert_to_numpy(origin.mask)) > 0
+        self._padding += int(np.sum(~valid))
+        self._positions += valid.size
         self._place = origin.place if isinstance(origin, Lost) and takes_mask else None
         self._channels = inputs.shape[channel_axis(layer, len(inputs.shape))]
 

@@ -204,7 +204,7 @@ def _new_statistics(layer):
     if layer.trainable:
         return calls
     return (
-        "the layer is frozen, so prepare the data as for its training; or set `trainable = True` "
+        "the layer is frozen, so preprocess the data as in its training; or set `trainable = True` "
         f"on the layer, then {calls}"
     )
 

@@ -179,9 +179,9 @@ def _moments(layer, inputs, mask):
     if mask is None:
         x = x.reshape(-1, x.shape[-1])
     else:
-        held = np.asarray(ops.convert_to_numpy(mask)) > 0
-        held = held.reshape(held.shape + (1,) * (x.ndim - 1 - held.ndim))
-        x = x[np.broadcast_to(held, x.shape[:-1])]
+        valid = np.asarray(ops.convert_to_numpy(mask)) > 0
+        valid = valid.reshape(valid.shape + (1,) * (x.ndim - 1 - valid.ndim))
+        x = x[np.broadcast_to(valid, x.shape[:-1])]
     count = np.full(x.shape[-1], float(len(x)))
     if not len(x):
         return BatchMoments(count, 0 * count, 0 * count)

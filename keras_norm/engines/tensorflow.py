@@ -50,8 +50,8 @@ def check_merge(model):
     if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
         raise NotImplementedError(
             "A model of a `tf.distribute.MultiWorkerMirroredStrategy` has the statistics of the "
-            "data of all processes without `merge_replicas`: give all of them the same data, of "
-            "which the strategy takes each one's part. Received: merge_replicas=True and the model "
+            "data of all processes without `merge_replicas`: pass the same data in all processes, "
+            "and the strategy gives each its part. Received: merge_replicas=True and the model "
             f"'{model.name}'"
         )
 

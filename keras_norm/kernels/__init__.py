@@ -17,7 +17,7 @@ from keras_norm.ops.registry import is_enabled, set_enabled
 
 __all__ = ["is_enabled", "set_enabled"]
 
-# The modules of each backend; the first is asked first.
+# The modules of each backend, in order of precedence.
 MODULES = {
     "jax": ["jax"],
     "tensorflow": ["tensorflow"],

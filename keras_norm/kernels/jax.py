@@ -85,7 +85,7 @@ class SetsOnJax(Sets):
     recomputed = staticmethod(_recomputed)
 
     def branch(self, condition, near, far):
-        """Returns `near()` where the condition holds, else `far()`; on an accelerator `far()`."""
+        """Returns `near()` where the condition is true, else `far()`; on an accelerator `far()`."""
         return platform_dependent(cpu=lambda: jax.lax.cond(condition, near, far), default=far)
 
     def constant(self, shift):
@@ -126,7 +126,7 @@ def _moments_jvp(view, centered, dtype, primals, tangents):
 
 def _sums(sets, centered, x, shift, residual, dx):
     """Returns first and product as above."""
-    x, dx = sets.counted(x.astype(shift.dtype)), sets.counted(dx.astype(shift.dtype))
+    x, dx = sets.masked(x.astype(shift.dtype)), sets.masked(dx.astype(shift.dtype))
     if not centered:
         return jnp.zeros_like(residual), sets.mean(x * dx)
     first = sets.mean(dx)
@@ -136,9 +136,10 @@ def _sums(sets, centered, x, shift, residual, dx):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _scaled(view, x, weights, finite, shift, scale, offset):
     """Returns `(x - shift) * scale + offset`; `finite` is above 0 if all of `x` is finite."""
-    held = x.astype(scale.dtype)
-    held = held if weights is None else SetsOnJax(view, x, weights, scale.dtype).held(held)
-    return ((held - shift) * scale + offset).astype(x.dtype)
+    wide = x.astype(scale.dtype)
+    if weights is not None:
+        wide = SetsOnJax(view, x, weights, scale.dtype).cleaned(wide)
+    return ((wide - shift) * scale + offset).astype(x.dtype)
 
 
 @_scaled.defjvp
@@ -154,7 +155,7 @@ def _scaled_jvp(view, primals, tangents):
         else:
             sets = SetsOnJax(view, x, weights, scale.dtype)
             along_scale = _along_scale(sets, x, finite, shift, dscale)
-            dx = sets.held(dx, like=x.astype(scale.dtype))
+            dx = sets.cleaned(dx, like=x.astype(scale.dtype))
         dy = scale * dx + (along_scale + (doffset - scale * dshift))
         return dy.astype(dtype)
 
@@ -173,13 +174,13 @@ def _along_scale(sets, x, finite, shift, dscale):
         return (x.astype(sets.dtype) + -shift) * dscale
 
     @_recomputed
-    def held(x, shift, dscale):
-        return (sets.held(x.astype(sets.dtype)) + -shift) * dscale
+    def cleaned(x, shift, dscale):
+        return (sets.cleaned(x.astype(sets.dtype)) + -shift) * dscale
 
-    # The factor is 1, but may differ between replicas as far as JAX knows. So JAX sums the gradient
-    # to dscale over the replicas outside of the branch: they may take different sides of it.
+    # Replicas may take different sides of the branch, so JAX must sum the gradient to dscale over
+    # replicas outside of it. The factor is 1, but JAX assumes that it differs between replicas.
     arguments = x, shift, dscale * (1 + 0 * finite)
-    return sets.branch(finite > 0, lambda: as_given(*arguments), lambda: held(*arguments))
+    return sets.branch(finite > 0, lambda: as_given(*arguments), lambda: cleaned(*arguments))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -188,8 +189,8 @@ def _rows(view, epsilon, centered, x, gamma, beta, weights):
     sets = SetsOnJax(view, x, weights, gamma.dtype)
     shift, residual, variance, _ = _moments(view, centered, x, weights, gamma.dtype)
     inverse = sets.selected(jax.lax.rsqrt(variance + epsilon))
-    held = sets.held(x.astype(gamma.dtype))
-    y = (held - shift) * inverse - residual * inverse if centered else held * inverse
+    cleaned = sets.cleaned(x.astype(gamma.dtype))
+    y = (cleaned - shift) * inverse - residual * inverse if centered else cleaned * inverse
     return (y * gamma + beta).astype(x.dtype), shift, residual, variance
 
 
@@ -217,7 +218,7 @@ def _rows_jvp(view, epsilon, centered, primals, tangents):
         sets = SetsOnJax(view, x, weights, gamma.dtype)
         first, product = _sums(sets, centered, x, shift, residual, dx)
         x, dx = x.astype(gamma.dtype), dx.astype(gamma.dtype)
-        x, dx = sets.held(x), sets.held(dx, like=x)
+        x, dx = sets.cleaned(x), sets.cleaned(dx, like=x)
         inverse = sets.selected(jax.lax.rsqrt(variance + epsilon))
         # In the transpose, sums read the factors of dgamma, slope and offset. The inverse is
         # multiplied three times: its third power may overflow.

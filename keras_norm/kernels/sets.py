@@ -63,14 +63,14 @@ class Sets:
             return mean, mean, variance, finite
 
         def around(shift):
-            shifted = self.counted(ops.cast(x, self.dtype) - shift)
+            shifted = self.masked(ops.cast(x, self.dtype) - shift)
             return self._variance(shifted, self.mean(ops.square(shifted)), centered)
 
         def far():
             if not centered:
                 return mean, *around(0)
             is_mean = self.weights is None
-            shift = mean if is_mean else self.mean(self.counted(ops.cast(x, self.dtype)))
+            shift = mean if is_mean else self.mean(self.masked(ops.cast(x, self.dtype)))
             # Without this selection compilers contract the multiplication in the mean with some of
             # its subtractions.
             shift = self.constant(ops.where(ops.isfinite(shift), shift, 0))
@@ -83,7 +83,7 @@ class Sets:
     def near(self, x, centered):
         """Returns mean and variance of elements near zero; padding may have any value.
 
-        The result is finite if all of `x` is; the numbers of empty sets must still be selected.
+        The result is finite if all of `x` is. The caller replaces the values of empty sets by 0.
         The two sums read separate weights: XLA writes an array with two readers to memory.
         """
         if self.share is None:
@@ -93,7 +93,7 @@ class Sets:
     def mean(self, x):
         """Returns the means of the sets; `x` must be 0 at padding."""
         means = self.view.mean(x)
-        return self.view.across(means if self.share is None else means / self.share)
+        return self.view.group_means(means if self.share is None else means / self.share)
 
     def _variance(self, x, square, centered):
         if not centered:
@@ -101,17 +101,17 @@ class Sets:
         mean = self.mean(x)
         return mean, ops.maximum(square - ops.square(mean), 0)
 
-    def counted(self, x):
+    def masked(self, x):
         """Returns `x` with 0 at padding, for means."""
         return x if self.weights is None else ops.where(self.weights > 0, x, 0)
 
-    def held(self, x, like=None):
+    def cleaned(self, x, like=None):
         """Returns `x` with 0 at padding that is not finite (in `like`, if that is given).
 
         Valid elements that are not finite make the moments NaN or infinite.
         """
         if self.share is None:
-            return self.counted(x)
+            return self.masked(x)
         return ops.where(ops.isfinite(x) if like is None else ops.abs(like) < math.inf, x, 0)
 
     def selected(self, values):
@@ -150,7 +150,7 @@ class Sets:
         gamma, beta = (self.view.spread(v, variance) for v in (gamma, beta))
 
         def scale_and_offset(gamma, beta, residual, variance):
-            # Not `rsqrt`: its derivative holds the third power of the result, which may overflow.
+            # Not `rsqrt`: its derivative has the third power of the result, which may overflow.
             inverse = 1 / ops.sqrt(variance + epsilon)
             if combine is not None or self.weights is not None:
                 inverse = ops.where(count > 0, inverse, 0)
@@ -163,7 +163,7 @@ class Sets:
         return shift, scale, offset, moments
 
     def branch(self, condition, near, far):
-        """Returns `near()` where the condition holds, else `far()`; or always `far()`."""
+        """Returns `near()` where the condition is true, else `far()`; or always `far()`."""
         raise NotImplementedError
 
     def constant(self, shift):

@@ -106,12 +106,12 @@ class SetsInXla(Sets):
     """Sets in a program that XLA compiles."""
 
     def branch(self, condition, near, far):
-        """Returns `near()` where the condition holds, else `far()`."""
+        """Returns `near()` where the condition is true, else `far()`."""
         return tf.cond(condition, near, far)
 
     def guarded(self, x, finite, like=None):
         """Returns `x` with 0 at padding that is not finite (in `like`, if that is given)."""
-        return self.held(x, like)
+        return self.cleaned(x, like)
 
     def difference(self, x, shift):
         """Returns `x - shift`."""
@@ -148,7 +148,7 @@ class SetsInMemory(SetsInXla):
         """Returns `x` with 0 at padding that is not finite (in `like`, if that is given)."""
         if self.weights is None:
             return x
-        return tf.cond(finite > 0, lambda: x, lambda: self.held(x, like))
+        return tf.cond(finite > 0, lambda: x, lambda: self.cleaned(x, like))
 
     def difference(self, x, shift):
         """Returns `x - shift`."""
@@ -166,7 +166,7 @@ def _kind(exported):
 def _moments(sets, centered, x):
     """Returns shift, residual and variance, and 1 if all of the input is finite.
 
-    A channel has n valid elements, `across` takes means over the channels of a set, and
+    A channel has n valid elements, `group_means` takes means over the channels of a set, and
     mean = shift + residual. From the gradients to residual and variance follows the gradient
 
         to x: 1 / n (to residual + 2 (x - mean) to variance) = slope (x - shift) + offset,
@@ -179,13 +179,13 @@ def _moments(sets, centered, x):
 
         def gradient(_, to_residual, to_variance, __):
             share = 1 if sets.share is None else sets.share
-            n, across = sets.view.size(kept, dtype=sets.dtype) * share, sets.view.across
-            slope = across(to_variance) * (2.0 / n)
+            n, group_means = sets.view.size(kept, dtype=sets.dtype) * share, sets.view.group_means
+            slope = group_means(to_variance) * (2.0 / n)
             x = sets.guarded(tf.cast(kept, sets.dtype), finite)
             dx = sets.difference(x, shift) * slope
             if centered:
-                dx += across(to_residual) / n - slope * residual
-            return tf.cast(sets.counted(dx), kept.dtype)
+                dx += group_means(to_residual) / n - slope * residual
+            return tf.cast(sets.masked(dx), kept.dtype)
 
         return (shift, residual, variance, finite), gradient
 
@@ -288,7 +288,7 @@ def standardize(problem, x, moments, gamma, beta):
                 tape.watch(inputs)
                 scale = tf.math.rsqrt(variance + problem.epsilon) * gamma
                 y = shifted * scale + (beta - (mean - shift) * scale)
-            # TensorFlow leaves out of a graph what nobody asks for.
+            # TensorFlow prunes the gradients that the graph does not use.
             return tape.gradient(y, inputs, g)
 
         return tf.reshape(y, tf.shape(x)), gradient

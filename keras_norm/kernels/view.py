@@ -1,4 +1,4 @@
-"""How XLA's executors see the arrays of a plan, and the means that they compute there."""
+"""The view of a plan's arrays, with few axes, that XLA's executors use, and means over its axes."""
 
 import itertools
 import math
@@ -190,7 +190,7 @@ class View:
         v = ops.broadcast_to(v * 2, (stages, LONGEST_STAGE, channels))
         return ops.reshape(ops.reshape(v, (-1, channels))[:samples], ops.shape(like))
 
-    def across(self, values):
+    def group_means(self, values):
         """Returns means by channel as means over all channels of a group."""
         _, _, groups, group_size, _ = self.plan.form
         if not self.is_by_channel or group_size == 1:

@@ -31,7 +31,7 @@ class BatchNormalization(Normalization):
     """Normalizes each channel over the batch and all positions.
 
     In training, the layer uses the mean and the (biased) variance of each channel over the batch,
-    and moves its moving statistics towards them. In inference, it uses the moving statistics:
+    and updates its moving statistics. In inference, it uses the moving statistics:
 
         output = gamma * (input - mean) / sqrt(variance + epsilon) + beta
         moving_mean = momentum * moving_mean + (1 - momentum) * mean
@@ -49,11 +49,11 @@ class BatchNormalization(Normalization):
     `trainable=True` on `layer.gamma` and `layer.beta`. To train only the statistics, set
     `trainable=False` on `layer.gamma` and `layer.beta`. Compile the model afterwards.
 
-    Statistics move once per batch, also with gradient accumulation and under `keras.RematScope`,
-    which does not recompute this layer. A function under `keras.remat` that calls the layer in
-    training moves them once on PyTorch and twice on TensorFlow. On JAX such a function cannot
-    assign variables: JAX raises `UnexpectedTracerError` when the statistics are next used. Use
-    `keras.RematScope` there, or call the layer outside of the function.
+    Statistics are updated once per batch, even with gradient accumulation and under
+    `keras.RematScope`, which does not recompute this layer. A function under `keras.remat` that
+    calls the layer in training updates them once on PyTorch and twice on TensorFlow. On JAX such a
+    function cannot assign variables: JAX raises `UnexpectedTracerError` when the statistics are
+    next used. Use `keras.RematScope` there, or call the layer outside of the function.
 
     Args:
         axis: Integer, the channel axis: -1 for channels last, 1 for channels first.
@@ -76,7 +76,7 @@ class BatchNormalization(Normalization):
             `r = batch deviation / renorm_stddev` and `d = (batch mean - renorm_mean) /
             renorm_stddev`. Inference is the same. The moving variance then follows a moving
             average of the standard deviation, as in Keras.
-        renorm_clipping: Dictionary that may hold "rmin", "rmax" and "dmax": r is clipped to
+        renorm_clipping: Dictionary that may contain "rmin", "rmax" and "dmax": r is clipped to
             [rmin, rmax], and d to [-dmax, dmax]. A missing key means no bound.
         renorm_momentum: Number in [0, 1], the weight of the old `renorm_mean` and `renorm_stddev`
             at each step.
@@ -120,8 +120,8 @@ class BatchNormalization(Normalization):
 
     _accepted_of_keras: ClassVar = {
         "fused": ((None, False, True), "It chose an implementation in Keras 2."),
-        "virtual_batch_size": ((None,), "Batches of several parts are left to the data."),
-        "adjustment": ((None,), "Corrections of training are left to `renorm`."),
+        "virtual_batch_size": ((None,), "Use smaller batches instead."),
+        "adjustment": ((None,), "Use `renorm` to correct the outputs in training."),
     }
 
     def __init__(
@@ -191,7 +191,7 @@ class BatchNormalization(Normalization):
             name=name,
             shape=(self.num_channels,),
             initializer=initializer,
-            # A float16 cannot hold the variance of float16 data.
+            # float16 cannot represent the variance of float16 data.
             dtype=at_least_float32(self.variable_dtype),
             trainable=False,
             autocast=False,
@@ -280,7 +280,7 @@ class BatchNormalization(Normalization):
         return Renorm(*statistics, **(self.renorm_clipping or {}))
 
     def _move_statistics(self, moments):
-        """Moves the statistics towards a batch's moments, except in a recomputed forward pass."""
+        """Updates the statistics with a batch's moments, except in a recomputed forward pass."""
         if engines.recomputing():
             return
         momenta = (

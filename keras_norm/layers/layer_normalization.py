@@ -17,7 +17,7 @@ class LayerNormalization(AxesNormalization):
 
     Mean and (biased) variance are taken over `reduction_axes`; gamma and beta span `axis`. By
     default, the moments are taken over all axes except the batch, including time steps: **each
-    time step of a sequence then depends on all others, also on later ones.** Where steps must not
+    time step of a sequence then depends on all others, including later ones.** If steps must not
     mix, as in transformers, pass `reduction_axes=-1`; `reduction_axes=axis` is Keras's layer.
 
     gamma and beta have the variable dtype of the layer's policy.

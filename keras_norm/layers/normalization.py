@@ -204,7 +204,7 @@ class Normalization(keras.layers.Layer):
         return None if mask is None else mask_weights(mask, shape, channel_axis)
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
-        """Returns `layer_call` as `keras.RematScope` wants it: recomputed from the inputs.
+        """Returns `layer_call` as `keras.RematScope` needs it: recomputed from the inputs.
 
         Its keyword arguments, `training` and `mask`, are bound: Keras fails on those of a
         recomputed function on TensorFlow, and traces `training` on JAX.

@@ -5,7 +5,7 @@ import math
 from keras_norm import _validation
 
 _NAMES = ("rmin", "rmax", "dmax")
-_ACCEPTED = "None, or a dictionary that may hold numbers >= 0 as 'rmin', 'rmax' and 'dmax'"
+_ACCEPTED = "None, or a dictionary that may contain numbers >= 0 as 'rmin', 'rmax' and 'dmax'"
 
 
 def check_clipping(clipping):
@@ -14,8 +14,8 @@ def check_clipping(clipping):
     As in Keras, None and infinity mean no bound.
 
     Raises:
-        TypeError: If it is neither None nor a dictionary, or holds a value that is not a number.
-        ValueError: If it holds another key, a negative number, or rmax < rmin.
+        TypeError: If it is neither None nor a dictionary, or contains a value that is not a number.
+        ValueError: If it contains another key, a negative number, or rmax < rmin.
     """
     if clipping is None:
         return None

@@ -22,8 +22,8 @@ def _constant(value):
 class Properties(Normalization):
     """MATLAB's properties as attributes of a layer, which can be read and set.
 
-    Setting another name with an upper-case first letter, or a property's name in another case, is
-    refused, as in MATLAB.
+    As in MATLAB, setting another name with an upper-case first letter, or a property's name in
+    another case, raises an error.
     """
 
     _in_other_case: frozenset = frozenset()
@@ -63,7 +63,7 @@ def made(cls, pairs, keywords, refused=(), **given):
         cls: The layer's class, a `Properties`.
         pairs: Properties as names and values.
         keywords: Properties as keywords.
-        refused: Dictionary from properties of the class that the function does not take as such
+        refused: Dictionary from properties that the class has, but the function does not accept,
             to the reasons.
         **given: Arguments of the layer that no property gives.
     """

@@ -62,7 +62,7 @@ def _check_samples(names, x, y):
 
 
 def _check_inputs(name, x, net):
-    """Checks what Keras would only warn of: arrays that no input takes, and imaginary parts."""
+    """Checks what Keras would only warn about: arrays without an input, and imaginary parts."""
     arrays = keras.tree.flatten(x)
     inputs = getattr(net, "inputs", None)  # a model that is not built has none
     if inputs and isinstance(x, list | tuple) and len(arrays) != len(inputs):

@@ -60,15 +60,15 @@ def setL2Factor(layer, *arguments):
     `trainnet` then adds `factor * L2Regularization * parameter` to the parameter's gradient.
 
     Args:
-        layer: As of `setLearnRateFactor`.
-        *arguments: As of `setLearnRateFactor`.
+        layer: As in `setLearnRateFactor`.
+        *arguments: As in `setLearnRateFactor`.
 
     Returns:
         The layer or the model.
 
     Raises:
-        TypeError: As `setLearnRateFactor`.
-        ValueError: As `setLearnRateFactor`.
+        TypeError: As in `setLearnRateFactor`.
+        ValueError: As in `setLearnRateFactor`.
 
     Example:
     >>> import keras
@@ -92,15 +92,15 @@ def getLearnRateFactor(layer, *arguments):
         getLearnRateFactor(net, parameterPath)
 
     Args:
-        layer: As of `setLearnRateFactor`.
+        layer: As in `setLearnRateFactor`.
         *arguments: The parameter's name.
 
     Returns:
         The factor, a float; 1.0 where none was set.
 
     Raises:
-        TypeError: As `setLearnRateFactor`.
-        ValueError: As `setLearnRateFactor`.
+        TypeError: As in `setLearnRateFactor`.
+        ValueError: As in `setLearnRateFactor`.
 
     Example:
     >>> from keras_norm import matlab
@@ -121,7 +121,7 @@ def getL2Factor(layer, *arguments):
         getL2Factor(net, parameterPath)
 
     Args:
-        layer: As of `setLearnRateFactor`.
+        layer: As in `setLearnRateFactor`.
         *arguments: The parameter's name.
 
     Returns:
@@ -129,8 +129,8 @@ def getL2Factor(layer, *arguments):
         `trainnet`.
 
     Raises:
-        TypeError: As `setLearnRateFactor`.
-        ValueError: As `setLearnRateFactor`.
+        TypeError: As in `setLearnRateFactor`.
+        ValueError: As in `setLearnRateFactor`.
 
     Example:
     >>> from keras_norm import matlab
@@ -191,8 +191,8 @@ def _parse(function, owner, arguments, names):
 
 def _forms(function, names):
     rest = ", ".join(names[1:])
-    ways = ("layer, parameterName", "net, layerName, parameterName", "net, parameterPath")
-    forms = [f"({way}, {rest})" if rest else f"({way})" for way in ways]
+    places = ("layer, parameterName", "net, layerName, parameterName", "net, parameterPath")
+    forms = [f"({place}, {rest})" if rest else f"({place})" for place in places]
     return f"{function} takes {forms[0]}, {forms[1]} or {forms[2]}"
 
 

@@ -132,7 +132,7 @@ class TrainingOptions:
             )
         vars(self)[name] = self._table[name].check(name, value)
 
-    if TYPE_CHECKING:  # whatever the tables name
+    if TYPE_CHECKING:  # the options in the tables
 
         def __getattr__(self, name: str) -> Any: ...
 

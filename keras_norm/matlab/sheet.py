@@ -10,7 +10,7 @@ from keras_norm.matlab.property_table import HEADINGS, matlab_class, properties
 def property_sheet(layer):
     """Returns MATLAB's property sheet of a layer, as text.
 
-    `display` is MATLAB's name of this function. It does not print.
+    `display` is MATLAB's name for this function, which does not print.
 
     Args:
         layer: A layer of `keras_norm`, from MATLAB's functions or not.

@@ -187,7 +187,10 @@ def _filters(value, rank):
 
 
 def _depthwise(value, rank):
-    """Returns filters, 1, filters of a channel, channels as filters, channels, theirs."""
+    """Returns depthwise filters with Keras's order of the last two axes.
+
+    MATLAB's last three axes are 1, the filters of a channel, and the channels.
+    """
     value = _padded(value, rank + 1)
     return value.squeeze(-3).swapaxes(-1, -2) if value.shape[-3] == 1 else value
 

@@ -32,12 +32,12 @@ class Blocks:
     def __init__(self, shape, axes, split_open=True):
         self._shape = tuple(shape)
         self._sizes = []
-        room = MOST_AXES - len(self._shape)
+        spare = MOST_AXES - len(self._shape)
         for axis, size in enumerate(self._shape):
             can_split = axis in axes and (split_open or isinstance(size, int))
             sizes = _short_sizes(size) if can_split else (size,)
-            self._sizes.append(sizes if len(sizes) <= room + 1 else (size,))
-            room -= len(self._sizes[-1]) - 1
+            self._sizes.append(sizes if len(sizes) <= spare + 1 else (size,))
+            spare -= len(self._sizes[-1]) - 1
         # The position in the view at which each original axis starts.
         self._starts = [sum(map(len, self._sizes[:axis])) for axis in range(len(self._sizes))]
         self._padded = [

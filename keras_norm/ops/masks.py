@@ -20,7 +20,7 @@ def mask_weights(mask, shape, channel_axis):
         float32 array of the input's rank.
 
     Raises:
-        ValueError: If the mask has another shape, or may hold lengths.
+        ValueError: If the mask has another shape, or its numbers may be lengths.
     """
     mask = ops.convert_to_tensor(mask)
     rank = len(shape)

@@ -78,8 +78,8 @@ def moments(x, axes, weights=None, *, centered=True, exported=False):
         elements = Moments(count, shift=x, residual=None, variance=None)
     else:
         # The mean square is the variance of elements whose mean is 0.
-        held = x if weights is None else ops.where(weights > 0, x, 0)
-        elements = Moments(count, ops.zeros_like(x), residual=None, variance=ops.square(held))
+        masked = x if weights is None else ops.where(weights > 0, x, 0)
+        elements = Moments(count, ops.zeros_like(x), residual=None, variance=ops.square(masked))
     merged = merge(elements, blocks.axes(axes))
     return Moments(*(blocks.join_reduced(field) for field in merged))
 
@@ -96,10 +96,10 @@ def merge(parts, axes):
         `Moments` with size 1 along `axes`.
     """
     of_parts = _equal_parts if len(parts.count.shape) == 0 else _weighted_parts
-    count, held, means = of_parts(parts, axes)
-    (mean,) = means(held(parts.shift if parts.residual is None else parts.mean))
+    count, masked, means = of_parts(parts, axes)
+    (mean,) = means(masked(parts.shift if parts.residual is None else parts.mean))
     shift = shared_shift(mean)
-    return Moments(count, shift, *moments_around(shift, parts, held, means))
+    return Moments(count, shift, *moments_around(shift, parts, masked, means))
 
 
 def _equal_parts(parts, axes):
@@ -107,7 +107,7 @@ def _equal_parts(parts, axes):
 
     Returns:
         count: The number of elements of the union.
-        held: A function that replaces the values of empty parts by 0.
+        masked: A function that replaces the values of empty parts by 0.
         means: A function of arrays with one value for each part. It returns the list of their means
             over the parts, weighted by the parts' counts.
     """
@@ -125,13 +125,13 @@ def _weighted_parts(parts, axes):
     size = _number(math.prod([sizes[axis] for axis in axes]), count.dtype)
     share = ops.where(count > 0, count, 1) / size
 
-    def held(values):
+    def masked(values):
         return ops.where(parts.count > 0, values, 0)
 
     def means(*values):
         return [_staged_mean(parts.count * v, axes) / share for v in values]
 
-    return count, held, means
+    return count, masked, means
 
 
 def shared_shift(mean):
@@ -142,13 +142,13 @@ def shared_shift(mean):
     return ops.where(ops.isfinite(mean), mean, 0)
 
 
-def moments_around(shift, parts, held, means):
+def moments_around(shift, parts, masked, means):
     """Returns the residual and the variance of a union.
 
     Args:
         shift: The `shared_shift` of the union.
         parts: `Moments` of the parts.
-        held: A function that replaces the values of empty parts by 0.
+        masked: A function that replaces the values of empty parts by 0.
         means: A function of arrays with one value for each part. It returns the list of their means
             over the parts, weighted by the parts' counts.
     """
@@ -156,7 +156,7 @@ def moments_around(shift, parts, held, means):
     distance = parts.shift - shift
     if parts.residual is not None:
         distance = distance + parts.residual
-    distance = held(distance)
+    distance = masked(distance)
     square = ops.square(distance)
     if parts.variance is not None:
         square = square + parts.variance

@@ -1,4 +1,4 @@
-"""The registry of executors, which `normalize` and `standardize` ask first.
+"""The registry of executors, which `normalize` and `standardize` try first.
 
 An executor is a function that solves problems on one backend, perhaps on one kind of device. It
 gets a `Problem` and the tensors, and returns the result of the plain function, or None to decline.
@@ -25,12 +25,12 @@ class Executor(NamedTuple):
     options: frozenset
 
 
-# By function, backend and device; the first executor of a list is asked first.
+# By function, backend and device; the executors of a list are tried in order.
 _executors: dict[tuple, list[Executor]] = {}
 
 
 def register(function, backend, run, options=(), device=None):
-    """Registers an executor; it is asked after those that are registered already.
+    """Registers an executor, which is tried after those registered earlier.
 
     Args:
         function: Name of the function in `keras_norm.ops`: "normalize" or "standardize".

@@ -62,8 +62,9 @@ def renorm_corrections(moments, renorm, epsilon):
         r = ops.minimum(r, rmax)
     if dmax is not None:
         d = ops.clip(d, -dmax, dmax)
-    held = moments.count > 0
-    return ops.stop_gradient(ops.where(held, r, 1)), ops.stop_gradient(ops.where(held, d, 0))
+    has_elements = moments.count > 0
+    r, d = ops.where(has_elements, r, 1), ops.where(has_elements, d, 0)
+    return ops.stop_gradient(r), ops.stop_gradient(d)
 
 
 def renorm_averages(averages, moments, momenta, epsilon):

@@ -22,7 +22,7 @@ def merge_replicas(local, total):
         local: `Moments` of this replica's sets, with one count for all of them.
         total: A function that returns the sum of the arrays that all replicas call it with. Its
             gradient is the sum of the gradients of all replicas. All replicas must call the
-            function, also those whose sets are empty.
+            function, even those whose sets are empty.
 
     Returns:
         `Moments` of the shape of `local`, the same on all replicas.
@@ -31,10 +31,10 @@ def merge_replicas(local, total):
     count = ops.reshape(local.count, (1,))
     parts = Moments(count, *(ops.reshape(field, (-1,)) for field in local[1:]))
 
-    def held(values):
+    def masked(values):
         return ops.where(count > 0, values, 0)
 
-    first = total(ops.stop_gradient(ops.concatenate([count, held(count * parts.mean)])))
+    first = total(ops.stop_gradient(ops.concatenate([count, masked(count * parts.mean)])))
     number = first[:1]
     weight = ops.where(number > 0, number, 1)
     shift = shared_shift(first[1:] / weight)
@@ -46,7 +46,7 @@ def merge_replicas(local, total):
         distance, leading, rest = ops.split(second, 3)
         return distance, leading + rest
 
-    merged = Moments(number, shift, *moments_around(shift, parts, held, means))
+    merged = Moments(number, shift, *moments_around(shift, parts, masked, means))
     count = ops.reshape(merged.count, [1] * len(shape))
     return Moments(count, *(ops.reshape(field, shape) for field in merged[1:]))
 

@@ -34,7 +34,7 @@ class MultiplierOptimizer(OptimizerWrapper):
     number of batches. While the schedule of a learning rate is 0, the variable does not change by
     a single bit, but its optimizer state (momentum, moving averages) may change.
 
-    The learning rate (also a schedule, or a callback that sets it), weight decay, clipping,
+    The learning rate (including schedules, and callbacks that set it), weight decay, clipping,
     gradient accumulation and moving averages belong to the inner optimizer: set them there. The L2
     term is added to the gradient before clipping, and `global_clipnorm` spans all variables. For
     automatic loss scaling, wrap this optimizer in a `keras.optimizers.LossScaleOptimizer`.

@@ -17,7 +17,7 @@ from keras_norm.population.observer import Observer
 from keras_norm.population.targets import REMEDY, normalizations, of_keras
 from keras_norm.population.union import Union
 
-# A process sends these in place of moments, which are finite.
+# A process without data, or with an error, sends these instead of moments, which are finite.
 _NO_DATA, _FAILED = math.inf, math.nan
 
 

@@ -28,12 +28,12 @@ def update_population_statistics(
     statistics of the pass before. A model with n consecutive normalizations is then consistent with
     its own inference.
 
-    Arrays are taken in their order. In the first pass, a batch must look like a batch of training:
-    shuffle data that is sorted by class, or use several passes.
+    Arrays are read in order. In the first pass, a batch must look like a training batch: shuffle
+    data that is sorted by class, or use several passes.
 
     Layers with `trainable=False` keep their statistics and run in inference. An explicit
     `training=False` in a call has no such effect: a part of the model that is called as
-    `backbone(x, training=False)` gets new statistics. To keep its statistics, set
+    `backbone(x, training=False)` gets new statistics. To keep the old ones, set
     `backbone.trainable = False`.
 
     Layers that are used several times get the statistics of all their uses (on TensorFlow, only of
@@ -54,18 +54,18 @@ def update_population_statistics(
     the pass fails in one process, all processes raise an error. Without `merge_replicas`, layers
     with `synchronized=True` get the statistics of the data of all processes, which must have the
     same number of batches; other layers get those of their process. A model of a
-    `tf.distribute.MultiWorkerMirroredStrategy` needs no `merge_replicas`: all processes give the
-    same data, and the strategy distributes it.
+    `tf.distribute.MultiWorkerMirroredStrategy` needs no `merge_replicas`: pass the same data in all
+    processes, and the strategy distributes it.
 
     Args:
-        model: Keras model with `keras_norm.BatchNormalization` layers. Keras's own layers are
-            left as they are.
+        model: Keras model with `keras_norm.BatchNormalization` layers. Keras's own layers do not
+            change.
         x: The data, as `fit` takes it: an array, or a list or dict of arrays; or a
             `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch `DataLoader` or generator of
             `(x,)`, `(x, y)` or `(x, y, sample_weight)`. Targets and sample weights are not used.
         batch_size: Positive integer, samples per batch of arrays; None for 32.
-        steps: Positive integer, number of batches in a pass; None for all. Required for data
-            without an end.
+        steps: Positive integer, number of batches in a pass; None for all. Required for endless
+            data.
         passes: Positive integer, the number of passes over the data. With a generator, more than
             one pass requires `steps`.
         verbose: "auto", 0, 1 or 2, as in `evaluate`.

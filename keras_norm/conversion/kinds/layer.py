@@ -39,7 +39,7 @@ def to_keras(layer, makes_masks):
 
 
 def _uses_last_axes(layer):
-    """Returns whether Keras's layer takes other axes for the last ones.
+    """Returns whether Keras's layer mistakes other axes for the last ones.
 
     On PyTorch it passes the sizes of neighbouring axes to a function that normalizes the last axes.
     """
@@ -70,7 +70,9 @@ def folding(layer):
     if getattr(layer, "rms_scaling", False):
         return Folding(layer, "its argument rms_scaling=True needs gamma")
     if isinstance(layer, keras.layers.LayerNormalization) and _uses_last_axes(layer):
-        return Folding(layer, f"Keras's layer takes its axes for the last ones (axis={layer.axis})")
+        return Folding(
+            layer, f"Keras's layer mistakes its axes for the last ones (axis={layer.axis})"
+        )
     return of_parameters(layer)
 
 

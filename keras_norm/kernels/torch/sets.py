@@ -5,8 +5,8 @@ ones keep a mean in one float32, or add up thousands of rows sequentially. This 
 operations, and is exact for data whose means are near zero (`are_near`). Two operations are used
 for purposes that their names do not show:
 
-- `native_batch_norm_backward`, asked only for the gradients of scale and offset, computes two sums
-  in one pass over its arguments.
+- `native_batch_norm_backward`, with only the gradients of scale and offset requested, computes two
+  sums in one pass over its arguments.
 - `native_batch_norm`, with moments 0 and 1, scales and shifts contiguous rows by one number per
   row. Broadcasting along the last axis would take twice as long.
 

@@ -111,21 +111,21 @@ class Task(NamedTuple):
         given, x, weights = x, self.view(x), self.weights(weights, x.dtype)
         gamma, beta = self.flat(gamma), self.flat(beta)
         values = x if self.sets.takes_16_bits else wide(x)
-        y, held, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
+        y, buffer, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
         shift = None
         if not are_near(mean, inverse):
             if weights is not None and not (mean * inverse).isfinite().all():
                 values = cleaned(values, weights)
                 mean = self._attempt(values, gamma, beta, weights, output)[2]
             shift = mean
-            room = y if weights is None and y is not None and y.dtype == shift.dtype else None
-            values = shifted(values, shift, out=room)
-            y, held, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
+            out = y if weights is None and y is not None and y.dtype == shift.dtype else None
+            values = shifted(values, shift, out=out)
+            y, buffer, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
         if not output:
             return Solution(None, shift, mean, variance, None)
         if y is None:
             scale_and_offset = self.sets.scale_and_offset(gamma, beta, mean, inverse)
-            y = self.sets.affine(values, *scale_and_offset, out=held)
+            y = self.sets.affine(values, *scale_and_offset, out=buffer)
         elif weights is not None:
             channels = *y.shape[2:4], 1
             is_empty = (weights == 0).view(-1).expand(self.plan.form.samples)
@@ -134,19 +134,19 @@ class Task(NamedTuple):
 
     def _attempt(self, x, gamma, beta, weights, output):
         """Returns the output or None, a buffer for it or None, mean, variance and inverse."""
-        y = held = None
+        y = buffer = None
         if output and self.partial(weights) is None:
             y, mean, variance, inverse = self.sets.normalize(
                 x, gamma, beta, self.problem.epsilon, self.problem.centered
             )
         else:
-            mean, variance, held = self._moments(x, self.partial(weights))
+            mean, variance, buffer = self._moments(x, self.partial(weights))
             inverse = torch.rsqrt(variance + self.problem.epsilon)
         if weights is not None:
             # A product, so that NaN remains NaN.
             has_part = (self.count(weights) > 0).to(mean.dtype)
             mean, inverse = mean * has_part, inverse * has_part
-        return y, held, mean, variance, inverse
+        return y, buffer, mean, variance, inverse
 
     def _moments(self, x, weights):
         """Returns the means and variances of the valid elements, and a buffer for the output.
@@ -158,13 +158,13 @@ class Task(NamedTuple):
         """
         if weights is None:
             return *self.sets.moments(x, self.problem.centered), None
-        held = x * weights
-        mean, variance = self.sets.moments(held, self.problem.centered)
+        buffer = x * weights
+        mean, variance = self.sets.moments(buffer, self.problem.centered)
         share = self.count(weights) / self.plan.form.count
         divisor = torch.where(share > 0, share, 1)
         mean = mean / divisor
         variance = (variance / divisor - (1 - share) * mean * mean).clamp_(min=0)
-        return mean, variance, held
+        return mean, variance, buffer
 
     def shifted(self, x, weights, shift):
         """Returns the input minus its shift, in at least float32; cleaned if there is a shift."""

@@ -16,7 +16,7 @@ import warnings
 
 from keras_norm.ops import registry
 
-# PyTorch's names of the devices that Triton compiles for; AMD's cards are "cuda" too.
+# PyTorch's names of the devices that Triton compiles for; AMD's GPUs are "cuda" too.
 DEVICES = ("cuda", "xpu")
 OPTIONS = {
     "normalize": ["centered", "mask", "replicas", "exported", "moments"],

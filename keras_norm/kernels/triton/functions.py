@@ -191,8 +191,8 @@ class _Combination:
         count, _, _, variance = combined
         is_empty = count == 0
         r = torch.rsqrt(variance + epsilon)
-        held = torch.where(is_empty, 0, r)
-        to_mean, to_variance = -held * sums[0], -0.5 * held * held * sums[1]
+        safe = torch.where(is_empty, 0, r)
+        to_mean, to_variance = -safe * sums[0], -0.5 * safe * safe * sums[1]
         results = list(zip(self._results[1:], (to_mean, to_mean, to_variance), strict=True))
         results = [(result, gradient) for result, gradient in results if result.requires_grad]
         to_residual, to_variance = torch.autograd.grad(

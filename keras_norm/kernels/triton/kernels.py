@@ -96,17 +96,17 @@ def load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE: tl.conste
     """Returns a tile of the input, and 1 for valid elements, 0 for others."""
     inside = is_inside(at, sizes)
     v = tl.load(x + offsets(at, x_strides), mask=inside, other=0).to(WIDE)
-    held = inside
+    valid = inside
     if weights is not None:
         # All channels of a position have the same mask value, which is loaded once.
         here = (at[0] < sizes[0]) & (at[1] < sizes[1]) & (at[4] < sizes[4])
         at_weights = at[0] * weight_strides[0] + at[1] * weight_strides[1]
         at_weights = at_weights + at[4] * weight_strides[4]
-        is_held = tl.load(weights + at_weights, mask=here, other=0) > 0
-        held = inside & is_held
+        is_valid = tl.load(weights + at_weights, mask=here, other=0) > 0
+        valid = inside & is_valid
         # NaN and infinity in padding count as 0.
-        v = tl.where(is_held | (tl.abs(v) < float("inf")), v, 0)
-    return v, held.to(WIDE)
+        v = tl.where(is_valid | (tl.abs(v) < float("inf")), v, 0)
+    return v, valid.to(WIDE)
 
 
 @triton.jit
@@ -115,44 +115,44 @@ def load_moments(count, shift, residual, variance, at, sizes, EPSILON: tl.conste
 
     The count is at least 1, as it is a divisor.
     """
-    valid = is_set(at, sizes)
+    in_bounds = is_set(at, sizes)
     place, _ = set_places(at, sizes)
-    s = tl.load(shift + place, mask=valid, other=0)
-    inverse = 1 / tl.sqrt(tl.load(variance + place, mask=valid, other=1) + EPSILON)
+    s = tl.load(shift + place, mask=in_bounds, other=0)
+    inverse = 1 / tl.sqrt(tl.load(variance + place, mask=in_bounds, other=1) + EPSILON)
     r = tl.zeros_like(s)
     if residual is not None:
-        r = tl.load(residual + place, mask=valid, other=0)
+        r = tl.load(residual + place, mask=in_bounds, other=0)
     n = r + 1
     if count is not None:
-        n = tl.load(count + place, mask=valid, other=1)
+        n = tl.load(count + place, mask=in_bounds, other=1)
         inverse = tl.where(n > 0, inverse, 0)
         n = tl.where(n > 0, n, 1)
     return s, r, inverse, n
 
 
 @triton.jit
-def store_moments(moments, number, place, valid, n, shift, residual, variance):
+def store_moments(moments, number, place, in_bounds, n, shift, residual, variance):
     """Stores moments in a buffer of four consecutive fields."""
-    tl.store(moments + place, n, mask=valid)
-    tl.store(moments + number + place, shift, mask=valid)
-    tl.store(moments + 2 * number + place, residual, mask=valid)
-    tl.store(moments + 3 * number + place, variance, mask=valid)
+    tl.store(moments + place, n, mask=in_bounds)
+    tl.store(moments + number + place, shift, mask=in_bounds)
+    tl.store(moments + 2 * number + place, residual, mask=in_bounds)
+    tl.store(moments + 3 * number + place, variance, mask=in_bounds)
 
 
 @triton.jit
-def moments_of_tile(v, held, CENTERED: tl.constexpr):
+def moments_of_tile(v, valid, CENTERED: tl.constexpr):
     """Returns count, shift, residual and variance of the sets in a tile.
 
     The shift is the rounded mean, and the residual the mean of the differences from it. Elements
     are near their shift, so that the subtraction is exact.
     """
-    n = sum_of_sets(held)
+    n = sum_of_sets(valid)
     least = tl.where(n > 0, n, 1)
-    v = tl.where(held > 0, v, 0)
+    v = tl.where(valid > 0, v, 0)
     if CENTERED:
         shift = sum_of_sets(v) / least
         shift = tl.where(tl.abs(shift) < float("inf"), shift, 0)
-        distance = tl.where(held > 0, v - shift, 0)
+        distance = tl.where(valid > 0, v - shift, 0)
         residual = sum_of_sets(distance) / least
         variance = sum_of_sets(distance * distance) / least - residual * residual
         variance = tl.where(variance < 0, 0, variance)
@@ -218,8 +218,8 @@ def normalize_sets(
     program = tl.program_id(0)
     zero = program * 0
     at = tile_indices(program // group_blocks, zero, program % group_blocks, zero, zero, TILE)
-    v, held = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
-    n, shift, residual, variance = moments_of_tile(v, held, CENTERED)
+    v, valid = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
+    n, shift, residual, variance = moments_of_tile(v, valid, CENTERED)
     inverse = tl.where(n > 0, 1 / tl.sqrt(variance + EPSILON), 0)
     out = scaled(v, shift, residual, inverse, gamma, beta, at, sizes, WIDE)
     out = out.to(y.dtype.element_ty)
@@ -266,8 +266,8 @@ def moments_of_parts(
             step % after_blocks,
             TILE,
         )
-        v, held = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
-        n1, shift1, residual1, variance1 = moments_of_tile(v, held, CENTERED)
+        v, valid = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
+        n1, shift1, residual1, variance1 = moments_of_tile(v, valid, CENTERED)
         n, shift, residual, variance = union(
             n, shift, residual, variance, n1, shift1, residual1, variance1
         )
@@ -292,10 +292,10 @@ def merge_parts(
     sets = block(tl.program_id(0), SETS)[:, None]
     each = block(tl.program_id(0) * 0, PARTS)[None, :]
     sample, group = sets // groups, sets % groups
-    valid = sample < samples
+    in_bounds = sample < samples
     place = (sample * parts + each) * groups + group
     number = (sets * 0 + samples) * groups * parts
-    inside = valid & (each < parts)
+    inside = in_bounds & (each < parts)
     n = tl.load(partial + place, mask=inside, other=0)
     shift1 = tl.load(partial + number + place, mask=inside, other=0)
     residual1 = tl.load(partial + 2 * number + place, mask=inside, other=0)
@@ -315,7 +315,7 @@ def merge_parts(
         residual = tl.zeros_like(count)
         variance = tl.sum(share * variance1, axis=1, keep_dims=True)
     number = (sets * 0 + samples) * groups
-    store_moments(moments, number, sets, valid, count, shift, residual, variance)
+    store_moments(moments, number, sets, in_bounds, count, shift, residual, variance)
 
 
 @triton.jit
@@ -439,7 +439,7 @@ def sum_gradients(
         for each in range(steps):
             step = part * steps + each
             at = tile_indices(i, step // after_blocks, k, m, step % after_blocks, TILE)
-            v, held = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
+            v, valid = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
             upstream = load_gradient(g, g_strides, at, sizes, WIDE)
             u = upstream * scale
             h = (v - s) * inverse - r * inverse
@@ -455,9 +455,9 @@ def sum_gradients(
                 if CONSTANT:
                     out = u * inverse
                 elif CENTERED:
-                    out = inverse * (u - held * (sum_u + h * sum_uh) / n)
+                    out = inverse * (u - valid * (sum_u + h * sum_uh) / n)
                 else:
-                    out = inverse * (u - held * h * sum_uh / n)
+                    out = inverse * (u - valid * h * sum_uh / n)
                 place = dx + offsets(at, dx_strides)
                 tl.store(place, out.to(dx.dtype.element_ty), mask=is_inside(at, sizes))
         if set_sums is not None:
@@ -500,15 +500,15 @@ def gradients(
 ):
     """Computes the input's gradient in a tile from the sums of its sets, (2, samples, groups)."""
     at = tile_of_program(sizes, TILE)
-    v, held = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
+    v, valid = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
     u = load_gradient(g, g_strides, at, sizes, WIDE)
     u = u * load_channels(gamma, at, sizes, 1, WIDE)
     s, r, inverse, n = load_moments(count, shift, residual, variance, at, sizes, EPSILON)
     h = (v - s) * inverse - r * inverse
-    valid = is_set(at, sizes)
+    in_bounds = is_set(at, sizes)
     place, number = set_places(at, sizes)
-    total = h * (tl.load(set_sums + number + place, mask=valid, other=0) / n)
+    total = h * (tl.load(set_sums + number + place, mask=in_bounds, other=0) / n)
     if CENTERED:
-        total += tl.load(set_sums + place, mask=valid, other=0) / n
-    out = (inverse * (u - held * total)).to(dx.dtype.element_ty)
+        total += tl.load(set_sums + place, mask=in_bounds, other=0) / n
+    out = (inverse * (u - valid * total)).to(dx.dtype.element_ty)
     tl.store(dx + offsets(at, dx_strides), out, mask=is_inside(at, sizes))

@@ -1,7 +1,7 @@
 """Divides a form into tiles, and the tiles among programs.
 
 The constants bound the size of a program and the memory traffic besides the input. They were chosen
-without a card; `nox -s gpu` can time them. `benchmarks/accelerator.py` counts their traffic.
+without a GPU; `nox -s gpu` can time them. `benchmarks/accelerator.py` counts their traffic.
 """
 
 import math
@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 # Elements of a tile, which a program loads at a time: they fill the registers of a few warps.
 TILE_ELEMENTS = 4096
-# The largest set that a program holds as a whole, so that the input is read once: with a gradient
+# The largest set that a program loads as a whole, so that the input is read once: with a gradient
 # of the same size, it takes 64 registers per thread with 512 threads. The ahead-of-time compilation
 # in `benchmarks/accelerator.py` shows spilled registers.
 LARGEST_SET = 16384
-# Bytes that a card moves at once: tiles have contiguous runs at least this long.
+# Bytes that a GPU moves at once: tiles have contiguous runs at least this long.
 SECTOR_BYTES = 32
 # Neighbouring channels in a tile of a divided set, where channels are the fastest axis.
 CHANNELS_IN_TILE = 64
-# Programs that keep all multiprocessors of a large card busy.
+# Programs that keep all multiprocessors of a large GPU busy.
 PROGRAMS = 1024
 # Positions for each row of partial sums of gamma's and beta's gradients. For each channel and this
 # many positions, the partial sums add at most 4 numbers (two written, two read) to the traffic.
