@@ -13,6 +13,7 @@ import functools
 
 import tensorflow as tf
 from tensorflow.python.eager.forwardprop_util import pack_tangents
+from tensorflow.python.eager.record import could_possibly_record
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from keras_norm import ops
@@ -80,7 +81,7 @@ def normalize(problem, x, gamma, beta, weights, combine, renorm=None):
     gamma, beta = view.parameter(gamma, 1, dtype), view.parameter(beta, 0, dtype)
     weights = None if weights is None else view.weights(weights, x)
     given, x = x, view.of(x)
-    sets = _kind(problem.exported)(view, x, weights, dtype)
+    sets = _kind(_may_be_exported(problem))(view, x, weights, dtype)
     if view.is_by_channel:
         *found, finite = _moments(sets, problem.centered, x)
         epsilon = problem.epsilon
@@ -100,6 +101,14 @@ def _has_tangent(x):
     operations.
     """
     return bool(pack_tangents([x]).indices)
+
+
+def _may_be_exported(problem):
+    """Returns whether the current trace may be exported. Exported graphs record no gradients.
+
+    A backbone that is called with `training=False` in a model that trains is not exported.
+    """
+    return problem.exported and not could_possibly_record()
 
 
 class SetsInXla(Sets):
@@ -247,59 +256,60 @@ def _rows(sets, epsilon, centered, x, gamma, beta):
 
 
 def standardize(problem, x, moments, gamma, beta):
-    """Solves a problem of `keras_norm.ops.standardize`: stored statistics in a graph without XLA.
-
-    One operation subtracts, multiplies and adds. It takes channels that come last.
-    """
+    """Solves `keras_norm.ops.standardize`: stored statistics in a graph without XLA."""
     mean, variance = moments.shift, moments.variance
-    channels = x.shape[-1]
     if (
         not isinstance(x, tf.Tensor)
         or tf.executing_eagerly()
         or _kind(exported=False) is not SetsInMemory
         or _has_tangent(x)
+        or _may_be_exported(problem)
         or moments.residual is not None
         or not x.dtype == mean.dtype == tf.float32
-        or any(v is not None and v.shape[-1] != v.shape.num_elements() for v in (gamma, beta))
-        or not mean.shape[-1] == mean.shape.num_elements() == channels
     ):
         return None
+    gamma = tf.ones_like(mean) if gamma is None else gamma
+    beta = tf.zeros_like(mean) if beta is None else beta
+    operands = gamma, beta, mean, variance
+    if any(v.shape[-1] != x.shape[-1] or v.shape.num_elements() != v.shape[-1] for v in operands):
+        return _standardized(x, *operands, problem.epsilon)
+    vectors = (tf.reshape(v, (-1,)) for v in operands)
+    y = _standardized_channels_last(x, *vectors, epsilon=problem.epsilon)
+    return tf.ensure_shape(y, x.shape)
+
+
+def _standardized(x, gamma, beta, mean, variance, epsilon):
+    """Returns the output. Near zero, it reads the input itself, not a difference in memory."""
+    is_far = tf.reduce_any(tf.square(mean) > LARGEST_MEAN**2 * (variance + epsilon))
+    shift = tf.stop_gradient(tf.where(is_far, mean, 0.0))
+    shifted = tf.cond(is_far, lambda: x - shift, lambda: x)
+    scale = tf.math.rsqrt(variance + epsilon) * gamma
+    return shifted * scale + (beta - (mean - shift) * scale)
+
+
+def _standardized_channels_last(x, *vectors, epsilon):
+    """Returns the output of one operation that subtracts, multiplies and adds."""
 
     @tf.custom_gradient
-    def function(x, gamma, beta, mean, variance):
+    def function(*inputs):
+        x, *vectors = inputs
+        rows = tf.reshape(x, (-1, 1, 1, x.shape[-1]))
+        names = "scale", "offset", "mean", "variance"
         y, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=tf.reshape(x, (-1, 1, 1, channels)),
-            scale=gamma,
-            offset=beta,
-            mean=mean,
-            variance=variance,
-            epsilon=problem.epsilon,
-            is_training=False,
+            x=rows, **dict(zip(names, vectors, strict=True)), epsilon=epsilon, is_training=False
         )
 
         def gradient(g):
-            bound = LARGEST_MEAN**2 * (variance + problem.epsilon)
-            is_far = tf.reduce_any(tf.square(mean) > bound)
-            # Near zero, the sums read the input itself, not a difference in memory.
-            shift = tf.where(is_far, mean, 0.0)
-            shifted = tf.cond(is_far, lambda: x - shift, lambda: x)
-            inputs = shifted, gamma, beta, mean, variance
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
-                scale = tf.math.rsqrt(variance + problem.epsilon) * gamma
-                y = shifted * scale + (beta - (mean - shift) * scale)
+                y = _standardized(*inputs, epsilon)
             # TensorFlow prunes the gradients that the graph does not use.
             return tape.gradient(y, inputs, g)
 
         return tf.reshape(y, tf.shape(x)), gradient
 
-    vectors = ((gamma, 1.0), (beta, 0.0), (mean, None), (variance, None))
-    y = function(
-        x,
-        *(tf.fill((channels,), n) if v is None else tf.reshape(v, (channels,)) for v, n in vectors),
-    )
-    return tf.ensure_shape(y, x.shape)
+    return function(x, *vectors)
 
 
-registry.register("standardize", "tensorflow", standardize)
+registry.register("standardize", "tensorflow", standardize, options=["exported"])
 registry.register("normalize", "tensorflow", normalize, options=OPTIONS)

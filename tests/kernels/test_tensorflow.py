@@ -1,5 +1,6 @@
 """Features of TensorFlow: forward mode, unknown sizes, recomputed gradients."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -257,12 +258,18 @@ def test_stored_statistics_are_one_operation_where_a_frozen_layer_trains():
     layer = keras_norm.BatchNormalization(trainable=False)
     layer.build((None, 4))
 
-    def is_fused(training, **options):
-        run = tf.function(lambda x: layer(x, training=training), **options)
+    def is_fused(training, has_gradient=False, **options):
+        def call(x):
+            with tf.GradientTape() if has_gradient else contextlib.nullcontext():
+                return layer(x, training=training)
+
+        run = tf.function(call, **options)
         graph = run.get_concrete_function(tf.TensorSpec((None, 4))).graph
         return "FusedBatchNormV3" in {operation.type for operation in graph.get_operations()}
 
     assert is_fused(training=True)
+    # As in a backbone that is called with `training=False` in a model that trains.
+    assert is_fused(training=False, has_gradient=True)
     # An exported graph has plain operations, and XLA fuses these.
     assert not is_fused(training=False)
     assert not is_fused(training=True, jit_compile=True)
