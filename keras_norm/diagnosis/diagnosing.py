@@ -83,9 +83,10 @@ def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
 
 def _examined(layer, label, watch, broken):
     found, findings = measures.of_weights(layer)
-    batches = watch.batches.get(id(layer))
-    if batches:
-        of_data, more = measures.of_batches(layer, batches, broken)
+    # A use may have had nothing except padding.
+    uses = list(filter(None, watch.batches.get(id(layer), [])))
+    if uses:
+        of_data, more = measures.of_batches(layer, uses, broken)
         if findings and not found:  # NaN in the layer's own weights, which is reported once
             more = [finding for finding in more if finding.kind != "gamma"]
         found, findings = found | of_data, findings + more

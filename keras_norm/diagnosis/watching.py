@@ -1,5 +1,6 @@
 """A pass over data that records each call of a model's layers."""
 
+import collections
 import functools
 import inspect
 import threading
@@ -33,7 +34,8 @@ class Watch:
 
     Attributes:
         layers: The normalization layers of the model, after `run` in the order of their calls.
-        batches: Lists of `BatchMoments` by the ids of batch normalization layers.
+        batches: By the ids of batch normalization layers, a list for each use of the layer in the
+            model, of the `BatchMoments` of all batches.
         padding: `Padding` by the ids of layers.
         causality: `Causality`.
     """
@@ -102,6 +104,7 @@ class Watch:
         check_finite(x, self._number)
         self._local.trail = Trail()
         self._local.trace = engines.trace()
+        self._local.uses = collections.Counter()
         with keras.StatelessScope():
             population.infer(self._model, x)
 
@@ -152,8 +155,12 @@ class Watch:
         total = engines.total() if getattr(layer, "synchronized", False) else None
         if total is not None:
             found = _global(found, total)
+        uses, use = self.batches[id(layer)], self._local.uses[id(layer)]
+        self._local.uses[id(layer)] += 1
+        if use == len(uses):
+            uses.append([])
         if found.count[0]:
-            self.batches[id(layer)].append(found)
+            uses[use].append(found)
 
 
 def check_finite(x, number):
