@@ -20,11 +20,19 @@ from keras_norm.ops import Moments, merge_replicas
 
 
 class BatchMoments(NamedTuple):
-    """The moments of a layer's input in one use: count, mean and variance of each channel."""
+    """The moments of a layer's input in one use, one number for each channel.
+
+    Attributes:
+        count: Number of valid positions of all samples.
+        mean: Mean over the positions.
+        variance: Variance over the positions.
+        between: Variance of the samples' means.
+    """
 
     count: Any
     mean: Any
     variance: Any
+    between: Any
 
 
 class Watch:
@@ -183,26 +191,35 @@ def _moments(layer, inputs, mask):
     """Returns the `BatchMoments` of a layer's inputs."""
     x = np.asarray(ops.convert_to_numpy(inputs), "float64")
     x = np.moveaxis(x, channel_axis(layer, x.ndim), -1)
-    if mask is None:
-        x = x.reshape(-1, x.shape[-1])
-    else:
-        valid = np.asarray(ops.convert_to_numpy(mask)) > 0
-        valid = valid.reshape(valid.shape + (1,) * (x.ndim - 1 - valid.ndim))
-        x = x[np.broadcast_to(valid, x.shape[:-1])]
-    count = np.full(x.shape[-1], float(len(x)))
-    if not len(x):
-        return BatchMoments(count, 0 * count, 0 * count)
+    valid = np.ones(x.shape[:-1], bool)
+    if mask is not None:
+        steps = np.asarray(ops.convert_to_numpy(mask)) > 0
+        valid &= steps.reshape(steps.shape + (1,) * (valid.ndim - steps.ndim))
+    positions = tuple(range(1, valid.ndim))
+    counts = valid.sum(positions)[:, None]
+    count = np.full(x.shape[-1], float(counts.sum()))
+    if not counts.any():
+        return BatchMoments(count, *[0 * count] * 3)
+    x = np.where(valid[..., None], x, 0)
     with np.errstate(invalid="ignore"):  # infinity is a finding
-        return BatchMoments(count, x.mean(0), x.var(0))
+        mean = x.sum((0, *positions)) / count
+        distance = np.where(valid[..., None], x - mean, 0)
+        means = distance.sum(positions) / np.maximum(counts, 1)
+        variance = (distance**2).sum((0, *positions)) / count
+        return BatchMoments(count, mean, variance, (counts * means**2).sum(0) / count)
 
 
 def _global(local, total):
     """Returns the moments of the batches of all replicas."""
-    shift = local.mean.astype("float32")
-    fields = (local.count[:1], shift, local.mean - shift, local.variance)
+    # Two sets for each channel, as the variance of the samples' means is merged like the variance.
+    mean = np.tile(local.mean, 2)
+    shift = mean.astype("float32")
+    spread = np.concatenate([local.variance, local.between])
+    fields = (local.count[:1], shift, mean - shift, spread)
     tensors = [ops.convert_to_tensor(field.astype("float32")) for field in fields]
     found = merge_replicas(Moments(*tensors), total)
-    count, shift, residual, variance = (
+    count, shift, residual, spread = (
         np.asarray(ops.convert_to_numpy(field), "float64") for field in found
     )
-    return BatchMoments(count + 0 * shift, shift + residual, variance)
+    mean, _ = np.split(shift + residual, 2)
+    return BatchMoments(count + 0 * mean, mean, *np.split(spread, 2))

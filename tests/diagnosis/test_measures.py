@@ -107,6 +107,49 @@ def test_a_small_last_batch_is_no_noise():
     assert found.value == pytest.approx(1 / np.sqrt(4), rel=0.15)
 
 
+def batches(x, size):
+    return ((x[i : i + size],) for i in range(0, len(x), size))
+
+
+@OURS_AND_KERAS
+def test_batches_of_images_are_as_small_as_their_number(cls):
+    """Positions of an image are not independent: a layer after pooling sees a value per image."""
+    rng = np.random.default_rng(0)
+    x = data(128, 8, 8, 3) + 0.3 * rng.standard_normal((128, 1, 1, 3)).astype("float32")
+    model = make_model(cls(), shape=(8, 8, 3))
+    (found,) = findings(model, batches(x, 2))
+    means = x.mean((1, 2), dtype="float64")
+    scatter = means.reshape(64, 2, 3).mean(1).std(0, ddof=1) / means.std(0)
+    assert (found.kind, found.channels) == ("batch", [0, 1, 2])
+    assert found.value == pytest.approx(scatter.max(), rel=1e-4)
+    assert kinds(model, x, batch_size=2) == ["batch"]
+    assert kinds(model, x, batch_size=16) == []
+
+
+def test_batches_of_padded_series():
+    x = 3 + data(128, 6, 2)
+    lengths = np.random.default_rng(1).integers(1, 7, 128)
+    x[np.arange(6) >= lengths[:, None]] = 0
+    norm = BatchNormalization(moving_mean_initializer=[3.0] * 2)
+    (found,) = findings(make_model(layers.Masking(), norm, shape=(6, 2)), batches(x, 2))
+    assert found.kind == "batch"
+    # Samples and batches are weighted by their valid steps.
+    x, weights = x.astype("float64"), lengths[:, None].astype("float64")
+    mean = x.sum((0, 1)) / lengths.sum()
+    means = x.sum(1) / weights
+    between = (weights * (means - mean) ** 2).sum(0) / lengths.sum()
+    pairs = (weights * means).reshape(64, 2, 2).sum(1), weights.reshape(64, 2, 1).sum(1)
+    scatter = (pairs[1] * (pairs[0] / pairs[1] - mean) ** 2).sum(0) / 63 / np.median(pairs[1])
+    assert found.value == pytest.approx(np.sqrt(scatter / between).max(), rel=1e-4)
+
+
+def test_samples_of_equal_means_need_no_large_batches():
+    """Then all means of batches agree to float32's rounding."""
+    equal = layers.GroupNormalization(3, epsilon=1e-12)
+    model = make_model(equal, BatchNormalization(), shape=(8, 8, 3))
+    assert kinds(model, data(64, 8, 8, 3), batch_size=2) == []
+
+
 def test_renorm_needs_no_larger_batches():
     assert kinds(make_model(BatchNormalization(renorm=True)), data(64, 3), batch_size=2) == []
 
