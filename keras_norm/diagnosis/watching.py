@@ -18,6 +18,12 @@ from keras_norm.diagnosis.masks import Padding, Trail
 from keras_norm.diagnosis.sets import channel_axis, family, is_batch
 from keras_norm.ops import Moments, merge_replicas
 
+_POOLING = (
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalAveragePooling3D,
+)
+
 
 class BatchMoments(NamedTuple):
     """The moments of a layer's input in one use, one number for each channel.
@@ -44,6 +50,7 @@ class Watch:
         layers: The normalization layers of the model, after `run` in the order of their calls.
         batches: By the ids of batch normalization layers, a list for each use of the layer in the
             model, of the `BatchMoments` of all batches.
+        pooled: Ids of the normalization layers before a global average pooling.
         padding: `Padding` by the ids of layers.
         causality: `Causality`.
     """
@@ -51,6 +58,7 @@ class Watch:
     def __init__(self, model):
         self.layers = []
         self.batches = {}
+        self.pooled = set()
         self.padding = {}
         self._model = model
         self._number = 0
@@ -150,6 +158,8 @@ class Watch:
         origins = [self._local.trail.origin(x) for x in inputs]
         if inputs and len(inputs[0].shape) > 1:
             self.causality.record(operation, inputs[0], arguments)
+        if isinstance(operation, _POOLING):
+            self.pooled |= self._called.keys()
         if id(operation) in self.padding:
             self._called.setdefault(id(operation), operation)
             mask = arguments.get("mask")

@@ -112,11 +112,11 @@ def batches(x, size):
 
 
 @OURS_AND_KERAS
-def test_batches_of_images_are_as_small_as_their_number(cls):
-    """Positions of an image are not independent: a layer after pooling sees a value per image."""
+def test_batches_of_images_that_are_pooled(cls):
+    """A layer after the pooling sees a value for each image."""
     rng = np.random.default_rng(0)
     x = data(128, 8, 8, 3) + 0.3 * rng.standard_normal((128, 1, 1, 3)).astype("float32")
-    model = make_model(cls(), shape=(8, 8, 3))
+    model = make_model(cls(), layers.GlobalAveragePooling2D(), shape=(8, 8, 3))
     (found,) = findings(model, batches(x, 2))
     means = x.mean((1, 2), dtype="float64")
     scatter = means.reshape(64, 2, 3).mean(1).std(0, ddof=1) / means.std(0)
@@ -124,14 +124,19 @@ def test_batches_of_images_are_as_small_as_their_number(cls):
     assert found.value == pytest.approx(scatter.max(), rel=1e-4)
     assert kinds(model, x, batch_size=2) == ["batch"]
     assert kinds(model, x, batch_size=16) == []
+    # Elsewhere positions count, and batches of 2 have 128 of them.
+    assert kinds(make_model(cls(), layers.Flatten(), shape=(8, 8, 3)), x, batch_size=2) == []
 
 
-def test_batches_of_padded_series():
+def test_batches_of_padded_series_that_are_pooled():
     x = 3 + data(128, 6, 2)
     lengths = np.random.default_rng(1).integers(1, 7, 128)
     x[np.arange(6) >= lengths[:, None]] = 0
     norm = BatchNormalization(moving_mean_initializer=[3.0] * 2)
-    (found,) = findings(make_model(layers.Masking(), norm, shape=(6, 2)), batches(x, 2))
+    (found,) = findings(
+        make_model(layers.Masking(), norm, layers.GlobalAveragePooling1D(), shape=(6, 2)),
+        batches(x, 2),
+    )
     assert found.kind == "batch"
     # Samples and batches are weighted by their valid steps.
     x, weights = x.astype("float64"), lengths[:, None].astype("float64")
@@ -146,7 +151,8 @@ def test_batches_of_padded_series():
 def test_samples_of_equal_means_need_no_large_batches():
     """Then all means of batches agree to float32's rounding."""
     equal = layers.GroupNormalization(3, epsilon=1e-12)
-    model = make_model(equal, BatchNormalization(), shape=(8, 8, 3))
+    pool = layers.GlobalAveragePooling2D()
+    model = make_model(equal, BatchNormalization(), pool, shape=(8, 8, 3))
     assert kinds(model, data(64, 8, 8, 3), batch_size=2) == []
 
 
