@@ -1,6 +1,7 @@
 """A pass over data that records each call of a model's layers."""
 
 import collections
+import contextlib
 import functools
 import inspect
 import threading
@@ -104,17 +105,12 @@ class Watch:
         if not self.layers:
             infer(x)
             self._find_layers()
-        # A function that the user has set as `call` is put back.
-        before = [operation.__dict__.get("call") for operation in self._operations]
-        for operation in self._operations:
-            operation.__dict__["call"] = self._watching(operation)
-        try:
+        with contextlib.ExitStack() as stack:
+            for operation in self._operations:
+                stack.enter_context(_replaced(operation, "call", self._watching(operation)))
+                # Recomputation is for gradients, and hides layers from the pass on JAX.
+                stack.enter_context(_replaced(operation, "rematerialized_call", _unchanged))
             infer(x)
-        finally:
-            for operation, call in zip(self._operations, before, strict=True):
-                del operation.__dict__["call"]
-                if call is not None:
-                    operation.__dict__["call"] = call
 
     def _infer(self, x):
         check_finite(x, self._number)
@@ -179,6 +175,24 @@ class Watch:
             uses.append([])
         if found.count[0]:
             uses[use].append(found)
+
+
+@contextlib.contextmanager
+def _replaced(operation, name, method):
+    """Replaces a method of one object; a function that the user has set there is put back."""
+    attributes = vars(operation)
+    before = attributes.get(name)
+    attributes[name] = method
+    try:
+        yield
+    finally:
+        del attributes[name]
+        if before is not None:
+            attributes[name] = before
+
+
+def _unchanged(layer_call, *args, **kwargs):
+    return layer_call
 
 
 def check_finite(x, number):

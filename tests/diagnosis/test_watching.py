@@ -176,6 +176,18 @@ def test_a_call_that_the_user_has_set_stays():
     assert norm.call is own
 
 
+@pytest.mark.parametrize("model_in_scope", [True, False])
+def test_layers_that_are_recomputed(model_in_scope):
+    norms = BatchNormalization(), LayerNormalization()
+    with keras.RematScope("full"):
+        chain = [*norms, layers.Conv1D(3, 2, padding="causal")]
+        model = keras.Sequential([keras.Input((4, 3)), *chain]) if model_in_scope else None
+    model = model or keras.Sequential([keras.Input((4, 3)), *chain])
+    found = findings(model, data(32, 4, 3, mean=5.0), batch_size=16)
+    assert [(f.layer, f.kind) for f in found] == [*zip(norms, ("statistics", "time"), strict=True)]
+    assert not any("rematerialized_call" in vars(layer) for layer in model.layers)
+
+
 @pytest.mark.filterwarnings("ignore:No data reached")  # JAX's message for the second model
 def test_cell_of_an_rnn():
     x = data(32, 4, 3, mean=5.0)
