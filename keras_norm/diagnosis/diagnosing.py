@@ -18,8 +18,10 @@ def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
     remedy:
 
     - `statistics`: The moving mean differs from the data's mean by more than 0.5 standard
-      deviations, or the moving variance is wrong by more than a factor of 2.
-    - `batch`: The means of batches scatter by more than 0.4 standard deviations.
+      deviations, or the moving variance is wrong by more than a factor of 2; or several uses of
+      the layer differ that much.
+    - `batch`: The means of batches scatter by more than 0.4 standard deviations; before a global
+      average pooling, of the means of single samples.
     - `gamma`: gamma is below 0.001, or a weight is NaN or infinite.
     - `constant`: The variance is below epsilon.
     - `mean`: The mean is so many standard deviations from zero that a float32 loses digits.
@@ -83,9 +85,10 @@ def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
 
 def _examined(layer, label, watch, broken):
     found, findings = measures.of_weights(layer)
-    batches = watch.batches.get(id(layer))
-    if batches:
-        of_data, more = measures.of_batches(layer, batches, broken)
+    # A use may have had nothing except padding.
+    uses = list(filter(None, watch.batches.get(id(layer), [])))
+    if uses:
+        of_data, more = measures.of_batches(layer, uses, id(layer) in watch.pooled, broken)
         if findings and not found:  # NaN in the layer's own weights, which is reported once
             more = [finding for finding in more if finding.kind != "gamma"]
         found, findings = found | of_data, findings + more

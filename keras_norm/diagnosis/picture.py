@@ -3,12 +3,13 @@
 Each row is a layer, each column a question, and each point a channel. Healthy ranges are green.
 """
 
-import textwrap
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+from keras_norm.diagnosis.report import wrapped
 
 # Colors of the healthy range, and of healthy points, healthy texts and faults.
 _HEALTHY, _OK, _FINE, _BAD = "#d9efd9", "#3a6ea5", "#2e7d32", "#c62828"
@@ -57,11 +58,7 @@ def figure(examined, remedies):
     """Returns the picture as a figure that Matplotlib does not manage."""
     shown = [name for name in COLUMNS if any(name in one.measures for one in examined)]
     width = max(7.0, 4.6 + 1.9 * len(shown))
-    notes = [
-        textwrap.fill(f"{kind}: {text}", int(_LETTERS_PER_INCH * width), subsequent_indent="    ",
-                      break_on_hyphens=False)
-        for kind, text in remedies
-    ]  # fmt: skip
+    notes = [wrapped(kind, text, int(_LETTERS_PER_INCH * width)) for kind, text in remedies]
     lines = sum(note.count("\n") + 1 for note in notes)
     height = 2.1 + 0.42 * len(examined) + 0.2 * lines
     drawing = Figure(figsize=(width, height), layout="constrained")
@@ -94,8 +91,9 @@ def _draw_column(axes, name, examined):
     axes.set_xlim(column.low, column.high)
     axes.set_title(column.title, fontsize=10)
     axes.set_xlabel(column.label, fontsize=9)
-    axes.tick_params(labelsize=8, length=0, axis="y")
     axes.tick_params(labelsize=8)
+    # Triangles at the edge are in front of the labels.
+    axes.tick_params(axis="y", length=0, pad=9)
     for row, one in enumerate(examined):
         if name in one.measures:
             _draw_row(axes, row, one, one.measures[name], column)

@@ -43,7 +43,9 @@ class Report:
         rows = [self._HEADER, *(cells for cells, _ in self._rows)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([*table, "", *(_wrapped(kind, text) for kind, text in self.remedies)])
+        return "\n".join(
+            [*table, "", *(wrapped(kind, text, _WIDTH) for kind, text in self.remedies)]
+        )
 
     def _repr_html_(self):
         if not self.findings:
@@ -100,10 +102,11 @@ class Report:
         return f"{count} normalization layer{'s' if count > 1 else ''}"
 
 
-def _wrapped(kind, text):
+def wrapped(kind, text, width):
+    """Returns a remedy in lines that can be pasted as code."""
     # Python takes a line break in an argument list, and none in an assignment.
     text = f"{kind}: {text}".replace(" = ", "\0=\0")
-    lines = textwrap.fill(text, _WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+    lines = textwrap.fill(text, width, subsequent_indent="    ", break_on_hyphens=False)
     return lines.replace("\0", " ")
 
 

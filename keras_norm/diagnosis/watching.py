@@ -1,5 +1,7 @@
 """A pass over data that records each call of a model's layers."""
 
+import collections
+import contextlib
 import functools
 import inspect
 import threading
@@ -17,13 +19,27 @@ from keras_norm.diagnosis.masks import Padding, Trail
 from keras_norm.diagnosis.sets import channel_axis, family, is_batch
 from keras_norm.ops import Moments, merge_replicas
 
+_POOLING = (
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalAveragePooling3D,
+)
+
 
 class BatchMoments(NamedTuple):
-    """The moments of a layer's input in one use: count, mean and variance of each channel."""
+    """The moments of a layer's input in one use, one number for each channel.
+
+    Attributes:
+        count: Number of valid positions of all samples.
+        mean: Mean over the positions.
+        variance: Variance over the positions.
+        between: Variance of the samples' means.
+    """
 
     count: Any
     mean: Any
     variance: Any
+    between: Any
 
 
 class Watch:
@@ -33,7 +49,9 @@ class Watch:
 
     Attributes:
         layers: The normalization layers of the model, after `run` in the order of their calls.
-        batches: Lists of `BatchMoments` by the ids of batch normalization layers.
+        batches: By the ids of batch normalization layers, a list for each use of the layer in the
+            model, of the `BatchMoments` of all batches.
+        pooled: Ids of the normalization layers before a global average pooling.
         padding: `Padding` by the ids of layers.
         causality: `Causality`.
     """
@@ -41,6 +59,7 @@ class Watch:
     def __init__(self, model):
         self.layers = []
         self.batches = {}
+        self.pooled = set()
         self.padding = {}
         self._model = model
         self._number = 0
@@ -86,22 +105,18 @@ class Watch:
         if not self.layers:
             infer(x)
             self._find_layers()
-        # A function that the user has set as `call` is put back.
-        before = [operation.__dict__.get("call") for operation in self._operations]
-        for operation in self._operations:
-            operation.__dict__["call"] = self._watching(operation)
-        try:
+        with contextlib.ExitStack() as stack:
+            for operation in self._operations:
+                stack.enter_context(_replaced(operation, "call", self._watching(operation)))
+                # Recomputation is for gradients, and hides layers from the pass on JAX.
+                stack.enter_context(_replaced(operation, "rematerialized_call", _unchanged))
             infer(x)
-        finally:
-            for operation, call in zip(self._operations, before, strict=True):
-                del operation.__dict__["call"]
-                if call is not None:
-                    operation.__dict__["call"] = call
 
     def _infer(self, x):
         check_finite(x, self._number)
         self._local.trail = Trail()
         self._local.trace = engines.trace()
+        self._local.uses = collections.Counter()
         with keras.StatelessScope():
             population.infer(self._model, x)
 
@@ -139,6 +154,8 @@ class Watch:
         origins = [self._local.trail.origin(x) for x in inputs]
         if inputs and len(inputs[0].shape) > 1:
             self.causality.record(operation, inputs[0], arguments)
+        if isinstance(operation, _POOLING):
+            self.pooled |= self._called.keys()
         if id(operation) in self.padding:
             self._called.setdefault(id(operation), operation)
             mask = arguments.get("mask")
@@ -152,8 +169,30 @@ class Watch:
         total = engines.total() if getattr(layer, "synchronized", False) else None
         if total is not None:
             found = _global(found, total)
+        uses, use = self.batches[id(layer)], self._local.uses[id(layer)]
+        self._local.uses[id(layer)] += 1
+        if use == len(uses):
+            uses.append([])
         if found.count[0]:
-            self.batches[id(layer)].append(found)
+            uses[use].append(found)
+
+
+@contextlib.contextmanager
+def _replaced(operation, name, method):
+    """Replaces a method of one object; a function that the user has set there is put back."""
+    attributes = vars(operation)
+    before = attributes.get(name)
+    attributes[name] = method
+    try:
+        yield
+    finally:
+        del attributes[name]
+        if before is not None:
+            attributes[name] = before
+
+
+def _unchanged(layer_call, *args, **kwargs):
+    return layer_call
 
 
 def check_finite(x, number):
@@ -176,26 +215,35 @@ def _moments(layer, inputs, mask):
     """Returns the `BatchMoments` of a layer's inputs."""
     x = np.asarray(ops.convert_to_numpy(inputs), "float64")
     x = np.moveaxis(x, channel_axis(layer, x.ndim), -1)
-    if mask is None:
-        x = x.reshape(-1, x.shape[-1])
-    else:
-        valid = np.asarray(ops.convert_to_numpy(mask)) > 0
-        valid = valid.reshape(valid.shape + (1,) * (x.ndim - 1 - valid.ndim))
-        x = x[np.broadcast_to(valid, x.shape[:-1])]
-    count = np.full(x.shape[-1], float(len(x)))
-    if not len(x):
-        return BatchMoments(count, 0 * count, 0 * count)
+    valid = np.ones(x.shape[:-1], bool)
+    if mask is not None:
+        steps = np.asarray(ops.convert_to_numpy(mask)) > 0
+        valid &= steps.reshape(steps.shape + (1,) * (valid.ndim - steps.ndim))
+    positions = tuple(range(1, valid.ndim))
+    counts = valid.sum(positions)[:, None]
+    count = np.full(x.shape[-1], float(counts.sum()))
+    if not counts.any():
+        return BatchMoments(count, *[0 * count] * 3)
+    x = np.where(valid[..., None], x, 0)
     with np.errstate(invalid="ignore"):  # infinity is a finding
-        return BatchMoments(count, x.mean(0), x.var(0))
+        mean = x.sum((0, *positions)) / count
+        distance = np.where(valid[..., None], x - mean, 0)
+        means = distance.sum(positions) / np.maximum(counts, 1)
+        variance = (distance**2).sum((0, *positions)) / count
+        return BatchMoments(count, mean, variance, (counts * means**2).sum(0) / count)
 
 
 def _global(local, total):
     """Returns the moments of the batches of all replicas."""
-    shift = local.mean.astype("float32")
-    fields = (local.count[:1], shift, local.mean - shift, local.variance)
+    # Two sets for each channel, as the variance of the samples' means is merged like the variance.
+    mean = np.tile(local.mean, 2)
+    shift = mean.astype("float32")
+    spread = np.concatenate([local.variance, local.between])
+    fields = (local.count[:1], shift, mean - shift, spread)
     tensors = [ops.convert_to_tensor(field.astype("float32")) for field in fields]
     found = merge_replicas(Moments(*tensors), total)
-    count, shift, residual, variance = (
+    count, shift, residual, spread = (
         np.asarray(ops.convert_to_numpy(field), "float64") for field in found
     )
-    return BatchMoments(count + 0 * shift, shift + residual, variance)
+    mean, _ = np.split(shift + residual, 2)
+    return BatchMoments(count + 0 * mean, mean, *np.split(spread, 2))

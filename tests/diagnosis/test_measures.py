@@ -78,7 +78,7 @@ def test_the_remedy_of_frozen_layers(cls):
     x = data(64, 3, mean=7.0)
     model = make_model(cls(name="norm", trainable=False))
     (found,) = findings(model, x)
-    assert "frozen, so prepare the data as for its training; or set `trainable = T" in found.remedy
+    assert "frozen, so preprocess the data as in its training; or set `trainable = T" in found.remedy
     model.layers[0].trainable = True
     assert "frozen" not in findings(model, x)[0].remedy
     model = keras_norm.from_keras(model)
@@ -105,6 +105,55 @@ def test_a_small_last_batch_is_no_noise():
     assert kinds(model, data(65, 3), batch_size=16) == []
     (found,) = findings(model, data(1001, 3), batch_size=4)
     assert found.value == pytest.approx(1 / np.sqrt(4), rel=0.15)
+
+
+def batches(x, size):
+    return ((x[i : i + size],) for i in range(0, len(x), size))
+
+
+@OURS_AND_KERAS
+def test_batches_of_images_that_are_pooled(cls):
+    """A layer after the pooling sees a value for each image."""
+    rng = np.random.default_rng(0)
+    x = data(128, 8, 8, 3) + 0.3 * rng.standard_normal((128, 1, 1, 3)).astype("float32")
+    model = make_model(cls(), layers.GlobalAveragePooling2D(), shape=(8, 8, 3))
+    (found,) = findings(model, batches(x, 2))
+    means = x.mean((1, 2), dtype="float64")
+    scatter = means.reshape(64, 2, 3).mean(1).std(0, ddof=1) / means.std(0)
+    assert (found.kind, found.channels) == ("batch", [0, 1, 2])
+    assert found.value == pytest.approx(scatter.max(), rel=1e-4)
+    assert kinds(model, x, batch_size=2) == ["batch"]
+    assert kinds(model, x, batch_size=16) == []
+    # Elsewhere positions count, and batches of 2 have 128 of them.
+    assert kinds(make_model(cls(), layers.Flatten(), shape=(8, 8, 3)), x, batch_size=2) == []
+
+
+def test_batches_of_padded_series_that_are_pooled():
+    x = 3 + data(128, 6, 2)
+    lengths = np.random.default_rng(1).integers(1, 7, 128)
+    x[np.arange(6) >= lengths[:, None]] = 0
+    norm = BatchNormalization(moving_mean_initializer=[3.0] * 2)
+    (found,) = findings(
+        make_model(layers.Masking(), norm, layers.GlobalAveragePooling1D(), shape=(6, 2)),
+        batches(x, 2),
+    )
+    assert found.kind == "batch"
+    # Samples and batches are weighted by their valid steps.
+    x, weights = x.astype("float64"), lengths[:, None].astype("float64")
+    mean = x.sum((0, 1)) / lengths.sum()
+    means = x.sum(1) / weights
+    between = (weights * (means - mean) ** 2).sum(0) / lengths.sum()
+    pairs = (weights * means).reshape(64, 2, 2).sum(1), weights.reshape(64, 2, 1).sum(1)
+    scatter = (pairs[1] * (pairs[0] / pairs[1] - mean) ** 2).sum(0) / 63 / np.median(pairs[1])
+    assert found.value == pytest.approx(np.sqrt(scatter / between).max(), rel=1e-4)
+
+
+def test_samples_of_equal_means_need_no_large_batches():
+    """Then all means of batches agree to float32's rounding."""
+    equal = layers.GroupNormalization(3, epsilon=1e-12)
+    pool = layers.GlobalAveragePooling2D()
+    model = make_model(equal, BatchNormalization(), pool, shape=(8, 8, 3))
+    assert kinds(model, data(64, 8, 8, 3), batch_size=2) == []
 
 
 def test_renorm_needs_no_larger_batches():

@@ -7,7 +7,7 @@ from keras import layers
 
 import keras_norm
 from keras_norm import BatchNormalization, diagnose
-from keras_norm.diagnosis.report import _wrapped
+from keras_norm.diagnosis.report import wrapped
 from tests.diagnosis.helpers import data, make_model
 
 
@@ -43,7 +43,7 @@ def test_code_in_remedies_can_be_pasted():
 
 @pytest.mark.parametrize("size", range(40, 80))
 def test_assignments_stay_on_one_line(size):
-    assert "`model = f(model" in _wrapped("kind", f"{'x' * size} `model = f(model, x)`")
+    assert "`model = f(model" in wrapped("kind", f"{'x' * size} `model = f(model, x)`", 80)
 
 
 def test_layers_of_one_name_are_told_apart_by_their_paths():

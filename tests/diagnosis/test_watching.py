@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import keras_norm
 from keras_norm import BatchNormalization, GroupNormalization, LayerNormalization, diagnose
 from tests.diagnosis.helpers import data, findings, kinds, make_model
 from tests.gradients import numpy
@@ -77,16 +78,58 @@ def test_channels_first():
     assert (found.kind, found.channels) == ("statistics", [0, 1, 2])
 
 
+def used_twice(norm, distance):
+    inputs = keras.Input((3,))
+    return keras.Model(inputs, [norm(inputs), norm(inputs + distance)])
+
+
 def test_a_shared_layer_is_fed_from_all_its_uses():
     norm = BatchNormalization()
-    inputs = keras.Input((3,))
-    model = keras.Model(inputs, [norm(inputs), norm(inputs + 10.0)])
-    # Between the two values, and too far from both for inference.
-    norm.moving_mean.assign([5.0] * 3)
-    norm.moving_variance.assign([26.0] * 3)
-    assert [f.kind for f in findings(model, data(64, 3)) if f.kind == "statistics"] == []
-    norm.moving_mean.assign([0.0] * 3)
-    assert "statistics" in kinds(model, data(64, 3))
+    model = used_twice(norm, 0.8)
+    x = data(512, 3)
+    norm.moving_mean.assign([0.4] * 3)
+    assert kinds(model, x) == []
+    # Near one of the uses, but far from both together.
+    for mean in (-0.4, 1.2):
+        norm.moving_mean.assign([mean] * 3)
+        assert kinds(model, x) == ["statistics"]
+
+
+@pytest.mark.parametrize("cls", [BatchNormalization, layers.BatchNormalization])
+def test_uses_of_a_shared_layer_that_differ(cls):
+    """Training normalizes each use with its own moments; inference cannot."""
+    norm = cls()
+    model = used_twice(norm, 4.0)
+    x = data(256, 3)
+    norm.moving_mean.assign([2.0] * 3)
+    norm.moving_variance.assign([5.0] * 3)
+    (found,) = findings(model, x, batch_size=16)  # the batches of each use agree
+    assert (found.kind, found.channels) == ("statistics", [0, 1, 2])
+    # Both uses have a variance of v and are 2 from the union's mean, so the union has v + 4.
+    variance = x.var(0, dtype="float64")
+    ratio = np.log((variance + 4) / variance) / np.log(2)
+    assert found.value == pytest.approx(
+        np.maximum(ratio, 2 / np.sqrt(variance + 4) / 0.5).max(), rel=1e-2
+    )
+    assert "the layer's 2 uses differ" in found.remedy
+    conversion = keras_norm.conversion
+    replaced = conversion.replace_normalization(model, conversion.batch_to_group)
+    assert kinds(replaced, x, batch_size=16) == []
+    norm.trainable = False  # normalizes all uses alike, also in training
+    assert kinds(used_twice(norm, 4.0), x, batch_size=16) == []
+
+
+def test_uses_in_time_steps_that_differ():
+    x = data(256, 4, 3) + np.array([0, 0, 4, 4], "float32")[:, None]
+    for renorm in (False, True):
+        norm = BatchNormalization(renorm=renorm, moving_mean_initializer=[2.0] * 3)
+        model = in_time(norm)
+        norm.moving_variance.assign([5.0] * 3)
+        assert kinds(model, x, batch_size=16) == ([] if renorm else ["statistics"])
+    # The layer takes all steps together.
+    model = sequential(BatchNormalization())
+    keras_norm.update_population_statistics(model, x, verbose=0)
+    assert kinds(model, x, batch_size=16) == []
 
 
 def test_a_layer_that_is_not_called_is_named():
@@ -131,6 +174,18 @@ def test_a_call_that_the_user_has_set_stays():
     own = norm.call = functools.partial(norm.call)
     assert kinds(model, data(32, 4, 3)) == []
     assert norm.call is own
+
+
+@pytest.mark.parametrize("model_in_scope", [True, False])
+def test_layers_that_are_recomputed(model_in_scope):
+    norms = BatchNormalization(), LayerNormalization()
+    with keras.RematScope("full"):
+        chain = [*norms, layers.Conv1D(3, 2, padding="causal")]
+        model = keras.Sequential([keras.Input((4, 3)), *chain]) if model_in_scope else None
+    model = model or keras.Sequential([keras.Input((4, 3)), *chain])
+    found = findings(model, data(32, 4, 3, mean=5.0), batch_size=16)
+    assert [(f.layer, f.kind) for f in found] == [*zip(norms, ("statistics", "time"), strict=True)]
+    assert not any("rematerialized_call" in vars(layer) for layer in model.layers)
 
 
 @pytest.mark.filterwarnings("ignore:No data reached")  # JAX's message for the second model
