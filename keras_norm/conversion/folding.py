@@ -212,6 +212,14 @@ def _folding_of(layer):
     kind = kind_of(layer)
     if kind is None:
         return None
-    if change := change_of(layer, kind.parent_of(layer)):
-        return Folding(layer, f"it ({type(layer).__name__}) {change}")
-    return kind.folding(layer)
+    parent, described = kind.parent_of(layer), f"it ({type(layer).__name__})"
+    if change := change_of(layer, parent):
+        return Folding(layer, f"{described} {change}")
+    folding = kind.folding(layer)
+    if folding is not None and not folding.disappears:
+        # `Folding.rest` makes another layer of the class, without parameters.
+        for name in ("__init__", "build"):
+            if getattr(type(layer), name) is not getattr(parent, name):
+                why_not = f"{described} overrides `{name}`, which may need gamma and beta"
+                return Folding(layer, why_not)
+    return folding
