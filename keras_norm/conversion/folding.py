@@ -26,7 +26,8 @@ def fold_normalization(model):
     The layers that follow must be Dense, EinsumDense or attention layers, or convolutions without
     padding. There can be several, such as query, key and value. Folding is exact except for
     rounding. It works on functional and Sequential models, including inner models, for the layers
-    of keras_norm and of Keras. Layers with further uses do not change.
+    of keras_norm and of Keras. Layers with further uses do not change. A derived class that
+    overrides `__init__` or `build` may need gamma and beta, so its layers keep them.
 
     The function prints the number of folded layers, and for each other normalization layer its name
     and a reason. `fold_batch_normalization` is the older name of this function.
