@@ -63,7 +63,7 @@ def register(cls, translate):
 
 
 def _is_in_table(cls):
-    """Returns whether a class is in the table of kinds; one of PyTorch or Flax is imported then."""
+    """Returns whether a class is in the table of kinds, without importing PyTorch or Flax."""
     nn, nnx = map(sys.modules.get, ("torch.nn", "flax.nnx"))
     return any(
         cls is kind.keras
