@@ -158,9 +158,18 @@ def _of_kind(kind):
     )
 
 
-# A row for each kind of the table that has none above.
+def _has_keras(kind):
+    """Returns whether Keras has a layer to compare with."""
+    try:
+        kind.to_keras(kind.layer(), False)
+    except ValueError:
+        return False
+    return True
+
+
+# A row for each kind of the table that Keras has and that has none above.
 _MEASURED = {type(row.ours()) for row in ROWS + RMS_ROWS}
-OTHER_ROWS = [_of_kind(kind) for kind in KINDS if kind.layer not in _MEASURED]
+OTHER_ROWS = [_of_kind(kind) for kind in KINDS if kind.layer not in _MEASURED and _has_keras(kind)]
 # Keras has `renorm` from 3.14.
 RENORM_ROWS = [
     Row("BN renorm, image", IMAGE, *map(_renorm, BATCH_LAYERS), ("renorm", {}), 2)

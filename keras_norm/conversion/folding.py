@@ -26,7 +26,8 @@ def fold_normalization(model):
     The layers that follow must be Dense, EinsumDense or attention layers, or convolutions without
     padding. There can be several, such as query, key and value. Folding is exact except for
     rounding. It works on functional and Sequential models, including inner models, for the layers
-    of keras_norm and of Keras. Layers with further uses do not change.
+    of keras_norm and of Keras. Layers with further uses do not change. A derived class that
+    overrides `__init__` or `build` may need gamma and beta, so its layers keep them.
 
     The function prints the number of folded layers, and for each other normalization layer its name
     and a reason. `fold_batch_normalization` is the older name of this function.
@@ -212,6 +213,14 @@ def _folding_of(layer):
     kind = kind_of(layer)
     if kind is None:
         return None
-    if change := change_of(layer, kind.parent_of(layer)):
-        return Folding(layer, f"it ({type(layer).__name__}) {change}")
-    return kind.folding(layer)
+    parent, described = kind.parent_of(layer), f"it ({type(layer).__name__})"
+    if change := change_of(layer, parent):
+        return Folding(layer, f"{described} {change}")
+    folding = kind.folding(layer)
+    if folding is not None and not folding.disappears:
+        # `Folding.rest` makes another layer of the class, without parameters.
+        for name in ("__init__", "build"):
+            if getattr(type(layer), name) is not getattr(parent, name):
+                why_not = f"{described} overrides `{name}`, which may need gamma and beta"
+                return Folding(layer, why_not)
+    return folding

@@ -1,5 +1,7 @@
 """Translations of classes that are not in the table of kinds."""
 
+import sys
+
 import keras
 
 from keras_norm._validation import shown
@@ -53,11 +55,23 @@ def register(cls, translate):
         raise TypeError(f"Argument `cls` must be a class. Received: {shown(cls)}")
     if not callable(translate):
         raise TypeError(f"Argument `translate` must be a function. Received: {shown(translate)}")
-    if any(cls is kind.keras or cls in kind.ours for kind in KINDS):
+    if _is_in_table(cls):
         raise ValueError(
             f"Argument `cls` must be a class that is not translated already. Received: {shown(cls)}"
         )
     _translations[cls] = translate
+
+
+def _is_in_table(cls):
+    """Returns whether a class is in the table of kinds, without importing PyTorch or Flax."""
+    nn, nnx = map(sys.modules.get, ("torch.nn", "flax.nnx"))
+    return any(
+        cls is kind.keras
+        or cls in kind.ours
+        or any(cls is getattr(nn, name, None) for name in kind.torch)
+        or any(cls is getattr(nnx, name, None) for name in kind.flax)
+        for kind in KINDS
+    )
 
 
 def translated(x):

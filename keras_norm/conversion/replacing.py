@@ -30,7 +30,8 @@ def replace_normalization(model, function):
         The copy.
 
     Raises:
-        TypeError: If `model` is not a Keras layer, or `function` does not return a new layer.
+        TypeError: If `model` is not a Keras layer, `function` is not callable, or does not return
+            a new layer.
         ValueError: If a layer must be built first, or if a compiled function contains the layer,
             which cannot be copied. The message names the layer.
 
@@ -48,6 +49,8 @@ def replace_normalization(model, function):
     Reference:
         Wu and He, "Group normalization", 2018, https://arxiv.org/abs/1803.08494
     """
+    if not callable(function):
+        raise TypeError(f"Argument `function` must be callable. Received: {shown(function)}")
     model, replaced = exchange(model, lambda x: None if kind_of(x) is None else function(x))
     for old, new, kept in replaced:
         print(

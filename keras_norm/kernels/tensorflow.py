@@ -240,6 +240,8 @@ def _rows(sets, epsilon, centered, x, gamma, beta):
 
         def standardized():
             x = sets.guarded(tf.cast(kept, sets.dtype), finite)
+            if not centered:
+                return x * inverse
             return sets.difference(x, shift) * inverse - residual * inverse
 
         def gradient(g, *_):

@@ -184,7 +184,9 @@ class View:
         samples = self.size(like, range(self.parts.count(SAMPLES)), dtype="int32")
         if isinstance(samples, int) and samples <= self.longest:
             return values
-        stages, channels = -(-samples // LONGEST_STAGE), math.prod(values.shape)
+        # Not of a negative number, whose quotient ONNX rounds up.
+        stages = (samples + LONGEST_STAGE - 1) // LONGEST_STAGE
+        channels = math.prod(values.shape)
         # Halving and doubling is exact, and keeps XLA from joining the two sums.
         v = ops.broadcast_to(ops.reshape(values, (-1,)) * 0.5, (stages, 1, channels))
         v = ops.broadcast_to(v * 2, (stages, LONGEST_STAGE, channels))

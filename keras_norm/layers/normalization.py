@@ -103,7 +103,7 @@ class Normalization(keras.layers.Layer):
 
     def __call__(self, inputs, *args, **kwargs):
         """Returns the normalized inputs; see `call`."""
-        if isinstance(inputs, list | tuple | dict):
+        if inputs is None or isinstance(inputs, list | tuple | dict):
             raise ValueError(
                 f"The input of {self._described} must be one tensor or array. `numpy.array` "
                 "converts a list of numbers. "

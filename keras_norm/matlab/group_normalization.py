@@ -10,8 +10,8 @@ from keras_norm.matlab.property_table import HYPERPARAMETERS, SHARED, Property
 
 
 def _num_groups(name, value):
-    if isinstance(value, str):
-        return _name_value.choice(name, value, (ALL_CHANNELS, CHANNEL_WISE))
+    if isinstance(value, str) and value in (ALL_CHANNELS, CHANNEL_WISE):
+        return value
     return _name_value.positive_integer(name, value, f", '{ALL_CHANNELS}' or '{CHANNEL_WISE}'")
 
 

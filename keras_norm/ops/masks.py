@@ -21,6 +21,13 @@ def mask_weights(mask, shape, channel_axis):
 
     Raises:
         ValueError: If the mask has another shape, or its numbers may be lengths.
+
+    Example:
+    >>> import keras
+    >>> from keras_norm.ops import mask_weights
+    >>> weights = mask_weights([[True, True, False]], shape=(1, 3, 8), channel_axis=2)
+    >>> keras.ops.convert_to_numpy(weights).tolist()
+    [[[1.0], [1.0], [0.0]]]
     """
     mask = ops.convert_to_tensor(mask)
     rank = len(shape)

@@ -94,6 +94,14 @@ def merge(parts, axes):
 
     Returns:
         `Moments` with size 1 along `axes`.
+
+    Example:
+    >>> import keras
+    >>> from keras_norm.ops import merge, moments
+    >>> x = keras.ops.convert_to_tensor([[1.0, 3.0], [5.0, 7.0]])
+    >>> union = merge(moments(x, axes=[1]), axes=[0])  # of two rows
+    >>> float(union.mean[0, 0]), float(union.variance[0, 0])
+    (4.0, 5.0)
     """
     of_parts = _equal_parts if len(parts.count.shape) == 0 else _weighted_parts
     count, masked, means = of_parts(parts, axes)

@@ -19,6 +19,15 @@ def moving_averages(averages, moments, momenta):
 
     Returns:
         A list of two arrays of the shapes and dtypes of `averages`.
+
+    Example:
+    >>> import keras
+    >>> from keras_norm.ops import moments, moving_averages
+    >>> averages = keras.ops.zeros((1,)), keras.ops.ones((1,))
+    >>> x = keras.ops.convert_to_tensor([[1.0], [7.0]])  # mean 4, variance 9
+    >>> averages = moving_averages(averages, moments(x, axes=[0]), momenta=(0.5, 0.75))
+    >>> [float(average[0]) for average in averages]
+    [2.0, 3.0]
     """
     found = []
     mean, variance = moments.mean, moments.variance

@@ -51,6 +51,17 @@ def normalize(
     Returns:
         The output, of the shape and dtype of `x`; and the `Moments` it was standardized with, or
         None.
+
+    Example:
+    >>> import keras
+    >>> from keras_norm.ops import normalize
+    >>> x = keras.ops.convert_to_tensor([[1.0, 7.0]])  # mean 4, variance 9, root mean square 5
+    >>> y, found = normalize(x, axes=[1], epsilon=1e-5)
+    >>> keras.ops.convert_to_numpy(y).round(3).tolist(), float(found.mean[0, 0])
+    ([[-1.0, 1.0]], 4.0)
+    >>> y, _ = normalize(x, axes=[1], epsilon=1e-5, centered=False)
+    >>> print(keras.ops.convert_to_numpy(y).round(3))
+    [[0.2 1.4]]
     """
     problem = Problem.of(
         x,

@@ -49,6 +49,16 @@ def renorm_corrections(moments, renorm, epsilon):
 
     Returns:
         r and d, constants of the shape of the moments; 1 and 0 for empty sets.
+
+    Example:
+    >>> import keras
+    >>> from keras_norm.ops import Renorm, moments, renorm_corrections
+    >>> x = keras.ops.convert_to_tensor([[1.0], [7.0]])  # mean 4, deviation 3
+    >>> mean, deviation = keras.ops.zeros((1, 1)), keras.ops.ones((1, 1))
+    >>> renorm = Renorm(mean, deviation, rmax=2.0)
+    >>> r, d = renorm_corrections(moments(x, axes=[0]), renorm, epsilon=1e-5)
+    >>> round(float(r[0, 0]), 3), round(float(d[0, 0]), 3)  # r is clipped
+    (2.0, 4.0)
     """
     mean, deviation, rmin, rmax, dmax = renorm
     deviation = ops.maximum(deviation, epsilon**0.5)
@@ -82,6 +92,17 @@ def renorm_averages(averages, moments, momenta, epsilon):
 
     Returns:
         A list of five arrays of the shapes and dtypes of `averages`.
+
+    Example:
+    >>> import keras
+    >>> from keras_norm.ops import moments, renorm_averages
+    >>> zero, one = keras.ops.zeros((1,)), keras.ops.ones((1,))
+    >>> x = keras.ops.convert_to_tensor([[1.0], [7.0]])  # mean 4, deviation 3
+    >>> averages = renorm_averages(
+    ...     (zero, one, one, zero, one), moments(x, axes=[0]), (0.5, 0.5, 0.75), epsilon=1e-5
+    ... )
+    >>> [round(float(average[0]), 3) for average in averages]
+    [2.0, 4.0, 2.0, 1.0, 1.5]
     """
     mean, variance, deviation, *of_renorm = averages
     of_inference, of_training = momenta[:2], [momenta[2]] * 2

@@ -26,6 +26,14 @@ def merge_replicas(local, total):
 
     Returns:
         `Moments` of the shape of `local`, the same on all replicas.
+
+    Example:
+    >>> import keras
+    >>> from keras_norm.ops import merge_replicas, moments
+    >>> local = moments(keras.ops.convert_to_tensor([[1.0], [7.0]]), axes=[0])
+    >>> union = merge_replicas(local, total=lambda x: 2 * x)  # of two replicas with the same data
+    >>> float(union.count[0, 0]), float(union.mean[0, 0]), float(union.variance[0, 0])
+    (4.0, 4.0, 9.0)
     """
     shape = ops.shape(local.shift)
     count = ops.reshape(local.count, (1,))

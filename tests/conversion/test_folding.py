@@ -476,6 +476,35 @@ def test_derived_classes_count_as_what_they_run(capsys):
         assert "Folded 1 of 1" in capsys.readouterr().out
 
 
+class Preset(keras_norm.RMSNormalization):
+    """A derived class with its own arguments."""
+
+    def __init__(self, **arguments):
+        super().__init__(gamma_offset=1.0, gamma_initializer="zeros", **arguments)
+
+
+class Doubling(keras_norm.RMSNormalization):
+    """A derived class that needs gamma."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.gamma.assign(2 * self.gamma)
+
+
+class Same(keras_norm.RMSNormalization):
+    """A derived class that has nothing of its own."""
+
+
+@pytest.mark.parametrize(("cls", "name"), [(Preset, "__init__"), (Doubling, "build")])
+def test_derived_classes_that_may_need_parameters_keep_them(cls, name, capsys):
+    model = keras.Sequential([keras.Input((4,)), cls(name="norm"), layers.Dense(3)])
+    assert f"it ({cls.__name__}) overrides `{name}`, which may need gamma" in left(capsys, model)
+    model = keras.Sequential([keras.Input((4,)), Same(name="norm"), layers.Dense(3)])
+    folded = keras_norm.fold_normalization(model)
+    assert type(folded.get_layer("norm")) is Same
+    assert not folded.get_layer("norm").weights
+
+
 @pytest.mark.parametrize(("change", "said"), models.CHANGES)
 @pytest.mark.parametrize("changed", ["dense", "norm"])
 def test_layers_that_do_more_than_their_class_stay(changed, change, said, capsys):

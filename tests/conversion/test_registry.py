@@ -133,6 +133,13 @@ def test_wrong_arguments():
             register(cls, to_rms)
 
 
+@pytest.mark.parametrize(("package", "name"), [("torch.nn", "LayerNorm"), ("flax.nnx", "RMSNorm")])
+def test_classes_of_other_packages_in_the_table_are_refused(package, name):
+    module = pytest.importorskip(package)
+    with pytest.raises(ValueError, match=r"`cls` must be a class that is not translated"):
+        register(getattr(module, name), to_rms)
+
+
 def test_examples():
     module = importlib.import_module("keras_norm.conversion.registry")
     assert doctest.testmod(module).failed == 0

@@ -71,5 +71,7 @@ def test_bad_arguments_are_named():
     for returned in ("layer", model.layers[1]):
         with pytest.raises(TypeError, match=r"`function` must return a new Keras layer.*'norm'"):
             replace_normalization(model, lambda layer, new=returned: new)
+    with pytest.raises(TypeError, match=r"`function` must be callable. Received: 3"):
+        replace_normalization(model, 3)
     with pytest.raises(ValueError, match=r"'fresh' must be built"):
         replace_normalization(keras.layers.BatchNormalization(name="fresh"), batch_to_group)

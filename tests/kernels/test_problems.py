@@ -50,7 +50,14 @@ def function_of(case, given):
         gamma = None if given.gamma is None else parameters.pop(0)
         beta = None if given.beta is None else parameters.pop(0)
         y, _ = ops.normalize(
-            x, given.axes, problems.EPSILON, gamma, beta, weights, centered=case.kind != "rms"
+            x,
+            given.axes,
+            problems.EPSILON,
+            gamma,
+            beta,
+            weights,
+            centered=case.kind != "rms",
+            with_moments=case.kind == "batch",  # as in the layers
         )
         return y
 

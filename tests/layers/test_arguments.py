@@ -167,7 +167,8 @@ def test_whole_floats_are_whole_numbers(layer, value):
 
 @pytest.mark.parametrize("layer", ALL)
 @pytest.mark.parametrize(
-    "inputs", [[1.0, 2.0], [[1.0, 2.0], [3.0]], [np.ones((2, 3))] * 2, {"x": np.ones((2, 3))}]
+    "inputs",
+    [None, [1.0, 2.0], [[1.0, 2.0], [3.0]], [np.ones((2, 3))] * 2, {"x": np.ones((2, 3))}],
 )
 def test_several_inputs_and_lists(layer, inputs):
     with pytest.raises(ValueError, match=r"'n'.*one tensor or array.*Received: inputs="):

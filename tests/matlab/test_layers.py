@@ -256,7 +256,8 @@ def test_bad_properties(kind, pairs, properties, message):
 
 @pytest.mark.parametrize("groups", [0, 2.5, True, None, "channelwise"])
 def test_bad_numbers_of_groups(groups):
-    with pytest.raises(ValueError, match="`numGroups` must be"):
+    accepted = "a positive integer, 'all-channels' or 'channel-wise'. Received: numGroups="
+    with pytest.raises(ValueError, match=f"`numGroups` must be {accepted}"):
         matlab.groupNormalizationLayer(groups)
 
 
