@@ -13,7 +13,8 @@ from keras_norm import _keras
 # Private names of others: PyTorch's, TensorFlow's and Python's.
 OTHERS = {
     *("_C", "_are_functorch_transforms_active", "_current_graph_task_id", "_current_level"),
-    *("_foreach_add", "_functorch", "_len_torch_dispatch_stack", "_buffers", "_modules"),
+    *("_foreach_add", "_foreach_mul", "_functorch"),
+    *("_len_torch_dispatch_stack", "_buffers", "_modules"),
     *("_self_unconditional_checkpoint_dependencies", "_self_unconditional_dependency_names"),
     *("_TorchDispatchModeKey", "_get_dispatch_mode", "_forward_hooks", "_forward_pre_hooks"),
     *("_field_defaults", "_fields", "_replace", "_asdict", "_make"),
