@@ -80,8 +80,10 @@ def test_a_name_that_is_gone_is_an_error_before_a_model_is_touched(name, monkeyp
     monkeypatch.setattr(_keras, names, listed)
     _keras.check_models.cache_clear()
     model = keras.Sequential([keras.Input((2,)), keras_norm.BatchNormalization()])
-    with pytest.raises(RuntimeError, match=f"Keras {keras.__version__}.*`{name}_of_old`.*newer"):
-        keras_norm.fold_normalization(model)
+    message = f"Keras {keras.__version__}.*`{name}_of_old`.*newer"
+    for walk in (keras_norm.fold_normalization, keras_norm.exclude_norms_and_biases):
+        with pytest.raises(RuntimeError, match=message):
+            walk(model)
     monkeypatch.undo()
     _keras.check_models.cache_clear()
     keras_norm.fold_normalization(model)
