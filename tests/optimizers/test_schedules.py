@@ -107,7 +107,7 @@ def test_accumulation_and_schedules():
     cases.assert_close(cases.values(group), expected)
 
 
-@pytest.mark.parametrize("name", ["AdamW", "SGD-momentum", "Muon", "Nadam", "Lamb", "Ftrl"])
+@pytest.mark.parametrize("name", cases.OPTIMIZERS)
 def test_decay_factor_equals_the_optimizer_with_that_decay(name):
     def make(decay):
         more = {"adam_weight_decay": decay} if name == "Muon" else {}
