@@ -11,6 +11,9 @@ import functools
 
 import keras
 
+# The first two numbers of the installed version.
+VERSION = tuple(map(int, keras.__version__.split(".")[:2]))
+
 # The methods of an optimizer that Keras calls and `keras_norm.optimizers` overrides.
 HOOKS = {
     "_backend_apply_gradients": "adds the L2 term, before clipping and accumulation",

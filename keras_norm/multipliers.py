@@ -5,7 +5,7 @@ import re
 
 import keras
 
-from keras_norm import _validation
+from keras_norm import _keras, _validation
 
 LR = "lr_multiplier"
 L2 = "l2_multiplier"
@@ -153,6 +153,7 @@ def exclude_norms_and_biases(model):
         2019, https://arxiv.org/abs/1812.01187
     """
     known = {id(variable) for variable in weights_of("model", "layer or model", model)}
+    _keras.check_models()
     excluded = {}
     for layer in model._flatten_layers():
         for variable in layer._trainable_variables:

@@ -1,8 +1,8 @@
 """What Keras before 3.15 cannot do with any layer; the layers do there what Keras can."""
 
-import keras
+from keras_norm import _keras
 
-RECENT = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 15)
+RECENT = _keras.VERSION >= (3, 15)
 # Something in Keras's own call of a layer breaks the graph of `torch.compile`.
 COMPILES_WHOLE_LAYERS = RECENT
 # In 3.13, ONNX from JAX needs TensorFlow, ONNX from PyTorch fixes the batch to 1, and there is

@@ -13,7 +13,8 @@ from keras_norm import _keras
 # Private names of others: PyTorch's, TensorFlow's and Python's.
 OTHERS = {
     *("_C", "_are_functorch_transforms_active", "_current_graph_task_id", "_current_level"),
-    *("_foreach_add", "_functorch", "_len_torch_dispatch_stack", "_buffers", "_modules"),
+    *("_foreach_add", "_foreach_mul", "_functorch"),
+    *("_len_torch_dispatch_stack", "_buffers", "_modules"),
     *("_self_unconditional_checkpoint_dependencies", "_self_unconditional_dependency_names"),
     *("_TorchDispatchModeKey", "_get_dispatch_mode", "_forward_hooks", "_forward_pre_hooks"),
     *("_field_defaults", "_fields", "_replace", "_asdict", "_make"),
@@ -79,8 +80,10 @@ def test_a_name_that_is_gone_is_an_error_before_a_model_is_touched(name, monkeyp
     monkeypatch.setattr(_keras, names, listed)
     _keras.check_models.cache_clear()
     model = keras.Sequential([keras.Input((2,)), keras_norm.BatchNormalization()])
-    with pytest.raises(RuntimeError, match=f"Keras {keras.__version__}.*`{name}_of_old`.*newer"):
-        keras_norm.fold_normalization(model)
+    message = f"Keras {keras.__version__}.*`{name}_of_old`.*newer"
+    for walk in (keras_norm.fold_normalization, keras_norm.exclude_norms_and_biases):
+        with pytest.raises(RuntimeError, match=message):
+            walk(model)
     monkeypatch.undo()
     _keras.check_models.cache_clear()
     keras_norm.fold_normalization(model)

@@ -123,16 +123,27 @@ def test_layerwise_lr_decay_by_blocks():
         rates(3)
 
 
+class LlamaLayerNorm(keras.layers.Layer):
+    """As in KerasHub: neither the class nor its parameter is called as in Keras."""
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(name="scale", shape=input_shape[-1:])
+
+    def call(self, x):
+        return x * self.scale
+
+
 def test_exclude_norms_and_biases():
     layers = [
         keras.layers.SpectralNormalization(keras.layers.Dense(3)),
         keras.layers.LayerNormalization(),
         keras_norm.BatchNormalization(),
+        LlamaLayerNorm(),
     ]
     model = keras.Sequential([keras.Input((2,)), *layers])
     layers[1].trainable = False
     excluded = keras_norm.exclude_norms_and_biases(model)
-    assert sorted(v.name for v in excluded) == ["beta", "beta", "bias", "gamma", "gamma"]
+    assert sorted(v.name for v in excluded) == ["beta", "beta", "bias", "gamma", "gamma", "scale"]
     assert all(v.weight_decay_multiplier == v.l2_multiplier == 0.0 for v in excluded)
     assert multipliers.of(layers[0].layer.kernel, multipliers.WEIGHT_DECAY) == 1.0
 

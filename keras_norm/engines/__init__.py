@@ -27,7 +27,7 @@ One module per backend, all with the same names. The backend is chosen here and 
   "function".
 - `accumulator(shape)`: a variable of zeros for such assignments in any scope, one for each replica;
   None if the backend does not need it.
-- `add_multiples(tensors, others, factor)`: the list of `tensor + factor * other`, dense.
+- `add_multiples(tensors, variables, factor)`: the list of `tensor + factor * variable`, dense.
 
 `import keras` has already imported the backend, so these modules import nothing heavier. Backends
 that cannot train (NumPy, OpenVINO) share the module `inference`.

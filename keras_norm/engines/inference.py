@@ -73,7 +73,7 @@ def accumulator(shape):
     _refuse(_PASS)
 
 
-def add_multiples(tensors, others, factor):
+def add_multiples(tensors, variables, factor):
     """Raises an error: there are no gradients to add to."""
     _refuse("An optimizer")
 

@@ -122,6 +122,9 @@ def accumulator(shape):
     return None
 
 
-def add_multiples(tensors, others, factor):
-    """Returns the list of `tensor + factor * other`."""
-    return [factor * other + tensor for tensor, other in zip(tensors, others, strict=True)]
+def add_multiples(tensors, variables, factor):
+    """Returns the list of `tensor + factor * variable`."""
+    return [
+        keras.ops.cast(factor, variable.dtype) * variable + tensor
+        for tensor, variable in zip(tensors, variables, strict=True)
+    ]

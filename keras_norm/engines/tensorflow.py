@@ -151,9 +151,12 @@ def accumulator(shape):
     )
 
 
-def add_multiples(tensors, others, factor):
-    """Returns the list of `tensor + factor * other`, dense even if a tensor is sparse."""
-    return [factor * other + tensor for tensor, other in zip(tensors, others, strict=True)]
+def add_multiples(tensors, variables, factor):
+    """Returns the list of `tensor + factor * variable`, dense even if a tensor is sparse."""
+    return [
+        tf.cast(factor, variable.dtype) * variable + tensor
+        for tensor, variable in zip(tensors, variables, strict=True)
+    ]
 
 
 def _without_optional(x):

@@ -161,6 +161,9 @@ def accumulator(shape):
     return None
 
 
-def add_multiples(tensors, others, factor):
-    """Returns the list of `tensor + factor * other`, computed together."""
-    return torch._foreach_add(tensors, others, alpha=factor)
+def add_multiples(tensors, variables, factor):
+    """Returns the list of `tensor + factor * variable`, computed together."""
+    values = [variable.value for variable in variables]
+    if isinstance(factor, torch.Tensor):  # `alpha` would copy it from an accelerator
+        values, factor = torch._foreach_mul(values, factor), 1
+    return torch._foreach_add(tensors, values, alpha=factor)

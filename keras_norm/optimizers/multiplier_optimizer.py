@@ -117,7 +117,7 @@ class MultiplierOptimizer(OptimizerWrapper):
         self.weight_decay_multipliers = maps.checked_map(
             "weight_decay_multipliers", weight_decay_multipliers
         )
-        if self.weight_decay_multipliers and self.weight_decay is None:
+        if self.weight_decay_multipliers and not state.decays(inner_optimizer):
             raise arguments.no_weight_decay(
                 inner_optimizer,
                 f"weight_decay_multipliers={_validation.shown(weight_decay_multipliers)}",
@@ -282,7 +282,7 @@ class MultiplierOptimizer(OptimizerWrapper):
         }
 
     def _check_weight_decay(self):
-        if self.weight_decay is not None:
+        if state.decays(self.inner_optimizer):
             return
         for index, variable in enumerate(self._trainable_variables):
             factor = self.multiplier(multipliers.WEIGHT_DECAY, index)

@@ -28,6 +28,13 @@ def common(optimizer):
     }
 
 
+def decays(optimizer):
+    """Returns whether an optimizer has decoupled weight decay."""
+    # Muon has a second one, for the variables that it updates with Adam.
+    names = ("weight_decay", "adam_weight_decay")
+    return any(getattr(optimizer, name, None) is not None for name in names)
+
+
 def check_known(optimizer, variables):
     """Checks that an optimizer was built for some variables.
 

@@ -101,17 +101,18 @@ class _PerVariable:
         share = self.l2 / (strategy.num_replicas_in_sync if strategy else 1)
         groups = self._groups(self.l2_multiplier, trainable_variables) if share else ()
         for factor, group in groups:
-            weights = [keras.ops.convert_to_tensor(trainable_variables[i]) for i in group]
-            if multipliers.is_schedule(factor):
-                now = multipliers.now(factor, self._iterations)
-                weights = [weight * keras.ops.cast(now, weight.dtype) for weight in weights]
-                factor = 1.0
-            sums = engines.add_multiples([grads[i] for i in group], weights, factor * share)
+            sums = engines.add_multiples(
+                [grads[i] for i in group],
+                [trainable_variables[i] for i in group],
+                share * multipliers.now(factor, self._iterations),
+            )
             for i, total in zip(group, sums, strict=True):
                 grads[i] = total
         super()._backend_apply_gradients(grads, trainable_variables)
 
     def _apply_weight_decay(self, variables):
+        if not state.decays(self):
+            return
         if keras.backend.backend() == "torch":
             # Keras's fused decay fails for a group of which no variable decays.
             variables = [v for v in variables if self._use_weight_decay(v)]
@@ -158,10 +159,12 @@ class _PerVariable:
         ]
 
     def _keep_at_0(self, factor, before):
+        if not before:
+            return
         # Momentum moves a variable even at the rate 0. Its state may change, unless it becomes NaN
         # or infinite: Ftrl divides by the rate.
+        still = keras.ops.equal(multipliers.now(factor, self._iterations), 0.0)
         for (variable, value), *held in before:
-            still = keras.ops.equal(multipliers.now(factor, self._iterations), 0.0)
             self.assign(
                 variable, keras.ops.where(still, value, keras.ops.convert_to_tensor(variable))
             )

@@ -133,6 +133,14 @@ def test_a_summary_knows_what_has_no_weight_decay(capsys):
     assert decays == ["0.1", "0", "0.2"]
 
 
+def test_muon_with_weight_decay_only_where_it_uses_adam():
+    inner = keras.optimizers.Muon(0.5, weight_decay=None, adam_weight_decay=0.1)
+    variables = [keras.Variable([2.0, 4.0], name=name) for name in "ab"]
+    optimizer = MultiplierOptimizer(inner, weight_decay_multipliers={"a": 3})
+    optimizer.apply([keras.ops.zeros(2)] * 2, variables)
+    cases.assert_close(cases.values(variables), [[1.7, 3.4], [1.9, 3.8]])
+
+
 def test_the_example_runs():
     result = doctest.testmod(multiplier_optimizer)
     assert result.attempted

@@ -79,6 +79,22 @@ def test_l2_and_decay_by_schedule_worked_by_hand_for_sgd():
     np.testing.assert_allclose(cases.values([variable]), [[1.7 * 0.97 - 0.05]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("l2", [0.5, Steps([0], [0.5, 2.0])], ids=["number", "schedule"])
+def test_l2_keeps_the_precision_of_a_gradient(l2):
+    variable = keras.Variable([2.0, 4.0], dtype="bfloat16")
+    keras_norm.set_multipliers(variable, l2=l2)
+    seen = []
+
+    class Seeing(type(keras.optimizers.Ftrl())):
+        def update_step(self, gradient, variable, learning_rate):
+            seen.append(gradient)
+
+    gradient = keras.ops.ones(2, dtype="bfloat16")
+    MultiplierOptimizer(Seeing(), l2=0.5).apply([gradient], [variable])
+    assert keras.backend.standardize_dtype(seen[-1].dtype) == "bfloat16"
+    cases.assert_same(cases.values([keras.ops.cast(seen[-1], "float32")]), [[1.5, 2.0]])
+
+
 def test_accumulation_and_schedules():
     """The count is that of batches, as of a schedule that is the rate of the inner optimizer."""
     group = cases.variables(lr=Steps([1], [2.0, 0.0]))
@@ -91,7 +107,7 @@ def test_accumulation_and_schedules():
     cases.assert_close(cases.values(group), expected)
 
 
-@pytest.mark.parametrize("name", ["AdamW", "SGD-momentum", "Muon", "Nadam", "Lamb", "Ftrl"])
+@pytest.mark.parametrize("name", cases.OPTIMIZERS)
 def test_decay_factor_equals_the_optimizer_with_that_decay(name):
     def make(decay):
         more = {"adam_weight_decay": decay} if name == "Muon" else {}

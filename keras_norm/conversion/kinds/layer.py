@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_norm import layers
+from keras_norm import _keras, layers
 from keras_norm.conversion import flax_modules, keras_layers, torch_modules
 from keras_norm.conversion.affine import Folding, of_parameters
 from keras_norm.conversion.arguments import (
@@ -41,11 +41,14 @@ def to_keras(layer, makes_masks):
 def _uses_last_axes(layer):
     """Returns whether Keras's layer mistakes other axes for the last ones.
 
-    On PyTorch it passes the sizes of neighbouring axes to a function that normalizes the last axes.
+    On PyTorch, before Keras 3.16, it passes the sizes of neighbouring axes to a function that
+    normalizes the last axes.
     """
+    if keras.backend.backend() != "torch" or _keras.VERSION >= (3, 16):
+        return False
     axes = sorted_axes(layer, "axis")
     are_neighbours = axes == list(range(axes[0], axes[-1] + 1))
-    return keras.backend.backend() == "torch" and are_neighbours and not names_last_axes(layer)
+    return are_neighbours and not names_last_axes(layer)
 
 
 def from_torch(module):

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_norm import layers
+from keras_norm import _keras, layers
 from keras_norm.conversion import flax_modules, keras_layers, torch_modules
 from keras_norm.conversion.affine import Folding, of_parameters
 from keras_norm.conversion.arguments import names_last_axes, require
@@ -52,8 +52,12 @@ def to_keras(layer, makes_masks):
 
 
 def _check_axis(layer):
-    """Raises for axes that are not the last ones: Keras's layer multiplies along the last."""
-    if not names_last_axes(layer):
+    """Raises for axes that are not the last ones, where Keras's layer multiplies along the last.
+
+    On PyTorch, Keras's layer multiplies along the named axes since 3.16.
+    """
+    is_right = keras.backend.backend() == "torch" and _keras.VERSION >= (3, 16)
+    if not (is_right or names_last_axes(layer)):
         keras_layers.refuse_axis(layer)
 
 
