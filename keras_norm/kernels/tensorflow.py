@@ -304,7 +304,7 @@ def _standardized_channels_last(x, *vectors, epsilon):
         def gradient(g):
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
-                y = _standardized(*inputs, epsilon)
+                y = _standardized(*inputs, epsilon=epsilon)
             # TensorFlow prunes the gradients that the graph does not use.
             return tape.gradient(y, inputs, g)
 

@@ -78,7 +78,9 @@ def test_the_remedy_of_frozen_layers(cls):
     x = data(64, 3, mean=7.0)
     model = make_model(cls(name="norm", trainable=False))
     (found,) = findings(model, x)
-    assert "frozen, so preprocess the data as in its training; or set `trainable = T" in found.remedy
+    assert (
+        "frozen, so preprocess the data as in its training; or set `trainable = T" in found.remedy
+    )
     model.layers[0].trainable = True
     assert "frozen" not in findings(model, x)[0].remedy
     model = keras_norm.from_keras(model)
