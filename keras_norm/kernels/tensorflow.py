@@ -274,13 +274,13 @@ def standardize(problem, x, moments, gamma, beta):
     beta = tf.zeros_like(mean) if beta is None else beta
     operands = gamma, beta, mean, variance
     if any(v.shape[-1] != x.shape[-1] or v.shape.num_elements() != v.shape[-1] for v in operands):
-        return _standardized(x, *operands, problem.epsilon)
+        return _standardized(x, *operands, epsilon=problem.epsilon)
     vectors = (tf.reshape(v, (-1,)) for v in operands)
     y = _standardized_channels_last(x, *vectors, epsilon=problem.epsilon)
     return tf.ensure_shape(y, x.shape)
 
 
-def _standardized(x, gamma, beta, mean, variance, epsilon):
+def _standardized(x, gamma, beta, mean, variance, *, epsilon):
     """Returns the output. Near zero, it reads the input itself, not a difference in memory."""
     is_far = tf.reduce_any(tf.square(mean) > LARGEST_MEAN**2 * (variance + epsilon))
     shift = tf.stop_gradient(tf.where(is_far, mean, 0.0))
