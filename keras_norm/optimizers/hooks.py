@@ -1,4 +1,4 @@
-"""A check that Keras calls the methods that the views of an optimizer override.
+"""A check that Keras calls the methods that the proxies of an optimizer override.
 
 If a version of Keras drops, renames or no longer calls a hook, overriding it has no effect: the L2
 term is missing, or a frozen variable moves. So the check follows the code of the optimizer's
@@ -14,7 +14,7 @@ from keras_norm import _keras
 
 
 def check_hooks(optimizer):
-    """Checks that `apply` of an optimizer's class reaches every method that a view overrides.
+    """Checks that `apply` of an optimizer's class reaches every method that a proxy overrides.
 
     Raises:
         RuntimeError: If it does not; the message names Keras's version.

@@ -8,7 +8,7 @@ import keras
 
 from keras_norm import _validation, multipliers
 from keras_norm.optimizers import arguments, configs, hooks, maps, rehearsal, report, state
-from keras_norm.optimizers.views import per_variable
+from keras_norm.optimizers.proxies import per_variable
 from keras_norm.optimizers.wrapper import OptimizerWrapper
 
 

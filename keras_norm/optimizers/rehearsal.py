@@ -1,8 +1,8 @@
 """A rehearsal: a step of a throw-away optimizer that checks the effect of multipliers.
 
 Keras may call a hook and still bypass it elsewhere: for example, weight decay could read the
-learning rate directly. So a view of an optimizer of the same class and configuration updates two
-small variables, and an optimizer at the corresponding settings does the same without a view.
+learning rate directly. So a proxy of an optimizer of the same class and configuration updates two
+small variables, and an optimizer at the corresponding settings does the same without a proxy.
 
 The rehearsal takes two steps on eight numbers, once for each class and configuration: ten
 milliseconds, and the first time in a process up to 0.1 s on TensorFlow and 0.7 s on JAX, which
@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_norm import _keras
-from keras_norm.optimizers.views import per_variable
+from keras_norm.optimizers.proxies import per_variable
 
 # Powers of two, so that both computations round alike. The L2 term reverses the gradient, as some
 # optimizers use only its sign. The second variable must not change.
@@ -30,12 +30,12 @@ _passed: set = set()
 
 
 def check_step(optimizer):
-    """Checks that a view of an optimizer applies the multipliers.
+    """Checks that a proxy of an optimizer applies the multipliers.
 
-    An optimizer passes if it cannot be created from its configuration, or fails without a view.
+    An optimizer passes if it cannot be created from its configuration, or fails without a proxy.
 
     Raises:
-        RuntimeError: If the view does not; the message names Keras's version.
+        RuntimeError: If the proxy does not; the message names Keras's version.
     """
     _keras.apart(_check_step, optimizer)
 
@@ -86,14 +86,14 @@ def _agree(got, expected):
 
 def _viewed(kind, config):
     optimizer = kind.from_config(dict(config))
-    view = per_variable(
+    proxy = per_variable(
         optimizer,
         lr_multiplier=(LR_MULTIPLIER, 0.0).__getitem__,
         l2=L2,
         l2_multiplier=(1.0, 0.0).__getitem__,
         weight_decay_multiplier=(DECAY_MULTIPLIER, 1.0).__getitem__,
     )
-    return _step(optimizer, view, GRADIENTS)
+    return _step(optimizer, proxy, GRADIENTS)
 
 
 def _plain(kind, config):

@@ -1,9 +1,9 @@
-"""Views of an optimizer: the same optimizer at other learning rates, without changing it.
+"""Proxies of an optimizer: the same optimizer at other learning rates, without changing it.
 
 Keras's optimizers read their learning rate in several places: the update of a variable, the
-fused update of many on PyTorch, and decoupled weight decay. The class of a view is the class of
-the optimizer with a mixin in front, which overrides these places. All views share the state of the
-optimizer.
+fused update of many on PyTorch, and decoupled weight decay. The class of a proxy is the class of
+the optimizer with a mixin in front, which overrides these places. All proxies share the state of
+the optimizer.
 """
 
 # Type checkers do not know the classes that follow the mixins.
@@ -18,7 +18,7 @@ from keras_norm.optimizers import state
 
 
 def per_variable(optimizer, lr_multiplier, l2, l2_multiplier, weight_decay_multiplier):
-    """Returns a view of `optimizer` with its own settings for each variable.
+    """Returns a proxy of `optimizer` with its own settings for each variable.
 
     Args:
         optimizer: A Keras optimizer.
@@ -27,7 +27,7 @@ def per_variable(optimizer, lr_multiplier, l2, l2_multiplier, weight_decay_multi
         l2_multiplier: Same, for the multiplier of the L2 factor.
         weight_decay_multiplier: Same, for the multiplier of decoupled weight decay.
     """
-    return _view(
+    return _proxy(
         optimizer,
         _PerVariable,
         # Not methods of the class that they become attributes of.
@@ -35,11 +35,11 @@ def per_variable(optimizer, lr_multiplier, l2, l2_multiplier, weight_decay_multi
         l2=l2,
         l2_multiplier=staticmethod(l2_multiplier),
         weight_decay_multiplier=staticmethod(weight_decay_multiplier),
-        views={(1.0, 1.0): optimizer},
+        proxies={(1.0, 1.0): optimizer},
     )
 
 
-def _view(optimizer, mixin, **attributes):
+def _proxy(optimizer, mixin, **attributes):
     made: Any = object.__new__(type(mixin.__name__, (mixin, type(optimizer)), attributes))
     object.__setattr__(made, "__dict__", vars(optimizer))
     return made
@@ -74,13 +74,13 @@ class _AtFactors:
 
 
 class _PerVariable:
-    """The optimizer that passes each variable to the view with its multiplier."""
+    """The optimizer that passes each variable to the proxy with its multiplier."""
 
     def _at(self, factor, decay_factor=1.0):
         factors = (factor, decay_factor)
-        if factors not in self.views:
-            self.views[factors] = _view(self.views[1.0, 1.0], _AtFactors, factors=factors)
-        return self.views[factors]
+        if factors not in self.proxies:
+            self.proxies[factors] = _proxy(self.proxies[1.0, 1.0], _AtFactors, factors=factors)
+        return self.proxies[factors]
 
     def _groups(self, multiplier, variables):
         """Returns pairs of a multiplier, except 0, and the positions of its variables."""
