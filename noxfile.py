@@ -72,17 +72,15 @@ def environment(session, backend):
     }
 
 
-# What the default sessions run. On the newest Keras: two cases of each test, and the slow tests on
-# PyTorch, the fastest backend. On the oldest: one case, without the tests of what Keras's version
-# changes little, of several processes, and of exported files.
+# What the default sessions run: one case of each test, without slow tests. PyTorch, the fastest
+# backend, runs two cases, and slow tests.
+CASES = {backend: ["--cases", "1", "-m", "not slow"] for backend in BACKENDS}
+CASES["torch"] = ["--cases", "2"]
+# Not run on the oldest Keras: tests of what its version changes little, of several processes, and
+# of exported files.
 IGNORED = ["diagnosis", "kernels", "matlab", "mutants", "ops", "layers/test_synchronized.py"]
 OTHERS = ["docs", "export", "inference_backends", "notebooks", "public", "replicas", "wolfram"]
 IGNORED += [f"test_{name}.py" for name in OTHERS]
-QUICK = {
-    NEWEST: ["--cases", "2"],
-    OLDEST: ["--cases", "1", *(f"--ignore=tests/{name}" for name in IGNORED)],
-}
-NOT_SLOW = ["-m", "not slow"]
 
 
 @nox.session
@@ -91,8 +89,8 @@ NOT_SLOW = ["-m", "not slow"]
 def quick(session, backend, keras):
     """Runs some cases of each test on one backend; with the newest Keras, an example as well."""
     install(session, *BACKENDS[backend], *TEST_TOOLS, *EXPORT_TOOLS, keras=keras)
-    chosen = [] if backend == "torch" else NOT_SLOW
-    arguments = [*PARALLEL, *QUICK[keras], *chosen, *session.posargs]
+    ignored = [f"--ignore=tests/{name}" for name in IGNORED if keras == OLDEST]
+    arguments = [*PARALLEL, *CASES[backend], *ignored, *session.posargs]
     session.run("pytest", *arguments, env=environment(session, backend))
     if keras == NEWEST:
         run_examples(session, backend, EXAMPLES[backend][:1])
