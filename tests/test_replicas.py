@@ -166,12 +166,14 @@ def _on_three_processes(rank, _, folder):
 
 if BACKEND != "tensorflow":
 
+    @pytest.mark.slow
     def test_two_processes(tmp_path):
         processes.spawn(_on_two_processes, None, tmp_path)
 
 
 if BACKEND == "torch":
 
+    @pytest.mark.slow
     def test_groups_of_processes(tmp_path):
         processes.spawn(_on_three_processes, None, tmp_path, size=3)
 
@@ -306,6 +308,7 @@ if BACKEND == "tensorflow":
             update(model, own)
         check_moments(norms[0], x)
 
+    @pytest.mark.slow
     def test_two_workers(tmp_path):
         processes.spawn(_on_two_workers, None, tmp_path)
 

@@ -308,6 +308,7 @@ def test_wrong_arguments():
 
 if BACKEND == "tensorflow":
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("built", [True, False])
     @pytest.mark.parametrize("synchronized", [False, True])
     def test_mirrored_strategy(synchronized, built):
@@ -389,6 +390,7 @@ if BACKEND == "torch":
             model = make_model(BatchNormalization(synchronized=synchronized), shape=(16,))
             assert kinds(model, x[rank::2], batch_size=4) == expected
 
+    @pytest.mark.slow
     def test_processes(tmp_path):
         from tests.replicas.processes import spawn
 
