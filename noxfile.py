@@ -1,6 +1,6 @@
 """The project's commands: `nox` runs the default checks, `nox -s everything` nearly all of them.
 
-The default checks run one case of each test, without slow tests. They take 25 minutes on two cores.
+The default checks run one case of each test, without slow tests, in about 25 minutes on two cores.
 """
 
 import os
@@ -76,7 +76,7 @@ def environment(session, backend):
 # they leave out tests of what its version changes little, and of exported files.
 QUICK = ["--cases", "1", "-m", "not slow"]
 IGNORED = ["diagnosis", "kernels", "matlab", "mutants", "ops", "layers/test_synchronized.py"]
-OTHERS = ["docs", "export", "inference_backends", "notebooks", "replicas", "wolfram"]
+OTHERS = ["docs", "export", "inference_backends", "notebooks", "population", "replicas", "wolfram"]
 IGNORED += [f"test_{name}.py" for name in OTHERS]
 
 

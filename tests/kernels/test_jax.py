@@ -279,6 +279,7 @@ def test_mean_squares_keep_the_promised_accuracy(rows, masked):
         assert np.linalg.norm(actual - expected) < 2e-6 * np.linalg.norm(scale)
 
 
+@pytest.mark.slow
 def test_a_missing_symbol_means_the_plain_functions():
     code = (
         "import jax, warnings\n"

@@ -192,6 +192,7 @@ def test_third_derivatives_are_the_plain_ones(axes, mean, jit_compile):
     )
 
 
+@pytest.mark.slow
 def test_without_a_private_symbol_the_plain_function_answers():
     code = """
 import warnings

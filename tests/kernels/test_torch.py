@@ -111,6 +111,7 @@ def test_a_compiled_graph_has_one_operation_a_direction(x):
     assert len([name for name in operations if "keras_norm" in name]) == 1, operations
 
 
+@pytest.mark.slow
 def test_models_that_keras_compiles_train_as_others():
     x = np.random.default_rng(0).standard_normal((8, 5, 4)).astype("float32")
     found = []
@@ -262,6 +263,7 @@ def test_the_output_and_the_gradient_are_all_that_is_allocated(axes, given_mask)
     assert temporaries.count == 2
 
 
+@pytest.mark.slow
 def test_without_a_private_symbol_the_plain_function_answers():
     code = (
         "import torch, warnings; del torch._C._are_functorch_transforms_active\n"
