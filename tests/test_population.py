@@ -486,6 +486,18 @@ def test_a_generator_that_goes_on_is_told_to_have_steps(monkeypatch):
         update(model, ((x,) for _ in range(6)), steps=6)
 
 
+def test_data_that_fails_names_the_batch():
+    def failing():
+        yield (data(4, 3),)
+        yield (data(4, 3),)
+        raise OSError("lost")
+
+    # TensorFlow reports what a generator raises as an error of its own.
+    with pytest.raises(Exception, match="lost") as caught:
+        update(sequential(BatchNormalization(), shape=(3,)), failing())
+    assert "failed in batch 3" in "".join(caught.value.__notes__)
+
+
 def test_batches_with_nan_are_skipped_in_all_layers_and_counted():
     x = data(12, 3)
     x[5, 1] = np.nan

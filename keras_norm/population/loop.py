@@ -22,19 +22,24 @@ class Loop(keras.Model):
     def __init__(self, step):
         super().__init__(name="population_statistics")
         self._step = step
-        self._batches_until_warning = 0
+        self._completed = 0
+        self._may_be_endless = False
         self.built = True  # otherwise Keras would use up a batch to build it
         self.compile()
 
     def run(self, x, batch_size, steps, verbose):
         """Goes through the data once."""
-        may_be_endless = steps is None and inspect.isgenerator(x)
-        self._batches_until_warning = _MANY_BATCHES if may_be_endless else 0
-        self.evaluate(x, batch_size=batch_size, steps=steps, verbose=verbose)
+        self._completed = 0
+        self._may_be_endless = steps is None and inspect.isgenerator(x)
+        try:
+            self.evaluate(x, batch_size=batch_size, steps=steps, verbose=verbose)
+        except Exception as error:
+            error.add_note(f"The pass over the data failed in batch {self._completed + 1}.")
+            raise
 
     def _count(self):
-        self._batches_until_warning -= 1
-        if self._batches_until_warning == 0:
+        self._completed += 1
+        if self._may_be_endless and self._completed == _MANY_BATCHES:
             warnings.warn(
                 f"The generator has returned {_MANY_BATCHES} batches so far. If it has no end, "
                 "pass `steps`, the number of batches in a pass.",
@@ -50,12 +55,12 @@ class Loop(keras.Model):
         """Makes the step that `evaluate` repeats."""
 
         def step(*arguments):
-            self._count()
             # On JAX, the state of this model comes first. The data is an iterator, or on PyTorch a
             # list of one batch.
             *state, data = arguments
             batch = data[0] if isinstance(data, list) else next(data)
             self._step(keras.utils.unpack_x_y_sample_weight(batch)[0])
+            self._count()
             return ({}, *state) if state else {}
 
         self.test_function = step
