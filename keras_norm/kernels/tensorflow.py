@@ -161,7 +161,12 @@ class SetsInMemory(SetsInXla):
 
     def difference(self, x, shift):
         """Returns `x - shift`."""
-        return tf.cond(tf.reduce_any(shift != 0), lambda: x - shift, lambda: x)
+        return _difference(x, shift)
+
+
+def _difference(x, shift):
+    """Returns `x - shift`; if the shift is 0 everywhere, `x` itself, which costs nothing."""
+    return tf.cond(tf.reduce_any(shift != 0), lambda: x - shift, lambda: x)
 
 
 def _kind(exported):
@@ -284,9 +289,8 @@ def _standardized(x, gamma, beta, mean, variance, *, epsilon):
     """Returns the output. Near zero, it reads the input itself, not a difference in memory."""
     is_far = tf.reduce_any(tf.square(mean) > LARGEST_MEAN**2 * (variance + epsilon))
     shift = tf.stop_gradient(tf.where(is_far, mean, 0.0))
-    shifted = tf.cond(is_far, lambda: x - shift, lambda: x)
     scale = tf.math.rsqrt(variance + epsilon) * gamma
-    return shifted * scale + (beta - (mean - shift) * scale)
+    return _difference(x, shift) * scale + (beta - (mean - shift) * scale)
 
 
 def _standardized_channels_last(x, *vectors, epsilon):

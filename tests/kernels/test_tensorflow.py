@@ -211,7 +211,7 @@ print(len(ours), "fast implementation" in ours[0], keras.ops.convert_to_numpy(y)
     assert result.stdout.strip() == "1 True [[-1.0, 1.0], [0.0, 0.0]]", result.stderr
 
 
-def stored_gradients(function, arrays, g):
+def stored_gradients(function, arrays, g, axis):
     """Returns an output in a graph, its gradients, and those of a penalty on the first one."""
     variables = [tf.Variable(v) for v in arrays]
 
@@ -220,8 +220,9 @@ def stored_gradients(function, arrays, g):
         with tf.GradientTape() as outer:
             with tf.GradientTape() as inner:
                 x, *vectors = map(tf.convert_to_tensor, variables)
-                ones = [1] * (len(x.shape) - 1)
-                gamma, beta, mean, variance = (tf.reshape(v, [*ones, -1]) for v in vectors)
+                sizes = [1] * len(x.shape)
+                sizes[axis] = -1
+                gamma, beta, mean, variance = (tf.reshape(v, sizes) for v in vectors)
                 moments = ops.Moments(1, mean, None, variance)
                 y = function(x, moments, 1e-2, gamma, beta)
             gradients = inner.gradient(y, variables, g)
@@ -236,20 +237,21 @@ def stored_gradients(function, arrays, g):
 
 # The stored means are 0.5 to 1.5 above these: far from zero, near it, and very far.
 @pytest.mark.parametrize("mean", [0.0, -1.0, 1e5])
-@pytest.mark.parametrize("shape", [(6, 4), (3, 5, 4), (0, 4)])
-def test_stored_statistics_in_a_graph(shape, mean):
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((6, 4), 1), ((3, 5, 4), 2), ((0, 4), 1), ((3, 4, 5), 1)]
+)
+def test_stored_statistics_in_a_graph(shape, axis, mean):
     rng = np.random.default_rng(0)
     x, g = (rng.standard_normal(shape).astype("float32") for _ in range(2))
     gamma, beta, shift, variance = rng.uniform(0.5, 1.5, (4, 4)).astype("float32")
     x, shift = x + np.float32(mean), shift + np.float32(mean)
-    found, is_fused = stored_gradients(ops.standardize, (x, gamma, beta, shift, variance), g)
-    expected, is_plain_fused = stored_gradients(
-        plain.standardize, (x, gamma, beta, shift, variance), g
-    )
-    assert (is_fused, is_plain_fused) == (True, False)
-    right = (x.astype("float64") - shift) / np.sqrt(
-        variance.astype("float64") + 1e-2
-    ) * gamma + beta
+    arrays = x, gamma, beta, shift, variance
+    found, is_fused = stored_gradients(ops.standardize, arrays, g, axis)
+    expected, is_plain_fused = stored_gradients(plain.standardize, arrays, g, axis)
+    assert (is_fused, is_plain_fused) == (axis == len(shape) - 1, False)
+    wide = np.moveaxis(x.astype("float64"), axis, -1)
+    right = (wide - shift) / np.sqrt(variance.astype("float64") + 1e-2) * gamma + beta
+    right = np.moveaxis(right, -1, axis)
     np.testing.assert_allclose(found[0], right, rtol=2e-6, atol=2e-6)
     for actual, right in zip(found[1:], expected[1:], strict=True):
         np.testing.assert_allclose(actual, right, rtol=1e-5, atol=1e-5)
