@@ -63,7 +63,7 @@ def _compare(kind, config):
         return
     cause = None
     try:
-        got, still = _viewed(kind, config)
+        got, still = _by_proxy(kind, config)
     except Exception as error:
         cause = error
     else:
@@ -84,7 +84,7 @@ def _agree(got, expected):
     return bool(np.abs(got - expected).max() <= TOLERANCE * moved)
 
 
-def _viewed(kind, config):
+def _by_proxy(kind, config):
     optimizer = kind.from_config(dict(config))
     proxy = per_variable(
         optimizer,
