@@ -19,11 +19,8 @@ _SHIFT = 0.5
 _VARIANCE_RATIO = 2.0
 # Means of 6 independent values scatter by 0.4 standard deviations. A global average pooling reads
 # the mean of a sample, of which a batch of n images has only n independent values, whatever their
-# size: networks that read digits of 8 x 8 pixels misread 43%, 30%, 18% and 10% of the training data
-# with the moments of batches of 2, 4, 8 and 16, but 23%, 20%, 13% and 7% in inference. With
-# `Flatten` in place of the pooling, a network misreads 0.3% in both modes at batches of 2. On
-# ImageNet, batches of 2, 4 and 8 raise the error of ResNet-50 by 11, 4 and 1 points (Wu and He,
-# "Group normalization", 2018). The sampling error of the scatter is added.
+# size. On ImageNet, batches of 2, 4 and 8 raise the error of ResNet-50 by 11, 4 and 1 points (Wu
+# and He, "Group normalization", 2018). The sampling error of the scatter is added.
 _SCATTER = 0.4
 _SCATTER_BATCHES = 4
 # Means of samples that differ by less than this many standard deviations are the same.
