@@ -1,6 +1,6 @@
 """The project's commands: `nox` runs the default checks, `nox -s everything` nearly all of them.
 
-The default checks run one case of each test, without slow tests, in about 25 minutes on two cores.
+The default checks run one case of each test, without slow tests, in about 20 minutes on two cores.
 """
 
 import os
@@ -175,12 +175,26 @@ def pythons(session, backend):
     session.run("pytest", *arguments, env=environment(session, backend))
 
 
+@nox.session(default=False)
+@nox.parametrize("version", ["2.11.0", "2.14.1"])
+def pytorch(session, version):
+    """Runs the tests on the oldest and the newest PyTorch.
+
+    On Linux this installs gigabytes of CUDA, unless the environment variable UV_TORCH_BACKEND=cpu
+    makes uv take PyTorch's builds for the CPU.
+    """
+    install(session, *BACKENDS["torch"], *TEST_TOOLS, *EXPORT_TOOLS)
+    session.install(f"torch=={version}")
+    session.run("pytest", *(session.posargs or PARALLEL), env=environment(session, "torch"))
+
+
 @nox.session(venv_backend="none", default=False)
 def everything(session):
     """Runs all tests, on all versions, and the other sessions.
 
     Left out: `quick`, whose tests are among these; `nightly`, as an unreleased Keras may fail;
-    `mutants`, which takes hours; `bench` and `gpu`, which measure.
+    `pytorch`, which installs gigabytes; `mutants`, which takes hours; `bench` and `gpu`, which
+    measure.
     """
     # `notify` takes a single session; of a session with parameters, it would run only the first.
     for name in ("lint", "types", "docs", "build"):
@@ -259,7 +273,7 @@ def run_examples(session, backend, examples):
 @nox.session(default=False)
 def build(session):
     """Builds the distributions, and tests the wheel in a fresh environment for each backend."""
-    session.install("build", "twine")
+    session.install("build", "twine", "uv")
     dist = Path("dist").absolute()
     shutil.rmtree(dist, ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(dist))
@@ -270,13 +284,12 @@ def build(session):
     for backend in BACKENDS:
         place = Path(session.create_tmp()).absolute() / backend
         shutil.rmtree(place, ignore_errors=True)
-        session.run("python", "-m", "venv", str(place / "venv"))
+        session.run("uv", "venv", "-q", "--python", sys.executable, str(place / "venv"))
         python = str(place / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python")
         constraints = str(Path("constraints.txt").absolute())
         session.run(
-            *(python, "-m", "pip", "install", "-q", "-c", constraints, f"keras=={NEWEST}"),
-            *(wheel, BACKENDS[backend][0]),
-            external=True,
+            *("uv", "pip", "install", "-q", "--python", python, "-c", constraints),
+            *(f"keras=={NEWEST}", wheel, BACKENDS[backend][0]),
         )
         (place / "empty").mkdir()
         with session.chdir(place / "empty"):

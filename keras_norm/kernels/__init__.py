@@ -30,10 +30,10 @@ def _load():
     for name in MODULES.get(keras.backend.backend(), ()):
         try:
             importlib.import_module(f"{__name__}.{name}")
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # versions differ in more than missing symbols
             warnings.warn(
-                f"keras_norm runs without its fast implementation '{name}': the installed version "
-                f"of the framework lacks a symbol that it needs ({error})",
+                f"keras_norm runs without its fast implementation '{name}', which the installed "
+                f"version of the framework does not support ({error!r})",
                 stacklevel=2,
             )
 

@@ -11,6 +11,7 @@ from keras_norm.layers.multiplier import Multiplier
 from keras_norm.ops import convert, mask_weights
 from keras_norm.ops.convert import at_least_float32
 
+_CONTAINERS = list, tuple, dict  # not a union, which PyTorch 2.9 cannot compile
 _SMALLEST_EPSILON = float(np.finfo("float32").tiny)
 
 
@@ -103,7 +104,7 @@ class Normalization(keras.layers.Layer):
 
     def __call__(self, inputs, *args, **kwargs):
         """Returns the normalized inputs; see `call`."""
-        if inputs is None or isinstance(inputs, list | tuple | dict):
+        if inputs is None or isinstance(inputs, _CONTAINERS):
             raise ValueError(
                 f"The input of {self._described} must be one tensor or array. `numpy.array` "
                 "converts a list of numbers. "

@@ -7,7 +7,8 @@ from keras import ops
 
 def at_least_float32(*dtypes):
     """Returns the dtype of statistics: float64 if one of `dtypes` is float64, else float32."""
-    is_double = "float64" in map(keras.backend.standardize_dtype, dtypes)
+    # A list: PyTorch 2.9 cannot compile a search in a `map`.
+    is_double = "float64" in [keras.backend.standardize_dtype(dtype) for dtype in dtypes]
     return "float64" if is_double else "float32"
 
 

@@ -99,6 +99,9 @@ def test_compile(x, make, training, backend):
 
 
 def test_a_compiled_graph_has_one_operation_a_direction(x):
+    is_exporting = torch.compile(lambda x: x * torch.compiler.is_exporting(), backend="eager")
+    if is_exporting(torch.ones(())):
+        pytest.skip("PyTorch 2.11 takes every compiled graph for an exported one")
     operations = []
 
     def collect(graph, inputs):
@@ -264,9 +267,15 @@ def test_the_output_and_the_gradient_are_all_that_is_allocated(axes, given_mask)
 
 
 @pytest.mark.slow
-def test_without_a_private_symbol_the_plain_function_answers():
+@pytest.mark.parametrize("change", [
+    "del torch._C._are_functorch_transforms_active",  # a private symbol is missing
+    # A function raises another error for this package.
+    "old = torch.library.custom_op; torch.library.custom_op = "
+    "lambda name, *v, **o: 1 / 0 if 'keras_norm' in name else old(name, *v, **o)",
+])  # fmt: skip
+def test_without_a_symbol_the_plain_function_answers(change):
     code = (
-        "import torch, warnings; del torch._C._are_functorch_transforms_active\n"
+        f"import torch, warnings; {change}\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    warnings.simplefilter('always'); import keras_norm\n"
         "print(sum('fast implementation' in str(w.message) for w in caught))\n"

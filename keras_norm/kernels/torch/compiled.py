@@ -5,10 +5,8 @@ operations, the problem is solved as in eager mode.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from keras_norm import ops
 from keras_norm.kernels.torch.functions import plain_gradients
@@ -63,17 +61,14 @@ def _task(x, weights, axes, spanned, epsilon, centered):
     return task_of(problem, x)
 
 
-@torch.library.custom_op("keras_norm::normalize", mutates_args=())
-def _normalize(
-    x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    weights: Tensor | None,
-    axes: Sequence[int],
-    spanned: Sequence[int] | None,
-    epsilon: float,
-    centered: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+# The schemas are written out: versions of PyTorch differ in the annotations that they understand.
+@torch.library.custom_op(
+    "keras_norm::normalize",
+    mutates_args=(),
+    schema="(Tensor x, Tensor? gamma, Tensor? beta, Tensor? weights, int[] axes, int[]? spanned, "
+    "float epsilon, bool centered) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _normalize(x, gamma, beta, weights, axes, spanned, epsilon, centered):
     """Returns output, shift (0 without one), mean and inverse."""
     task = _task(x, weights, axes, spanned, epsilon, centered)
     y, shift, mean, _, inverse = task.solve(x, gamma, beta, weights)
@@ -89,20 +84,16 @@ def _(x, gamma, beta, weights, axes, spanned, epsilon, centered):
     return torch.empty_like(x), *moments
 
 
-@torch.library.custom_op("keras_norm::normalize_backward", mutates_args=())
+@torch.library.custom_op(
+    "keras_norm::normalize_backward",
+    mutates_args=(),
+    schema="(Tensor gradient, Tensor x, Tensor? gamma, Tensor? weights, Tensor shift, Tensor mean, "
+    "Tensor inverse, int[] axes, int[]? spanned, float epsilon, bool centered) "
+    "-> (Tensor, Tensor, Tensor)",
+)
 def _normalize_backward(
-    gradient: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    weights: Tensor | None,
-    shift: Tensor,
-    mean: Tensor,
-    inverse: Tensor,
-    axes: Sequence[int],
-    spanned: Sequence[int] | None,
-    epsilon: float,
-    centered: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    gradient, x, gamma, weights, shift, mean, inverse, axes, spanned, epsilon, centered
+):
     """Returns the gradients of input, gamma and beta."""
     task = _task(x, weights, axes, spanned, epsilon, centered)
     shift, mean, inverse = (task.by_set(v) for v in (shift, mean, inverse))

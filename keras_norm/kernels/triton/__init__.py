@@ -34,11 +34,11 @@ def _executors():
             from keras_norm.kernels.triton import functions
 
             _module = functions
-        except (ImportError, AttributeError) as error:
-            if error.name != "triton":
+        except Exception as error:  # versions differ in more than missing symbols
+            if getattr(error, "name", None) != "triton":
                 warnings.warn(
-                    "keras_norm runs without its Triton kernels: the installed version of a "
-                    f"framework lacks a symbol that they need ({error})",
+                    "keras_norm runs without its Triton kernels, which the installed version of "
+                    f"PyTorch or Triton does not support ({error!r})",
                     stacklevel=2,
                 )
             from keras_norm.kernels.triton import native

@@ -2,10 +2,11 @@
 
 In eager PyTorch, a custom operation takes longer to call than an `autograd.Function`, and only the
 latter can leave second derivatives to the plain functions.
+
+The schemas are written out, as versions of PyTorch differ in the annotations that they understand.
 """
 
 import torch
-from torch import Tensor
 
 from keras_norm.kernels.plan import Form
 from keras_norm.kernels.triton import launches
@@ -13,66 +14,49 @@ from keras_norm.kernels.triton import launches
 custom_op = torch.library.custom_op
 
 
-@custom_op("keras_norm::triton_normalize", mutates_args=())
-def normalize(
-    x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    weights: Tensor | None,
-    order: list[int],
-    form: list[int],
-    epsilon: float,
-    centered: bool,
-) -> tuple[Tensor, Tensor]:
+@custom_op(
+    "keras_norm::triton_normalize",
+    mutates_args=(),
+    schema="(Tensor x, Tensor? gamma, Tensor? beta, Tensor? weights, int[] order, int[] form, "
+    "float epsilon, bool centered) -> (Tensor, Tensor)",
+)
+def normalize(x, gamma, beta, weights, order, form, epsilon, centered):
     """See `launches.normalize`."""
     return launches.normalize(x, gamma, beta, weights, order, Form(*form), epsilon, centered)
 
 
-@custom_op("keras_norm::triton_normalize_backward", mutates_args=())
-def normalize_backward(
-    g: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    weights: Tensor | None,
-    found: Tensor,
-    order: list[int],
-    form: list[int],
-    epsilon: float,
-    centered: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+@custom_op(
+    "keras_norm::triton_normalize_backward",
+    mutates_args=(),
+    schema="(Tensor g, Tensor x, Tensor? gamma, Tensor? weights, Tensor found, int[] order, "
+    "int[] form, float epsilon, bool centered) -> (Tensor, Tensor, Tensor)",
+)
+def normalize_backward(g, x, gamma, weights, found, order, form, epsilon, centered):
     """See `launches.backward`."""
     spec = order, Form(*form), epsilon, centered
     return _own(*launches.backward(g, x, gamma, weights, found, *spec, needs_parameters=True))
 
 
-@custom_op("keras_norm::triton_standardize", mutates_args=())
-def standardize(
-    x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    mean: Tensor,
-    variance: Tensor,
-    order: list[int],
-    form: list[int],
-    epsilon: float,
-) -> Tensor:
+@custom_op(
+    "keras_norm::triton_standardize",
+    mutates_args=(),
+    schema="(Tensor x, Tensor? gamma, Tensor? beta, Tensor mean, Tensor variance, int[] order, "
+    "int[] form, float epsilon) -> Tensor",
+)
+def standardize(x, gamma, beta, mean, variance, order, form, epsilon):
     """See `launches.standardize`."""
     return launches.standardize(
         x, gamma, beta, None, None, mean, None, variance, order, Form(*form), epsilon
     )
 
 
-@custom_op("keras_norm::triton_standardize_backward", mutates_args=())
-def standardize_backward(
-    g: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    mean: Tensor,
-    variance: Tensor,
-    order: list[int],
-    form: list[int],
-    epsilon: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+@custom_op(
+    "keras_norm::triton_standardize_backward",
+    mutates_args=(),
+    schema="(Tensor g, Tensor x, Tensor? gamma, Tensor mean, Tensor variance, int[] order, "
+    "int[] form, float epsilon) -> (Tensor, Tensor, Tensor)",
+)
+def standardize_backward(g, x, gamma, mean, variance, order, form, epsilon):
     """See `launches.constant_backward`."""
     spec = order, Form(*form), epsilon
     found = launches.constant_backward(g, x, gamma, mean, variance, *spec, needs_parameters=True)
