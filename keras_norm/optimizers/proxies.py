@@ -49,12 +49,13 @@ class _AtFactors:
     """The optimizer at multiples of its learning rate and of its weight decay."""
 
     factors: tuple
+    original: Any
 
     def _factor(self):
         return multipliers.now(self.factors[0], self._iterations)
 
     def _decay(self, name):
-        decay = vars(self)[name]
+        decay = getattr(self.original, name)
         if decay is None:
             return None
         return decay * multipliers.now(self.factors[1], self._iterations)
@@ -79,7 +80,8 @@ class _PerVariable:
     def _at(self, factor, decay_factor=1.0):
         factors = (factor, decay_factor)
         if factors not in self.proxies:
-            self.proxies[factors] = _proxy(self.proxies[1.0, 1.0], _AtFactors, factors=factors)
+            original = self.proxies[1.0, 1.0]
+            self.proxies[factors] = _proxy(original, _AtFactors, factors=factors, original=original)
         return self.proxies[factors]
 
     def _groups(self, multiplier, variables):
