@@ -5,10 +5,12 @@
     KERAS_BACKEND=torch python -m benchmarks --tiny
 
 All runs of a row are interleaved in one process: keras_norm, Keras, an empty layer, the backend's
-own operation, copies of the input. Each round has a new random order: after a run frees much
-memory, the next run must map it again, which takes longer than copying it. For the same reason each
-row has a process of its own: what earlier rows have freed may suit one layer and not the other.
-Times are medians. The floor is the time to copy as many bytes as the step must move.
+own operation, copies of the input. Each round has a new random order, and each row a process of
+its own. Times are medians. The floor is the time to copy as many bytes as the step must move.
+
+On Linux, freed memory stays mapped (`KEEPS_MEMORY`). By default, glibc gives freed arrays back to
+the system. Mapping new memory takes longer than copying it, and which layer has to do it is up to
+chance: the same layer took 9 or 27 ms. Variables that are set already have precedence.
 """
 
 import argparse
@@ -27,6 +29,14 @@ import keras
 from benchmarks import report, rows
 from benchmarks.measure import lines_of, of_backend
 
+# Read by glibc when a process starts: allocate no array in a mapping of its own, give nothing back,
+# and let all threads use the same memory.
+KEEPS_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**62),
+    "MALLOC_ARENA_MAX": "1",
+}
+
 
 def run(mode, tiny, rounds, threads):
     """Returns the lines of all rows."""
@@ -35,6 +45,7 @@ def run(mode, tiny, rounds, threads):
         del sections["compiled"]
     print(report.header(), flush=True)
     lines = []
+    os.environ.update(KEEPS_MEMORY | os.environ)
     with ProcessPoolExecutor(
         1,
         mp_context=multiprocessing.get_context("spawn"),
