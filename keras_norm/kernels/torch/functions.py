@@ -7,7 +7,7 @@ The derivatives of PyTorch's native normalizations are wrong from the third orde
 import torch
 
 from keras_norm import ops
-from keras_norm.kernels.torch.sets import shifted, wide
+from keras_norm.kernels.torch.sets import wide
 
 # Private symbols: a version that lacks one runs without this executor.
 _has_functorch = torch._C._are_functorch_transforms_active
@@ -107,7 +107,7 @@ class Affine(torch.autograd.Function):
         """Returns the output."""
         ctx.save_for_backward(x, scale, offset, shift)
         ctx.sets = sets
-        return sets.affine(shifted(x, shift), scale, offset).to(x.dtype).detach()
+        return sets.affine(sets.shifted(x, shift), scale, offset).to(x.dtype).detach()
 
     @staticmethod
     def backward(ctx, gradient):
@@ -118,7 +118,7 @@ class Affine(torch.autograd.Function):
 
             def plain(x, scale, offset):
                 scale, offset = (sets.spread(v) for v in (scale, offset))
-                return [(shifted(x, shift) * scale + offset).to(x.dtype)]
+                return [(sets.shifted(x, shift) * scale + offset).to(x.dtype)]
 
             inputs = x, scale, offset
             return *plain_gradients(plain, inputs, ctx.needs_input_grad, [gradient]), None, None
@@ -127,7 +127,7 @@ class Affine(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             found[0] = sets.affine(g, scale, torch.zeros_like(scale)).to(x.dtype)
         if any(ctx.needs_input_grad[1:]):
-            sums, products = sets.sums(g, shifted(x, shift), torch.zeros_like(scale)[:, None])
+            sums, products = sets.sums(g, sets.shifted(x, shift), torch.zeros_like(scale)[:, None])
             found[1:] = products.sum(1), sums.sum(1)
         return *found, None, None
 

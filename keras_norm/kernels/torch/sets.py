@@ -10,8 +10,9 @@ for purposes that their names do not show:
 - `native_batch_norm`, with moments 0 and 1, scales and shifts contiguous rows by one number per
   row. Broadcasting along the last axis would take twice as long.
 
-The input is viewed in the sizes of the form. Arrays by set have shape `(samples, groups)`, arrays
-by channel `(samples, channels)`, gamma and beta `(channels,)`.
+The input is viewed as a matrix of rows, or as `(samples, before, channels, after)`. Arrays by set
+have shape `(samples, groups)`, arrays by channel `(samples, channels)`, gamma and beta
+`(channels,)`.
 """
 
 import functools
@@ -69,12 +70,6 @@ def wide(x):
     return x.to(wider(x.dtype))
 
 
-def shifted(x, shift, out=None):
-    """Returns an input in the form minus its shift by set (or None), in at least float32."""
-    x = wide(x)
-    return x if shift is None else torch.sub(x, shift[:, None, :, None, None], out=out)
-
-
 class Rows:
     """Sets that are rows of a matrix; gamma and beta belong to its columns.
 
@@ -84,29 +79,40 @@ class Rows:
     takes_16_bits = True
 
     def __init__(self, form):
-        self._shape = form.samples, form.group_size
-        self._size = form.group_size
-        self._are_short = self._size <= LONGEST_SET
+        self.shape = form.samples, form.group_size
+        self.count = form.group_size
+        self._are_short = self.count <= LONGEST_SET
+
+    def mask_shape(self, form):
+        """Returns the sizes of a mask of the given form in the view."""
+        return form.samples, 1
+
+    def shifted(self, x, shift, out=None):
+        """Returns an input minus its shift by set (or None), in at least float32."""
+        return wide(x) if shift is None else torch.sub(wide(x), shift, out=out)
+
+    def spread(self, values):
+        """Returns numbers by channel in a shape that broadcasts against the view."""
+        return values
 
     def normalize(self, x, gamma, beta, epsilon, centered=True):
         """Returns output, mean, None for the variance, and 1 / sqrt(variance + epsilon)."""
         if not centered:
             return self._normalize_by_square(x, gamma, beta, epsilon)
         gamma = self._ones(x) if gamma is None else gamma
-        rows, sizes = x.view(self._shape), self._shape[1:]
-        y, mean, inverse = torch.native_layer_norm(rows, sizes, gamma, beta, epsilon)
-        return y.view(x.shape), mean, None, inverse
+        y, mean, inverse = torch.native_layer_norm(x, self.shape[1:], gamma, beta, epsilon)
+        return y, mean, None, inverse
 
     def _normalize_by_square(self, x, gamma, beta, epsilon):
         """Normalizes some rows at a time: the input is read once and has no copy in float32."""
         y = torch.empty_like(x)
-        blocks = _divisor(self._size, LONGEST_ROW)
-        size = max(1, CHUNK // self._size)
+        blocks = _divisor(self.count, LONGEST_ROW)
+        size = max(1, CHUNK // self.count)
         inverses = []
-        for rows, out in zip(*(v.view(self._shape).split(size) for v in (x, y)), strict=True):
+        for rows, out in zip(x.split(size), y.split(size), strict=True):
             rows = wide(rows)
             length = torch.linalg.vector_norm(rows.view(len(rows), blocks, -1), dim=2)
-            square = length.square_().sum(1, keepdim=True).div_(self._size)
+            square = length.square_().sum(1, keepdim=True).div_(self.count)
             inverses.append(torch.rsqrt_(square.add_(epsilon)))
             scaled = torch.mul(rows, square, out=out if out.dtype == rows.dtype else None)
             scaled = scaled if gamma is None else scaled.mul_(gamma)
@@ -127,23 +133,23 @@ class Rows:
         0, still subtracts inverse * mean(u), so this term is added again.
         """
         gamma = self._ones(x) if gamma is None else gamma
-        size = LONGEST_COLUMN_OF_ROWS if centered else max(1, CHUNK // self._size)
+        size = LONGEST_COLUMN_OF_ROWS if centered else max(1, CHUNK // self.count)
         rows = len(mean)
         # Filled in parts: concatenating the parts would take another array of this size.
         dx = torch.empty_like(x) if rows > size else None
-        arrays = *(v.view(self._shape) for v in (g, x)), mean, inverse
+        arrays = g, x, mean, inverse
         columns = []
         for start in range(0, rows, size):
             part = slice(start, start + size)
             g, x, m, r = arrays if dx is None else (v[part] for v in arrays)
-            options = self._shape[1:], m, r, gamma, gamma, [self._are_short, True, True]
+            options = self.shape[1:], m, r, gamma, gamma, [self._are_short, True, True]
             found, *sums = layer_norm_backward(g, x, *options)
             if not self._are_short:
                 found = self._gradient_of_long_rows(g * gamma, x, m, r, centered)
             elif not centered:
-                found.add_(r * torch.mv(wide(g), gamma)[:, None] / self._size)
+                found.add_(r * torch.mv(wide(g), gamma)[:, None] / self.count)
             if dx is not None:
-                dx.view(self._shape)[part] = found
+                dx[part] = found
             columns.append(sums)
         dx = found if dx is None else dx
         return dx, *(functools.reduce(torch.add, v) for v in zip(*columns, strict=True))
@@ -158,7 +164,7 @@ class Rows:
 
     def _ones(self, x):
         # PyTorch takes the moments' dtype from gamma.
-        return x.new_ones(self._size, dtype=wider(x.dtype))
+        return x.new_ones(self.count, dtype=wider(x.dtype))
 
 
 class Channels:
@@ -171,7 +177,8 @@ class Channels:
 
     def __init__(self, form):
         self._samples, self._before, self._groups, self._group_size, self._after = form
-        self._channels, self._count = form.channels, form.count
+        self._channels, self.count = form.channels, form.count
+        self.shape = self._samples, self._before, self._channels, self._after
         self._rows = (-1, form.channels, form.after)
         self._are_last = form.after == 1
         self._by_batch = form.samples == form.group_size == 1
@@ -192,6 +199,16 @@ class Channels:
         # `_blocks` of the positions.
         (self._split_columns if self._are_last else self._split_rows)()
         self._sums = self._sums_by_native_calls if self._has_native_sums else self._sums_of_products
+
+    def mask_shape(self, form):
+        """Returns the sizes of a mask of the given form in the view."""
+        return form.samples, form.before, 1, form.after
+
+    def shifted(self, x, shift, out=None):
+        """Returns an input minus its shift by set (or None), in at least float32."""
+        if shift is None:
+            return wide(x)
+        return torch.sub(wide(x), self.spread(self.by_channel(shift)), out=out)
 
     def _split_rows(self):
         """Sets how many elements of a row are summed at a time."""
@@ -234,7 +251,7 @@ class Channels:
             y = y.view(x.shape)
         elif centered and self._are_rows:
             gamma, beta = (None if v is None else v.repeat(self._before) for v in (gamma, beta))
-            options = (self._count,), gamma, beta, epsilon
+            options = (self.count,), gamma, beta, epsilon
             y, mean, inverse = torch.native_layer_norm(x.view(self._samples, -1), *options)
             y = y.view(x.shape)
         else:
@@ -267,10 +284,7 @@ class Channels:
     def affine(self, x, scale, offset, out=None):
         """Returns scale * x + offset, with scale and offset by channel."""
         if self._are_last:
-            scale, offset = (
-                v[:, None, :, None].unflatten(2, x.shape[2:4]) for v in (scale, offset)
-            )
-            return torch.addcmul(offset, x, scale, out=out)
+            return torch.addcmul(self.spread(offset), x, self.spread(scale), out=out)
         rows = x.view(1, -1, self._after)
         shape = self._samples, self._parts, self._channels
         scale, offset = (v[:, None].expand(shape).reshape(-1) for v in (scale, offset))
@@ -287,8 +301,8 @@ class Channels:
         return scale, torch.addcmul(beta, self.by_channel(mean), scale, value=-1)
 
     def spread(self, values):
-        """Returns an array by channel in a shape that broadcasts against the input."""
-        return values.view(self._samples, 1, self._groups, self._group_size, 1)
+        """Returns numbers by channel in a shape that broadcasts against the view."""
+        return values.view(-1, 1, self._channels, 1)
 
     def gradients(self, g, x, gamma, mean, inverse, centered, weights, count):
         """Returns the gradients of input, gamma and beta.
@@ -326,7 +340,7 @@ class Channels:
         scale = self.by_channel(inverse)
         scale = scale if gamma is None else scale * gamma
         if self._are_last:
-            return dx.addcmul_(g, scale[:, None, :, None].unflatten(2, g.shape[2:4]))
+            return dx.addcmul_(g, self.spread(scale))
         return dx.add_(self.affine(g, scale, torch.zeros_like(scale)))
 
     def sums(self, u, v, mean):

@@ -13,7 +13,7 @@ import torch
 
 from keras_norm import ops
 from keras_norm.kernels.plan import Plan, plan
-from keras_norm.kernels.torch.sets import Channels, Rows, are_near, shifted, wide, wider
+from keras_norm.kernels.torch.sets import Channels, Rows, are_near, wide, wider
 
 
 class Solution(NamedTuple):
@@ -48,8 +48,8 @@ class Task(NamedTuple):
     parameter_sizes: tuple
 
     def view(self, x):
-        """Returns the input, or an array of its shape, in the sizes of the form."""
-        return self._ordered(x).contiguous().view(self.plan.form)
+        """Returns the input, or an array of its shape, in the shape of the sets."""
+        return self._ordered(x).contiguous().view(self.sets.shape)
 
     def flat(self, parameter):
         """Returns gamma or beta by channel."""
@@ -60,8 +60,8 @@ class Task(NamedTuple):
         if weights is None:
             return None
         mask = self.plan.mask
-        weights = self._ordered(weights).expand(mask.expanded).reshape(mask.form)
-        return weights.to(wider(dtype))
+        weights = self._ordered(weights).expand(mask.expanded)
+        return weights.reshape(self.sets.mask_shape(mask.form)).to(wider(dtype))
 
     def by_set(self, moment):
         """Returns a moment of the input as an array by set."""
@@ -94,13 +94,11 @@ class Task(NamedTuple):
 
     def count(self, weights, least=0):
         """Returns the number of valid elements in a set: a number, or an array by set."""
-        form = self.plan.form
         if weights is None:
-            return form.count
-        samples, before, *_, after = weights.shape
-        repeats = form.count // (before * after)
-        count = weights.view(samples, before, after).sum((1, 2))[:, None] * repeats
-        return count.clamp_(min=least)
+            return self.sets.count
+        counted = weights.flatten(1)
+        repeats = self.sets.count // counted.shape[1]
+        return (counted.sum(1, keepdim=True) * repeats).clamp_(min=least)
 
     def partial(self, weights):
         """Returns weights if they differ within a set; None if they apply to whole sets."""
@@ -119,7 +117,7 @@ class Task(NamedTuple):
                 mean = self._attempt(values, gamma, beta, weights, output)[2]
             shift = mean
             out = y if weights is None and y is not None and y.dtype == shift.dtype else None
-            values = shifted(values, shift, out=out)
+            values = self.sets.shifted(values, shift, out=out)
             y, buffer, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
         if not output:
             return Solution(None, shift, mean, variance, None)
@@ -127,9 +125,8 @@ class Task(NamedTuple):
             scale_and_offset = self.sets.scale_and_offset(gamma, beta, mean, inverse)
             y = self.sets.affine(values, *scale_and_offset, out=buffer)
         elif weights is not None:
-            channels = *y.shape[2:4], 1
-            is_empty = (weights == 0).view(-1).expand(self.plan.form.samples)
-            y[is_empty] = y.new_zeros(()) if beta is None else beta.view(channels).to(y)
+            is_empty = (weights == 0).view(-1).expand(len(y))
+            y[is_empty] = y.new_zeros(()) if beta is None else self.sets.spread(beta).to(y)
         return Solution(self.unview(y.to(given.dtype)), shift, mean, variance, inverse)
 
     def _attempt(self, x, gamma, beta, weights, output):
@@ -160,7 +157,7 @@ class Task(NamedTuple):
             return *self.sets.moments(x, self.problem.centered), None
         buffer = x * weights
         mean, variance = self.sets.moments(buffer, self.problem.centered)
-        share = self.count(weights) / self.plan.form.count
+        share = self.count(weights) / self.sets.count
         divisor = torch.where(share > 0, share, 1)
         mean = mean / divisor
         variance = (variance / divisor - (1 - share) * mean * mean).clamp_(min=0)
@@ -169,7 +166,9 @@ class Task(NamedTuple):
     def shifted(self, x, weights, shift):
         """Returns the input minus its shift, in at least float32; cleaned if there is a shift."""
         x = self.view(x)
-        return shifted(x if weights is None or shift is None else cleaned(x, weights), shift)
+        if shift is None:
+            return wide(x)
+        return self.sets.shifted(x if weights is None else cleaned(x, weights), shift)
 
     def gradients(self, gradient, x, gamma, weights, shift, mean, inverse):
         """Returns the gradients of input, gamma and beta from the kept fields of a solution."""
