@@ -62,8 +62,10 @@ def _task(x, weights, axes, spanned, epsilon, centered):
 
 
 # The schemas are written out: versions of PyTorch differ in the annotations that they understand.
+# PyTorch keeps compiled graphs on disk, under the names of the operations in them. With each change
+# of a schema, the number in the names must be raised, or a kept graph would call the new operation.
 @torch.library.custom_op(
-    "keras_norm::normalize",
+    "keras_norm_1::normalize",
     mutates_args=(),
     schema="(Tensor x, Tensor? gamma, Tensor? beta, Tensor? weights, int[] axes, int[]? spanned, "
     "float epsilon, bool centered) -> (Tensor, Tensor, Tensor, Tensor)",
@@ -85,30 +87,32 @@ def _(x, gamma, beta, weights, axes, spanned, epsilon, centered):
 
 
 @torch.library.custom_op(
-    "keras_norm::normalize_backward",
+    "keras_norm_1::normalize_backward",
     mutates_args=(),
     schema="(Tensor gradient, Tensor x, Tensor? gamma, Tensor? weights, Tensor shift, Tensor mean, "
-    "Tensor inverse, int[] axes, int[]? spanned, float epsilon, bool centered) "
+    "Tensor inverse, int[] axes, int[]? spanned, float epsilon, bool centered, bool[] needed) "
     "-> (Tensor, Tensor, Tensor)",
 )
 def _normalize_backward(
-    gradient, x, gamma, weights, shift, mean, inverse, axes, spanned, epsilon, centered
+    gradient, x, gamma, weights, shift, mean, inverse, axes, spanned, epsilon, centered, needed
 ):
-    """Returns the gradients of input, gamma and beta."""
+    """Returns the gradients of input, gamma and beta; empty where one is not needed."""
     task = _task(x, weights, axes, spanned, epsilon, centered)
     shift, mean, inverse = (task.by_set(v) for v in (shift, mean, inverse))
     shift = shift if shift.any() else None
-    dx, *columns = task.gradients(gradient, x, gamma, weights, shift, mean, inverse)
-    columns = (x.new_empty(0) if spanned is None else v.contiguous() for v in columns)
-    return _as(x, dx), *columns
+    found = task.gradients(gradient, x, gamma, weights, shift, mean, inverse, needed)
+    dx, *columns = (v if keep else x.new_empty(0) for v, keep in zip(found, needed, strict=True))
+    return _as(x, dx) if needed[0] else dx, *(v.contiguous() for v in columns)
 
 
 @_normalize_backward.register_fake
-def _(gradient, x, gamma, weights, shift, mean, inverse, axes, spanned, epsilon, centered):
-    sizes: list = [0]
-    if spanned is not None:
-        sizes = [size if axis in spanned else 1 for axis, size in enumerate(x.shape)]
-    return torch.empty_like(x), *(shift.new_empty(sizes) for _ in range(2))
+def _(gradient, x, gamma, weights, shift, mean, inverse, axes, spanned, epsilon, centered, needed):
+    sizes = [size if axis in (spanned or ()) else 1 for axis, size in enumerate(x.shape)]
+    expected = x, shift.new_empty(sizes), shift.new_empty(sizes)
+    return tuple(
+        torch.empty_like(v) if keep else x.new_empty(0)
+        for v, keep in zip(expected, needed, strict=True)
+    )
 
 
 def _keep(ctx, inputs, output):
@@ -128,9 +132,10 @@ def _backward(ctx, gradient, *_):
 
         found = plain_gradients(plain, (x, gamma, beta), ctx.needs_input_grad, [gradient])
     else:
-        found = _normalize_backward(gradient, x, gamma, weights, *moments, *ctx.options)
-    parameters = (None if v is None else g for v, g in zip((gamma, beta), found[1:], strict=True))
-    return found[0], *parameters, *[None] * 5
+        needed = list(ctx.needs_input_grad[:3])
+        found = _normalize_backward(gradient, x, gamma, weights, *moments, *ctx.options, needed)
+        found = (g if keep else None for g, keep in zip(found, needed, strict=True))
+    return *found, *[None] * 5
 
 
 _normalize.register_autograd(_backward, setup_context=_keep)

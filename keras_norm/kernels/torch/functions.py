@@ -21,21 +21,32 @@ def is_transformed():
 
 
 class Normalize(torch.autograd.Function):
-    """Returns the fields of the `Solution`: the output, and moments that are constants."""
+    """Returns the output, and the other fields of the `Solution` if the problem wants moments.
+
+    Moments are constants.
+    """
 
     @staticmethod
     def forward(ctx, x, gamma, beta, weights, task):
         """Solves the problem."""
-        found = task.solve(x, gamma, beta, weights)
-        ctx.save_for_backward(x, gamma, beta, weights, found.shift, found.mean, found.inverse)
+        y, *moments = task.solve(x, gamma, beta, weights)
+        shift, mean, _, inverse = moments
+        ctx.save_for_backward(x, gamma, beta, weights, shift, mean, inverse)
         ctx.task = task
-        ctx.mark_non_differentiable(*(v for v in found[1:] if v is not None))
+        # Otherwise PyTorch makes arrays of zeros for the gradients of the moments.
+        ctx.set_materialize_grads(False)
         # Without `detach`, a view that is created here could not be changed in place.
-        return found.y.detach(), *found[1:]
+        y = y.detach()
+        if not task.problem.moments:
+            return (y,)
+        ctx.mark_non_differentiable(*(v for v in moments if v is not None))
+        return y, *moments
 
     @staticmethod
     def backward(ctx, gradient, *_):
         """Returns the gradients of input, gamma and beta, and None for the rest."""
+        if gradient is None:
+            return (None,) * 5
         x, gamma, beta, weights, *moments = ctx.saved_tensors
         task = ctx.task
         if _has_plain_backward(gradient):
@@ -45,7 +56,8 @@ class Normalize(torch.autograd.Function):
 
             found = plain_gradients(plain, (x, gamma, beta), ctx.needs_input_grad, [gradient])
         else:
-            found = task.gradients(gradient, x, gamma, weights, *moments)
+            needed = ctx.needs_input_grad[:3]
+            found = task.gradients(gradient, x, gamma, weights, *moments, needed)
         return *_needed(ctx, found), None, None
 
 

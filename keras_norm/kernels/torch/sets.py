@@ -37,7 +37,8 @@ LARGEST_MEAN = 3.0
 LONGEST_COLUMN = 512
 # The same where several rows are taken as one: the error is below 1e-6.
 SHORT_COLUMN = 256
-# The same for the gradients of gamma and beta, which no other result depends on.
+# The same for the gradients of gamma and beta, in each thread: the error is 1e-6; of beta 1e-5, if
+# the gradients of many rows are equal, as before a pooling layer. No other result depends on it.
 LONGEST_COLUMN_OF_ROWS = 4096
 # Contiguous elements that a native kernel may sum; it sums them in vector lanes.
 LONGEST_ROW = 4096
@@ -67,7 +68,7 @@ def wider(dtype):
 
 def wide(x):
     """Returns a 16-bit array in float32, any other array as it is."""
-    return x.to(wider(x.dtype))
+    return x.float() if x.dtype in HALF else x
 
 
 class Rows:
@@ -122,37 +123,55 @@ class Rows:
         inverse = torch.cat(inverses)
         return y, torch.zeros_like(inverse), None, inverse
 
-    def gradients(self, g, x, gamma, mean, inverse, centered, weights, count):
+    def gradients(self, g, x, gamma, mean, inverse, centered, weights, count, needed):
         """Returns the gradients of input, gamma and beta.
 
-        With u = gamma * g and h = inverse * (x - mean), the gradient of the input is
+        With u = gamma * g and h = inverse * (x - mean), the gradients are
 
-            inverse * (u - mean(u) - h * mean(u * h))
+            inverse * (u - mean(u) - h * mean(u * h)),  sum(g * h),  sum(g)
 
-        Without centring, the term mean(u) is left out. The native function, called with a mean of
-        0, still subtracts inverse * mean(u), so this term is added again.
+        where the last two sums run over the rows. Without centring, the term mean(u) is left out.
         """
         gamma = self._ones(x) if gamma is None else gamma
-        size = LONGEST_COLUMN_OF_ROWS if centered else max(1, CHUNK // self.count)
-        rows = len(mean)
-        # Filled in parts: concatenating the parts would take another array of this size.
-        dx = torch.empty_like(x) if rows > size else None
+        size = LONGEST_COLUMN_OF_ROWS * torch.get_num_threads()
         arrays = g, x, mean, inverse
+        if not centered:
+            return self._gradients_by_square(*arrays, gamma, size)
+        is_one_call = len(g) <= size
+        options = [self._are_short, *(v and is_one_call for v in needed[1:])]
+        dx, *columns = self._native_gradients(*arrays, gamma, options)
+        if not self._are_short:
+            dx = self._gradient_of_long_rows(g * gamma, x, mean, inverse, centered)
+        if not is_one_call and any(needed[1:]):
+            parts = zip(*(v.split(size) for v in arrays), strict=True)
+            options = [False, *needed[1:]]
+            found = (self._native_gradients(*part, gamma, options)[1:] for part in parts)
+            columns = _totals(found)
+        return dx, *columns
+
+    def _native_gradients(self, g, x, mean, inverse, gamma, needed):
+        sizes = self.shape[1:]
+        return layer_norm_backward(g, x, sizes, mean, inverse, gamma, gamma, needed)
+
+    def _gradients_by_square(self, g, x, mean, inverse, gamma, size):
+        """Returns the gradients without centring, some rows at a time.
+
+        The native function, called with a mean of 0, still subtracts inverse * mean(u), so this
+        term is added again.
+        """
+        dx = torch.empty_like(x)
         columns = []
-        for start in range(0, rows, size):
-            part = slice(start, start + size)
-            g, x, m, r = arrays if dx is None else (v[part] for v in arrays)
-            options = self.shape[1:], m, r, gamma, gamma, [self._are_short, True, True]
-            found, *sums = layer_norm_backward(g, x, *options)
-            if not self._are_short:
-                found = self._gradient_of_long_rows(g * gamma, x, m, r, centered)
-            elif not centered:
-                found.add_(r * torch.mv(wide(g), gamma)[:, None] / self.count)
-            if dx is not None:
-                dx[part] = found
+        size = min(size, max(1, CHUNK // self.count))
+        arrays = g, x, mean, inverse, dx
+        for u, x, m, r, out in zip(*(v.split(size) for v in arrays), strict=True):
+            options = [self._are_short, True, True]
+            found, *sums = self._native_gradients(u, x, m, r, gamma, options)
             columns.append(sums)
-        dx = found if dx is None else dx
-        return dx, *(functools.reduce(torch.add, v) for v in zip(*columns, strict=True))
+            if self._are_short:
+                torch.add(found, r * torch.mv(u, gamma)[:, None] / self.count, out=out)
+            else:
+                out.copy_(self._gradient_of_long_rows(u * gamma, x, m, r, centered=False))
+        return dx, *_totals(columns)
 
     def _gradient_of_long_rows(self, u, x, mean, inverse, centered):
         """Returns the gradient above as inverse * u + slope * x + offset, with PyTorch's sums."""
@@ -304,7 +323,7 @@ class Channels:
         """Returns numbers by channel in a shape that broadcasts against the view."""
         return values.view(-1, 1, self._channels, 1)
 
-    def gradients(self, g, x, gamma, mean, inverse, centered, weights, count):
+    def gradients(self, g, x, gamma, mean, inverse, centered, weights, count, needed):
         """Returns the gradients of input, gamma and beta.
 
         With u = gamma * g, h = inverse * (x - mean), weights w (1, or 0 for padding) and sums over
@@ -387,6 +406,13 @@ def _divisor(number, longest):
     """Returns a divisor of `number` whose quotient is at most, but near, `longest`; else 1."""
     least = -(-number // longest)
     return next((d for d in range(least, 16 * least) if number % d == 0), 1)
+
+
+def _totals(parts):
+    """Returns the sum of each column of tuples of arrays; None where the arrays are None."""
+    return [
+        None if v[0] is None else functools.reduce(torch.add, v) for v in zip(*parts, strict=True)
+    ]
 
 
 def _native_sums(u, v, mean):

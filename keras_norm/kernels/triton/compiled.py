@@ -4,6 +4,7 @@ In eager PyTorch, a custom operation takes longer to call than an `autograd.Func
 latter can leave second derivatives to the plain functions.
 
 The schemas are written out, as versions of PyTorch differ in the annotations that they understand.
+For the number in the names, see `keras_norm.kernels.torch.compiled`.
 """
 
 import torch
@@ -15,7 +16,7 @@ custom_op = torch.library.custom_op
 
 
 @custom_op(
-    "keras_norm::triton_normalize",
+    "keras_norm_1::triton_normalize",
     mutates_args=(),
     schema="(Tensor x, Tensor? gamma, Tensor? beta, Tensor? weights, int[] order, int[] form, "
     "float epsilon, bool centered) -> (Tensor, Tensor)",
@@ -26,7 +27,7 @@ def normalize(x, gamma, beta, weights, order, form, epsilon, centered):
 
 
 @custom_op(
-    "keras_norm::triton_normalize_backward",
+    "keras_norm_1::triton_normalize_backward",
     mutates_args=(),
     schema="(Tensor g, Tensor x, Tensor? gamma, Tensor? weights, Tensor found, int[] order, "
     "int[] form, float epsilon, bool centered) -> (Tensor, Tensor, Tensor)",
@@ -38,7 +39,7 @@ def normalize_backward(g, x, gamma, weights, found, order, form, epsilon, center
 
 
 @custom_op(
-    "keras_norm::triton_standardize",
+    "keras_norm_1::triton_standardize",
     mutates_args=(),
     schema="(Tensor x, Tensor? gamma, Tensor? beta, Tensor mean, Tensor variance, int[] order, "
     "int[] form, float epsilon) -> Tensor",
@@ -51,7 +52,7 @@ def standardize(x, gamma, beta, mean, variance, order, form, epsilon):
 
 
 @custom_op(
-    "keras_norm::triton_standardize_backward",
+    "keras_norm_1::triton_standardize_backward",
     mutates_args=(),
     schema="(Tensor g, Tensor x, Tensor? gamma, Tensor mean, Tensor variance, int[] order, "
     "int[] form, float epsilon) -> (Tensor, Tensor, Tensor)",
