@@ -173,7 +173,9 @@ class View:
         if not rank:
             return x
         merged = ops.reshape(x, (-1, *x.shape[rank:]))
-        sums = total(merged, (0,), self.longest)
+        # In short stages: if gradients of many samples are equal, as before a pooling layer, a long
+        # sum would round all of them in the same direction.
+        sums = total(merged, (0,), LONGEST_STAGE)
         return ops.reshape(sums, (1,) * rank + tuple(x.shape[rank:]))
 
     def spread(self, values, like):

@@ -37,7 +37,7 @@ LARGEST_MEAN = 3.0
 LONGEST_COLUMN = 512
 # The same where several rows are taken as one: the error is below 1e-6.
 SHORT_COLUMN = 256
-# The same for the gradients of gamma and beta, in each thread: the error is 1e-6; of beta 1e-5, if
+# The same for the gradients of gamma and beta, in each thread: the error is 1e-6; of beta 5e-5, if
 # the gradients of many rows are equal, as before a pooling layer. No other result depends on it.
 LONGEST_COLUMN_OF_ROWS = 4096
 # Contiguous elements that a native kernel may sum; it sums them in vector lanes.
