@@ -105,22 +105,15 @@ class Rows:
         return y, mean, None, inverse
 
     def _normalize_by_square(self, x, gamma, beta, epsilon):
-        """Normalizes some rows at a time: the input is read once and has no copy in float32."""
-        y = torch.empty_like(x)
+        """Normalizes without centring; the output is the only array of the input's size."""
+        values = wide(x)
         blocks = _divisor(self.count, LONGEST_ROW)
-        size = max(1, CHUNK // self.count)
-        inverses = []
-        for rows, out in zip(x.split(size), y.split(size), strict=True):
-            rows = wide(rows)
-            length = torch.linalg.vector_norm(rows.view(len(rows), blocks, -1), dim=2)
-            square = length.square_().sum(1, keepdim=True).div_(self.count)
-            inverses.append(torch.rsqrt_(square.add_(epsilon)))
-            scaled = torch.mul(rows, square, out=out if out.dtype == rows.dtype else None)
-            scaled = scaled if gamma is None else scaled.mul_(gamma)
-            scaled = scaled if beta is None else scaled.add_(beta)
-            if scaled is not out:
-                out.copy_(scaled)
-        inverse = torch.cat(inverses)
+        length = torch.linalg.vector_norm(values.view(len(x), blocks, -1), dim=2)
+        square = length.square_().sum(1, keepdim=True).div_(self.count)
+        inverse = square.add_(epsilon).rsqrt_()
+        y = values * inverse if values is x else values.mul_(inverse)
+        y = y if gamma is None else y.mul_(gamma)
+        y = y if beta is None else y.add_(beta)
         return y, torch.zeros_like(inverse), None, inverse
 
     def gradients(self, g, x, gamma, mean, inverse, centered, weights, count, needed):
@@ -136,7 +129,7 @@ class Rows:
         size = LONGEST_COLUMN_OF_ROWS * torch.get_num_threads()
         arrays = g, x, mean, inverse
         if not centered:
-            return self._gradients_by_square(*arrays, gamma, size)
+            return self._gradients_by_square(*arrays, gamma, size, needed)
         is_one_call = len(g) <= size
         options = [self._are_short, *(v and is_one_call for v in needed[1:])]
         dx, *columns = self._native_gradients(*arrays, gamma, options)
@@ -153,25 +146,33 @@ class Rows:
         sizes = self.shape[1:]
         return layer_norm_backward(g, x, sizes, mean, inverse, gamma, gamma, needed)
 
-    def _gradients_by_square(self, g, x, mean, inverse, gamma, size):
-        """Returns the gradients without centring, some rows at a time.
+    def _gradients_by_square(self, g, x, mean, inverse, gamma, size, needed):
+        """Returns the gradients without centring; those of many rows in parts, in the cache.
 
         The native function, called with a mean of 0, still subtracts inverse * mean(u), so this
         term is added again.
         """
-        dx = torch.empty_like(x)
-        columns = []
-        size = min(size, max(1, CHUNK // self.count))
-        arrays = g, x, mean, inverse, dx
-        for u, x, m, r, out in zip(*(v.split(size) for v in arrays), strict=True):
-            options = [self._are_short, True, True]
-            found, *sums = self._native_gradients(u, x, m, r, gamma, options)
-            columns.append(sums)
+        options = [self._are_short, *needed[1:]]
+
+        def gradients(g, x, mean, inverse, out=None):
+            dx, *columns = self._native_gradients(g, x, mean, inverse, gamma, options)
             if self._are_short:
-                torch.add(found, r * torch.mv(u, gamma)[:, None] / self.count, out=out)
+                term = inverse * torch.mv(g, gamma)[:, None] / self.count
+                dx = torch.add(dx, term, out=dx if out is None else out)
             else:
-                out.copy_(self._gradient_of_long_rows(u * gamma, x, m, r, centered=False))
-        return dx, *_totals(columns)
+                dx = self._gradient_of_long_rows(g * gamma, x, mean, inverse, centered=False)
+                dx = dx if out is None else out.copy_(dx)
+            return dx, *columns
+
+        rows = CHUNK // self.count
+        if len(g) <= min(size, 2 * rows):
+            return gradients(g, x, mean, inverse)
+        # Filled in parts: concatenating the parts would take another array of this size.
+        dx = torch.empty_like(x)
+        parts = zip(
+            *(v.split(max(1, min(size, rows))) for v in (g, x, mean, inverse, dx)), strict=True
+        )
+        return dx, *_totals(gradients(*part)[1:] for part in parts)
 
     def _gradient_of_long_rows(self, u, x, mean, inverse, centered):
         """Returns the gradient above as inverse * u + slope * x + offset, with PyTorch's sums."""
@@ -200,17 +201,17 @@ class Channels:
         self.shape = self._samples, self._before, self._channels, self._after
         self._rows = (-1, form.channels, form.after)
         self._are_last = form.after == 1
-        self._by_batch = form.samples == form.group_size == 1
+        self.are_batch = form.samples == form.group_size == 1
         # The forms that PyTorch's group normalization takes.
         are_rows_short = form.after <= LONGEST_ROW
-        self._is_native = form.before == 1 and are_rows_short and not self._by_batch
+        self._is_native = form.before == 1 and are_rows_short and not self.are_batch
         # PyTorch's batch normalization sums rows in vector lanes, and adds the sums sequentially.
         # This is fast and accurate enough for gradients. For moments it is slow, except for few
         # elements.
         self._has_batch_gradients = (
-            self._by_batch and are_rows_short and form.before <= LONGEST_COLUMN
+            self.are_batch and are_rows_short and form.before <= LONGEST_COLUMN
         )
-        self._is_small_batch = self._by_batch and form.count <= LONGEST_COLUMN
+        self._is_small_batch = self.are_batch and form.count <= LONGEST_COLUMN
         # Samples that are whole sets, and rows in memory: few would not be worth a repeated gamma.
         enough = max(FEWEST_SAMPLES, torch.get_num_threads())
         self._are_rows = form.groups == form.after == 1 and form.samples >= enough
@@ -299,6 +300,11 @@ class Channels:
         mean = self._merge(means)
         distances = means - self.by_channel(mean)[:, None]
         return mean, self._merge(variances + distances * distances).clamp_(min=0)
+
+    def infer(self, x, gamma, beta, mean, variance, epsilon):
+        """Returns the output of a batch for stored moments near zero, without derivatives."""
+        moments = mean, variance, False, 0.0, epsilon
+        return torch.native_batch_norm(x.view(self._rows), gamma, beta, *moments)[0].view(x.shape)
 
     def affine(self, x, scale, offset, out=None):
         """Returns scale * x + offset, with scale and offset by channel."""
