@@ -62,7 +62,7 @@ def slower(result, earlier):
 
 # What a second picture shows, besides the main rows.
 MORE = (
-    *("RMS", "instance and renorm", "masks", "long axes", "frozen", "no parameters"),
+    *("RMS", "instance and renorm", "masks", "long axes", "deep", "frozen", "no parameters"),
     *("16 bits", "compiled"),
 )
 

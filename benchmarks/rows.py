@@ -19,6 +19,10 @@ SEQUENCE = (32, 128, 768)
 LANGUAGE = (8, 512, 4096)
 TABLE = (100_000, 128)
 AUDIO = (8, 48_000, 32)
+# Deep in a network for images.
+DEEP = (32, 14, 14, 256)
+DEEP_CF = (32, 256, 14, 14)
+TEXT = (32, 512, 512)
 
 # The layers whose outputs differ between training and inference.
 BATCH_LAYERS = (keras_norm.BatchNormalization, keras.layers.BatchNormalization)
@@ -189,6 +193,14 @@ LONG_ROWS = [
     Row("GN channel-wise (8, 48000, 32)", AUDIO, *_group(-1)),
 ]
 
+DEEP_ROWS = [
+    Row("BN deep", DEEP, *_batch(-1)),
+    Row("BN deep, channels first", DEEP_CF, *_batch(1)),
+    Row("GN 32 deep", DEEP, *_group(32)),
+    Row("GN 32 deep, channels first", DEEP_CF, *_group(32, axis=1)),
+    Row("LN channel, text", TEXT, *_layer()),
+]
+
 FROZEN_ROWS = [
     Row("BN image", IMAGE, *_batch(-1), steps=("frozen",)),
     Row("BN image, channels first", IMAGE_CF, *_batch(1), steps=("frozen",)),
@@ -230,6 +242,7 @@ def sections():
         "instance and renorm": (OTHER_ROWS + RENORM_ROWS, 1),
         "masks": (MASKED_ROWS, 1),
         "long axes": (LONG_ROWS, 1),
+        "deep": (DEEP_ROWS, 1),
         "frozen": (FROZEN_ROWS, 1),
         "no parameters": (BARE_ROWS, 1),
         "16 bits": (HALF_ROWS, 1),
@@ -240,7 +253,7 @@ def sections():
 
 def tiny(row):
     """Returns the row on an input that takes no time: the shape that CI runs."""
-    sizes = {32: 2, 56: 6, 4096: 8, 128: 5, 768: 64, 1024: 16, 512: 4, 100_000: 9, 48_000: 7}
+    sizes = {32: 2, 56: 6, 14: 3, 4096: 8, 128: 5, 768: 64, 1024: 16, 512: 4, 100_000: 9, 48_000: 7}
     return row._replace(shape=tuple(sizes.get(size, size) for size in row.shape))
 
 

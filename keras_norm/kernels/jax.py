@@ -36,9 +36,9 @@ LONGEST_SUM = 16384
 # One view for each plan: the cache of compiled functions is keyed by the view.
 @functools.lru_cache(maxsize=4096)
 def _view(plan):
-    """Returns the `View` of a plan: sums run over the last axis of positions first."""
+    """Returns the `View` of a plan."""
     sizes = [[short(size, LONGEST_SUM) for size in plan.sizes_of(part)] for part in (BEFORE, AFTER)]
-    return View(plan, sizes, LONGEST_SUM, most=LONGEST_SUM, first=-1)
+    return View(plan, sizes, LONGEST_SUM, most=LONGEST_SUM)
 
 
 def normalize(problem, x, gamma, beta, weights, combine, renorm=None):

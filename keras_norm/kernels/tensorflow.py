@@ -26,23 +26,43 @@ from keras_norm.ops.convert import at_least_float32
 # XLA sums up to this many elements in the loop that computes them; more in windows, from memory.
 WINDOW = 32
 # Elements that a single sum may run over with an error below 1e-6: along one axis (longer axes are
-# viewed as several; benchmarks/accuracy.py, rows of long axes), and along several axes.
+# viewed as several; benchmarks/accuracy.py, rows of long axes), along several axes with XLA, and
+# without XLA, where one element is added after another.
 LONGEST_SUM = 4096
 MOST_POSITIONS = 2048
+MOST_IN_MEMORY = 512
 
 
 @functools.lru_cache(maxsize=4096)
-def _view(plan):
-    """Returns the `View` of a plan: sums run over a part of an axis first."""
+def _view(plan, in_xla):
+    """Returns the `View` of a plan; for XLA, short axes are joined, or a part is summed first."""
     before, after = plan.sizes_of(BEFORE), plan.sizes_of(AFTER)
-    sizes = [short(size, LONGEST_SUM) for size in before + after]
-    index, part = _part(before + after, is_last=bool(after))
+    joined = _joined(before) if in_xla else before
+    sizes = [short(size, LONGEST_SUM) for size in joined + after]
     first = None
-    if part > 1:
-        sizes[index] = (part, *short((before + after)[index] // part, LONGEST_SUM))
-        first = sum(map(len, sizes[:index]))
-    middle = len(before)
-    return View(plan, (sizes[:middle], sizes[middle:]), LONGEST_SUM, MOST_POSITIONS, first)
+    if in_xla and joined == before:
+        index, part = _part(before + after, is_last=bool(after))
+        if part > 1:
+            sizes[index] = (part, *short((before + after)[index] // part, LONGEST_SUM))
+            first = sum(map(len, sizes[:index]))
+    middle = len(joined)
+    most = MOST_POSITIONS if in_xla else MOST_IN_MEMORY
+    return View(plan, (sizes[:middle], sizes[middle:]), LONGEST_SUM, most, first)
+
+
+def _joined(sizes):
+    """Returns the sizes of axes after neighbours of few elements are joined, from the last on.
+
+    XLA takes up to five times as long for sums over several short axes (`python -m benchmarks`,
+    rows "deep").
+    """
+    joined: list[int | None] = []
+    for size in reversed(sizes):
+        if joined and None not in (size, joined[0]) and size * joined[0] <= MOST_POSITIONS:
+            joined[0] *= size
+        else:
+            joined.insert(0, size)
+    return tuple(joined)
 
 
 def _part(sizes, is_last):
@@ -74,14 +94,15 @@ def normalize(problem, x, gamma, beta, weights, combine, renorm=None):
     found = plan(problem)
     if found is None or None in found.form[2:4] or 0 in problem.shape:
         return None
-    view = _view(found)
+    kind = _kind(_may_be_exported(problem))
+    view = _view(found, kind is SetsInXla)
     if not view.suits(problem):
         return None
     dtype = at_least_float32(x.dtype)
     gamma, beta = view.parameter(gamma, 1, dtype), view.parameter(beta, 0, dtype)
     weights = None if weights is None else view.weights(weights, x)
     given, x = x, view.of(x)
-    sets = _kind(_may_be_exported(problem))(view, x, weights, dtype)
+    sets = kind(view, x, weights, dtype)
     if view.is_by_channel:
         *found, finite = _moments(sets, problem.centered, x)
         epsilon = problem.epsilon

@@ -51,9 +51,9 @@ class View:
 
     With positions, the axes are (samples, positions before, channels, positions after); means run
     over the positions, and over the channels of a group afterwards. Without positions, they are
-    (samples, groups, members), and means run over the members. Axes of size 1 are left out. The
-    axes of samples and positions are not joined: XLA may take ten times as long for sums in another
-    view, and it writes 16-bit input to memory as float32 if a reshape lies between the two.
+    (samples, groups, members), and means run over the members. Axes of size 1 are left out. Other
+    axes are joined only where the caller does so: XLA takes up to ten times as long for sums in
+    some views, and may write 16-bit input to memory as float32 before a reshape.
 
     Args:
         plan: `Plan`.

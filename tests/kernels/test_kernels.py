@@ -145,6 +145,10 @@ def test_kernel_keeps_the_promised_accuracy(shape, axes, spanned, mean):
     ((100_003, 4), (1,), (1,)),
     ((50_021, 3, 4), (1, 2), (2,)),
     ((1, 300_007), (1,), (1,)),
+    # Several short axes.
+    ((40, 7, 7, 8), (0, 1, 2), (3,)),
+    ((3, 45, 45, 8), (1, 2), (3,)),
+    ((6, 16, 8, 20), (0, 2, 3), (1,)),
 ])  # fmt: skip
 @pytest.mark.parametrize("compiled", [mode for mode in COMPILED if mode is not None] or [None])
 def test_no_length_is_declined(shape, axes, spanned, compiled):
