@@ -132,17 +132,17 @@ class Rows:
             return self._gradients_by_square(*arrays, gamma, size, needed)
         is_one_call = len(g) <= size
         options = [self._are_short, *(v and is_one_call for v in needed[1:])]
-        dx, *columns = self._native_gradients(*arrays, gamma, options)
+        dx, *columns = self._native_gradients(options, gamma, *arrays)
         if not self._are_short:
             dx = self._gradient_of_long_rows(g * gamma, x, mean, inverse, centered)
         if not is_one_call and any(needed[1:]):
             parts = zip(*(v.split(size) for v in arrays), strict=True)
             options = [False, *needed[1:]]
-            found = (self._native_gradients(*part, gamma, options)[1:] for part in parts)
+            found = (self._native_gradients(options, gamma, *part)[1:] for part in parts)
             columns = _totals(found)
         return dx, *columns
 
-    def _native_gradients(self, g, x, mean, inverse, gamma, needed):
+    def _native_gradients(self, needed, gamma, g, x, mean, inverse):
         sizes = self.shape[1:]
         return layer_norm_backward(g, x, sizes, mean, inverse, gamma, gamma, needed)
 
@@ -155,7 +155,7 @@ class Rows:
         options = [self._are_short, *needed[1:]]
 
         def gradients(g, x, mean, inverse, out=None):
-            dx, *columns = self._native_gradients(g, x, mean, inverse, gamma, options)
+            dx, *columns = self._native_gradients(options, gamma, g, x, mean, inverse)
             if self._are_short:
                 term = inverse * torch.mv(g, gamma)[:, None] / self.count
                 dx = torch.add(dx, term, out=dx if out is None else out)
