@@ -1,5 +1,6 @@
 """The kernel against the plain function, and the switches."""
 
+import contextlib
 import math
 import os
 import pathlib
@@ -456,6 +457,19 @@ def test_inference_is_the_plain_function(shape, axis, mean, monkeypatch):
         for f in (plain.standardize, ops.standardize)
     )
     assert_close(actual, expected)
+    x, gamma, beta = map(keras.ops.convert_to_tensor, (x, gamma, beta))
+    with without_gradients():
+        y = ops.standardize(x, moments, 1e-2, gamma, beta)
+    assert_close([keras.ops.convert_to_numpy(y)], expected[:1])
+
+
+def without_gradients():
+    """Returns a context in which no gradients are recorded, as in a model that predicts."""
+    if BACKEND != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.no_grad()
 
 
 def test_a_function_switches_them_off(monkeypatch):
