@@ -35,27 +35,29 @@ MOST_IN_MEMORY = 512
 
 @functools.lru_cache(maxsize=4096)
 def _view(plan, in_xla):
-    """Returns the `View` of a plan; for XLA, short axes are joined, or a part is summed first."""
+    """Returns the `View` of a plan.
+
+    XLA gets few sums over short axes: axes before the channels are joined, and those after the
+    channels are summed one by one, or a part of a long axis first. In other views, programs take up
+    to five times as long (`python -m benchmarks`, rows "deep").
+    """
     before, after = plan.sizes_of(BEFORE), plan.sizes_of(AFTER)
     joined = _joined(before) if in_xla else before
     sizes = [short(size, LONGEST_SUM) for size in joined + after]
-    first = None
+    first, most = None, MOST_POSITIONS if in_xla else MOST_IN_MEMORY
     if in_xla and joined == before:
         index, part = _part(before + after, is_last=bool(after))
         if part > 1:
             sizes[index] = (part, *short((before + after)[index] // part, LONGEST_SUM))
             first = sum(map(len, sizes[:index]))
+        elif after:
+            most = 1
     middle = len(joined)
-    most = MOST_POSITIONS if in_xla else MOST_IN_MEMORY
     return View(plan, (sizes[:middle], sizes[middle:]), LONGEST_SUM, most, first)
 
 
 def _joined(sizes):
-    """Returns the sizes of axes after neighbours of few elements are joined, from the last on.
-
-    XLA takes up to five times as long for sums over several short axes (`python -m benchmarks`,
-    rows "deep").
-    """
+    """Returns the sizes of axes after neighbours of few elements are joined, from the last on."""
     joined: list[int | None] = []
     for size in reversed(sizes):
         if joined and None not in (size, joined[0]) and size * joined[0] <= MOST_POSITIONS:
