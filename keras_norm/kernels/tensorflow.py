@@ -26,31 +26,28 @@ from keras_norm.ops.convert import at_least_float32
 # XLA sums up to this many elements in the loop that computes them; more in windows, from memory.
 WINDOW = 32
 # Elements that a single sum may run over with an error below 1e-6: along one axis (longer axes are
-# viewed as several; benchmarks/accuracy.py, rows of long axes), along several axes with XLA, and
-# without XLA, where one element is added after another.
+# viewed as several; benchmarks/accuracy.py, rows of long axes), and along several axes.
 LONGEST_SUM = 4096
 MOST_POSITIONS = 2048
-MOST_IN_MEMORY = 512
 
 
 @functools.lru_cache(maxsize=4096)
 def _view(plan, in_xla):
-    """Returns the `View` of a plan.
+    """Returns the `View` of a plan: sums run over a part of a long axis first.
 
-    XLA gets few sums over short axes: axes before the channels are joined, and those after the
-    channels are summed one by one, or a part of a long axis first. In other views, programs take up
-    to five times as long (`python -m benchmarks`, rows "deep").
+    For XLA, short axes before the channels are joined, and those after the channels are summed one
+    by one. Otherwise programs take up to five times as long (`python -m benchmarks`, rows "deep").
     """
     before, after = plan.sizes_of(BEFORE), plan.sizes_of(AFTER)
     joined = _joined(before) if in_xla else before
     sizes = [short(size, LONGEST_SUM) for size in joined + after]
-    first, most = None, MOST_POSITIONS if in_xla else MOST_IN_MEMORY
-    if in_xla and joined == before:
+    first, most = None, MOST_POSITIONS
+    if joined == before:
         index, part = _part(before + after, is_last=bool(after))
         if part > 1:
             sizes[index] = (part, *short((before + after)[index] // part, LONGEST_SUM))
             first = sum(map(len, sizes[:index]))
-        elif after:
+        elif in_xla and after:
             most = 1
     middle = len(joined)
     return View(plan, (sizes[:middle], sizes[middle:]), LONGEST_SUM, most, first)
