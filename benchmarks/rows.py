@@ -19,7 +19,7 @@ SEQUENCE = (32, 128, 768)
 LANGUAGE = (8, 512, 4096)
 TABLE = (100_000, 128)
 AUDIO = (8, 48_000, 32)
-# Deep in a network for images.
+# Deep in a network for images, and a batch of long texts.
 DEEP = (32, 14, 14, 256)
 DEEP_CF = (32, 256, 14, 14)
 TEXT = (32, 512, 512)

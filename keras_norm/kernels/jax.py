@@ -38,9 +38,9 @@ LONGEST_SUM = 16384
 def _view(plan):
     """Returns the `View` of a plan.
 
-    With channels last, sums run over the last axis of positions first. Otherwise XLA's programs for
-    accelerators read the input once more (`nox -s xla`). With channels first, they would read it
-    once more if they did, and programs for the CPU would take twice as long.
+    With channels last, sums run over the last axis of positions first. This order saves XLA's
+    programs for accelerators a read of the input (`nox -s xla`). With channels first, this order
+    adds a read, and programs for the CPU take up to twice as long.
     """
     sizes = [[short(size, LONGEST_SUM) for size in plan.sizes_of(part)] for part in (BEFORE, AFTER)]
     first = None if sizes[1] else -1

@@ -9,6 +9,7 @@ import math
 import torch
 
 from keras_norm import ops
+from keras_norm.kernels.operations import operation
 from keras_norm.kernels.torch.functions import plain_gradients
 from keras_norm.kernels.torch.sets import wider
 from keras_norm.kernels.torch.task import task_of
@@ -61,13 +62,9 @@ def _task(x, weights, axes, spanned, epsilon, centered):
     return task_of(problem, x)
 
 
-# The schemas are written out: versions of PyTorch differ in the annotations that they understand.
-# PyTorch keeps compiled graphs on disk, under the names of the operations in them. With each change
-# of a schema, the number in the names must be raised, or a kept graph would call the new operation.
-@torch.library.custom_op(
-    "keras_norm_1::normalize",
-    mutates_args=(),
-    schema="(Tensor x, Tensor? gamma, Tensor? beta, Tensor? weights, int[] axes, int[]? spanned, "
+@operation(
+    "normalize",
+    "(Tensor x, Tensor? gamma, Tensor? beta, Tensor? weights, int[] axes, int[]? spanned, "
     "float epsilon, bool centered) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _normalize(x, gamma, beta, weights, axes, spanned, epsilon, centered):
@@ -86,10 +83,9 @@ def _(x, gamma, beta, weights, axes, spanned, epsilon, centered):
     return torch.empty_like(x), *moments
 
 
-@torch.library.custom_op(
-    "keras_norm_1::normalize_backward",
-    mutates_args=(),
-    schema="(Tensor gradient, Tensor x, Tensor? gamma, Tensor? weights, Tensor shift, Tensor mean, "
+@operation(
+    "normalize_backward",
+    "(Tensor gradient, Tensor x, Tensor? gamma, Tensor? weights, Tensor shift, Tensor mean, "
     "Tensor inverse, int[] axes, int[]? spanned, float epsilon, bool centered, bool[] needed) "
     "-> (Tensor, Tensor, Tensor)",
 )

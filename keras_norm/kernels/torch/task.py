@@ -38,14 +38,14 @@ class Task(NamedTuple):
         plan: `Plan`.
         sets: `Rows` or `Channels`.
         is_ordered: Whether the input has its axes in the order of the plan.
-        parameter_sizes: Sizes of gamma and beta, in the order of the plan; None without them.
+        parameter_sizes: Sizes of gamma and beta, in the order of the plan.
     """
 
     problem: ops.Problem
     plan: Plan
     sets: Any
     is_ordered: bool
-    parameter_sizes: tuple | None
+    parameter_sizes: tuple
 
     def view(self, x):
         """Returns the input, or an array of its shape, in the shape of the sets."""
@@ -173,7 +173,7 @@ class Task(NamedTuple):
     def gradients(self, gradient, x, gamma, weights, shift, mean, inverse, needed):
         """Returns the gradients of input, gamma and beta from the kept fields of a solution.
 
-        Those that are not needed may be None.
+        Those of gamma and beta may be None where they are not needed.
         """
         weights = self.weights(weights, x.dtype)
         dx, *parameters = self.sets.gradients(
@@ -187,12 +187,11 @@ class Task(NamedTuple):
             self.count(weights, least=1),
             needed,
         )
-        dx = None if dx is None else self.unview(dx.to(x.dtype))
-        return dx, *map(self.parameter, parameters)
+        return self.unview(dx.to(x.dtype)), *map(self.parameter, parameters)
 
     def parameter(self, values):
         """Returns an array by channel, or None, in the shape of gamma and beta."""
-        if values is None or self.parameter_sizes is None:
+        if values is None or self.problem.gamma_axes is self.problem.beta_axes is None:
             return None
         return self.unview(values, self.parameter_sizes)
 
@@ -213,8 +212,7 @@ def task_of(problem, x):
 @functools.lru_cache(maxsize=4096)
 def _task(problem, strides):
     axes = range(len(problem.shape))
-    spans = [axes for axes in (problem.gamma_axes, problem.beta_axes) if axes is not None]
-    spanned = spans[0] if spans else ()
+    spanned = problem.gamma_axes or problem.beta_axes or ()
     # In the memory order of the input; otherwise copied into the order of the form.
     for order in (
         sorted(axes, key=lambda axis: -strides[axis]),
@@ -224,5 +222,5 @@ def _task(problem, strides):
         if found is not None:
             sets = (Rows if found.is_rows else Channels)(found.form)
             sizes = tuple(problem.shape[axis] if axis in spanned else 1 for axis in found.order)
-            return Task(problem, found, sets, found.is_ordered, sizes if spans else None)
+            return Task(problem, found, sets, found.is_ordered, sizes)
     return None

@@ -2,23 +2,16 @@
 
 In eager PyTorch, a custom operation takes longer to call than an `autograd.Function`, and only the
 latter can leave second derivatives to the plain functions.
-
-The schemas are written out, as versions of PyTorch differ in the annotations that they understand.
-For the number in the names, see `keras_norm.kernels.torch.compiled`.
 """
 
-import torch
-
+from keras_norm.kernels.operations import operation
 from keras_norm.kernels.plan import Form
 from keras_norm.kernels.triton import launches
 
-custom_op = torch.library.custom_op
 
-
-@custom_op(
-    "keras_norm_1::triton_normalize",
-    mutates_args=(),
-    schema="(Tensor x, Tensor? gamma, Tensor? beta, Tensor? weights, int[] order, int[] form, "
+@operation(
+    "triton_normalize",
+    "(Tensor x, Tensor? gamma, Tensor? beta, Tensor? weights, int[] order, int[] form, "
     "float epsilon, bool centered) -> (Tensor, Tensor)",
 )
 def normalize(x, gamma, beta, weights, order, form, epsilon, centered):
@@ -26,10 +19,9 @@ def normalize(x, gamma, beta, weights, order, form, epsilon, centered):
     return launches.normalize(x, gamma, beta, weights, order, Form(*form), epsilon, centered)
 
 
-@custom_op(
-    "keras_norm_1::triton_normalize_backward",
-    mutates_args=(),
-    schema="(Tensor g, Tensor x, Tensor? gamma, Tensor? weights, Tensor found, int[] order, "
+@operation(
+    "triton_normalize_backward",
+    "(Tensor g, Tensor x, Tensor? gamma, Tensor? weights, Tensor found, int[] order, "
     "int[] form, float epsilon, bool centered) -> (Tensor, Tensor, Tensor)",
 )
 def normalize_backward(g, x, gamma, weights, found, order, form, epsilon, centered):
@@ -38,10 +30,9 @@ def normalize_backward(g, x, gamma, weights, found, order, form, epsilon, center
     return _own(*launches.backward(g, x, gamma, weights, found, *spec, needs_parameters=True))
 
 
-@custom_op(
-    "keras_norm_1::triton_standardize",
-    mutates_args=(),
-    schema="(Tensor x, Tensor? gamma, Tensor? beta, Tensor mean, Tensor variance, int[] order, "
+@operation(
+    "triton_standardize",
+    "(Tensor x, Tensor? gamma, Tensor? beta, Tensor mean, Tensor variance, int[] order, "
     "int[] form, float epsilon) -> Tensor",
 )
 def standardize(x, gamma, beta, mean, variance, order, form, epsilon):
@@ -51,10 +42,9 @@ def standardize(x, gamma, beta, mean, variance, order, form, epsilon):
     )
 
 
-@custom_op(
-    "keras_norm_1::triton_standardize_backward",
-    mutates_args=(),
-    schema="(Tensor g, Tensor x, Tensor? gamma, Tensor mean, Tensor variance, int[] order, "
+@operation(
+    "triton_standardize_backward",
+    "(Tensor g, Tensor x, Tensor? gamma, Tensor mean, Tensor variance, int[] order, "
     "int[] form, float epsilon) -> (Tensor, Tensor, Tensor)",
 )
 def standardize_backward(g, x, gamma, mean, variance, order, form, epsilon):
