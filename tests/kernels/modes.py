@@ -9,7 +9,7 @@ BACKEND = keras.backend.backend()
 MODES = {
     "jax": ("eager", "jit"),
     "tensorflow": ("eager", "graph", "xla"),
-    "torch": ("eager", "compiled"),
+    "torch": ("eager", "large", "compiled"),
 }[BACKEND]
 
 
@@ -78,9 +78,27 @@ elif BACKEND == "tensorflow":
 else:
     import torch
 
+    from keras_norm.kernels.torch import task
+
     _double_precision = contextlib.nullcontext
 
+    @contextlib.contextmanager
+    def large():
+        """Treats all inputs as too large to be copied into the order of a native function."""
+        most = task.MOST_COPIED
+        try:
+            task.MOST_COPIED = 0
+            task._task.cache_clear()
+            yield
+        finally:
+            task.MOST_COPIED = most
+            task._task.cache_clear()
+
     def _vjp(function, tensors, upstream, mode, open_sizes):
+        with large() if mode == "large" else contextlib.nullcontext():
+            return _vjp_of(function, tensors, upstream, mode, open_sizes)
+
+    def _vjp_of(function, tensors, upstream, mode, open_sizes):
         tensors = [v.detach().requires_grad_() for v in tensors]
         if mode == "compiled":
             torch._dynamo.reset()

@@ -16,6 +16,7 @@ import keras_norm
 from keras_norm import kernels, ops
 from keras_norm.ops import registry
 from tests import plain
+from tests.kernels import modes
 from tests.kernels.derivatives import all_orders, third_order
 
 BACKEND = keras.backend.backend()
@@ -78,11 +79,13 @@ def assert_close(actual, expected, tolerance=2e-5):
         np.testing.assert_allclose(a, e, rtol=0, atol=tolerance * max(1.0, np.abs(e).max()))
 
 
-@pytest.fixture(autouse=True)
-def _kernels_on():
+@pytest.fixture(autouse=True, params=["small", "large"] if BACKEND == "torch" else ["small"])
+def _kernels_on(request):
+    """On PyTorch, small inputs are also treated as large ones, for which it has other code."""
     before = kernels.is_enabled()
     kernels.set_enabled(True)
-    yield
+    with modes.large() if request.param == "large" else contextlib.nullcontext():
+        yield
     kernels.set_enabled(before)
 
 

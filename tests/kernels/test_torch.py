@@ -137,13 +137,23 @@ def test_fake_and_traced_tensors_decline(x):
     assert answer(x.to("meta"), (0, 1)) is None
 
 
-def test_an_input_that_lies_otherwise_in_memory(x):
+@pytest.mark.parametrize("axes", [(0, 1), (1,), (1, 2), (2,)])
+def test_an_input_that_lies_otherwise_in_memory(x, axes):
+    parameters = torch.rand(2, 1, 1, 4)
+
+    def results(x):
+        x = x.detach().requires_grad_()
+        y = ops.normalize(x, axes, 1e-2, *parameters)[0]
+        return y, *torch.autograd.grad(y.pow(3).sum(), x)
+
     other = x.permute(2, 0, 1).contiguous().permute(1, 2, 0)
-    y = ops.normalize(other, (0, 1), 1e-2)[0]
-    assert y.stride() == other.stride()
-    torch.testing.assert_close(y, ops.normalize(x, (0, 1), 1e-2)[0])
     sliced = torch.cat([x, x], 2)[:, :, :4]
-    torch.testing.assert_close(ops.normalize(sliced, (0, 1), 1e-2)[0], y)
+    expected = results(x)
+    assert expected[0].stride() == expected[1].stride() == x.stride()
+    for given in (other, sliced):
+        torch.testing.assert_close(results(given), expected)
+    if axes == (0, 1):
+        assert results(other)[0].stride() == other.stride()
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])

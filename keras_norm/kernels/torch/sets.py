@@ -78,6 +78,7 @@ class Rows:
     """
 
     takes_16_bits = True
+    is_native = True
 
     def __init__(self, form):
         self.shape = form.samples, form.group_size
@@ -204,7 +205,7 @@ class Channels:
         self.are_batch = form.samples == form.group_size == 1
         # The forms that PyTorch's group normalization takes.
         are_rows_short = form.after <= LONGEST_ROW
-        self._is_native = form.before == 1 and are_rows_short and not self.are_batch
+        self.is_native = form.before == 1 and are_rows_short and not self.are_batch
         # PyTorch's batch normalization sums rows in vector lanes, and adds the sums sequentially.
         # This is fast and accurate enough for gradients. For moments it is slow, except for few
         # elements.
@@ -261,7 +262,7 @@ class Channels:
 
         The output or the variance is None if the native function does not return it.
         """
-        if centered and self._is_native:
+        if centered and self.is_native:
             sizes = self._samples, self._channels, self._after, self._groups
             y, mean, inverse = torch.native_group_norm(x, gamma, beta, *sizes, epsilon)
         elif centered and self._is_small_batch:
@@ -302,7 +303,13 @@ class Channels:
         return mean, self._merge(variances + distances * distances).clamp_(min=0)
 
     def infer(self, x, gamma, beta, mean, variance, epsilon):
-        """Returns the output of a batch for stored moments near zero, without derivatives."""
+        """Returns the output of a batch for stored moments near zero, without derivatives.
+
+        The native function is faster for rows, and for 16 bits, which it need not convert first.
+        """
+        if self._are_last and x.dtype not in HALF:
+            moments = mean[None], torch.rsqrt(variance + epsilon)[None]
+            return self.affine(x, *self.scale_and_offset(gamma, beta, *moments))
         moments = mean, variance, False, 0.0, epsilon
         return torch.native_batch_norm(x.view(self._rows), gamma, beta, *moments)[0].view(x.shape)
 
@@ -342,7 +349,7 @@ class Channels:
 
         Without centring, the term sum(u) is left out.
         """
-        if self._is_native and centered and weights is None:
+        if self.is_native and centered and weights is None:
             gamma = x.new_ones(self._channels) if gamma is None else gamma
             sizes = self._samples, self._channels, self._after, self._groups
             return group_norm_backward(g, x, mean, inverse, gamma, *sizes, [True] * 3)

@@ -7,6 +7,7 @@ only then are they replaced by 0. So a mask needs no separate check of the data.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,10 @@ import torch
 from keras_norm import ops
 from keras_norm.kernels.plan import Plan, plan
 from keras_norm.kernels.torch.sets import Channels, Rows, are_near, wide, wider
+
+# Elements of an input that is copied into the order of a native function: one call instead of many.
+# Larger inputs take less time in many calls (`python -m benchmarks`, rows "small").
+MOST_COPIED = 1 << 17
 
 
 class Solution(NamedTuple):
@@ -38,6 +43,8 @@ class Task(NamedTuple):
         plan: `Plan`.
         sets: `Rows` or `Channels`.
         is_ordered: Whether the input has its axes in the order of the plan.
+        memory_order: The axes of the input as they lie in memory, where results are copied back into
+            this order; else None.
         parameter_sizes: Sizes of gamma and beta, in the order of the plan.
     """
 
@@ -45,7 +52,14 @@ class Task(NamedTuple):
     plan: Plan
     sets: Any
     is_ordered: bool
+    memory_order: tuple | None
     parameter_sizes: tuple
+
+    @property
+    def is_native(self):
+        """Whether the output is one call of a native function, and the gradients are another."""
+        by_set = self.problem.mask is None or self.plan.mask.is_by_set
+        return self.problem.centered and by_set and self.sets.is_native
 
     def view(self, x):
         """Returns the input, or an array of its shape, in the shape of the sets."""
@@ -75,7 +89,13 @@ class Task(NamedTuple):
             sizes: Its sizes in this order; None for those of the input.
         """
         view = view.reshape(self.plan.sizes if sizes is None else sizes)
-        return view if self.is_ordered else view.permute(self.plan.inverse)
+        if self.is_ordered:
+            return view
+        if self.memory_order is None:
+            return view.permute(self.plan.inverse)
+        in_memory = view.permute([self.plan.order.index(axis) for axis in self.memory_order])
+        axes = range(len(self.memory_order))
+        return in_memory.contiguous().permute([self.memory_order.index(axis) for axis in axes])
 
     def moments(self, found, weights):
         """Returns `Moments` of the input from shift, mean, variance and inverse by set."""
@@ -213,14 +233,27 @@ def task_of(problem, x):
 def _task(problem, strides):
     axes = range(len(problem.shape))
     spanned = problem.gamma_axes or problem.beta_axes or ()
-    # In the memory order of the input; otherwise copied into the order of the form.
-    for order in (
-        sorted(axes, key=lambda axis: -strides[axis]),
-        sorted(axes, key=lambda axis: (axis in spanned, axis in problem.axes)),
-    ):
-        found = plan(problem, tuple(order))
-        if found is not None:
-            sets = (Rows if found.is_rows else Channels)(found.form)
-            sizes = tuple(problem.shape[axis] if axis in spanned else 1 for axis in found.order)
-            return Task(problem, found, sets, found.is_ordered, sizes)
-    return None
+    in_set, is_spanned = problem.axes.__contains__, spanned.__contains__
+    memory_order = tuple(sorted(axes, key=lambda axis: -strides[axis]))
+    task = _task_in(memory_order, problem)
+    is_small = math.prod(problem.shape) <= MOST_COPIED
+    if is_small and not (task is not None and task.is_native):
+        # Samples, groups, members, positions: the order of PyTorch's group normalization.
+        order = sorted(axes, key=lambda axis: (in_set(axis), in_set(axis) != is_spanned(axis)))
+        native = _task_in(order, problem, memory_order)
+        task = native if native is not None and native.is_native else task
+    if task is None:
+        # Copied into the order of the form.
+        task = _task_in(sorted(axes, key=lambda axis: (is_spanned(axis), in_set(axis))), problem)
+    return task
+
+
+def _task_in(order, problem, memory_order=None):
+    """Returns the task with the axes in an order, or None if it does not have the form."""
+    found = plan(problem, tuple(order))
+    if found is None:
+        return None
+    sets = (Rows if found.is_rows else Channels)(found.form)
+    spanned = problem.gamma_axes or problem.beta_axes or ()
+    sizes = tuple(problem.shape[axis] if axis in spanned else 1 for axis in found.order)
+    return Task(problem, found, sets, found.is_ordered, memory_order, sizes)
