@@ -223,8 +223,8 @@ BARE_ROWS = [
 
 COMPILED_ROWS = [
     row._replace(name=f"{row.name}, compiled", compiled=True, native=None)
-    for row in ROWS
-    if row.name in ("BN image", "LN channel, sequence", "GN 32, image")
+    for row in [*ROWS, RMS_ROWS[0], DEEP_ROWS[2]]
+    if "first" not in row.name and row.name != "BN feature"
 ]
 
 SMALL_ROWS = [

@@ -47,7 +47,7 @@ class Sets:
                 positions / view.size(w, dtype=dtype)
             )
             self.count = counted * members
-            self.share = ops.maximum(counted, 1) / positions
+            self.share = ops.where(counted > 0, counted, 1) / positions
 
     def found(self, x, centered):
         """Returns shift, residual and variance, and 1 if all of the input is finite, else 0.
@@ -71,9 +71,7 @@ class Sets:
                 return mean, *around(0)
             is_mean = self.weights is None
             shift = mean if is_mean else self.mean(self.masked(ops.cast(x, self.dtype)))
-            # Without this selection compilers contract the multiplication in the mean with some of
-            # its subtractions.
-            shift = self.constant(ops.where(ops.isfinite(shift), shift, 0))
+            shift = self.constant(shift)
             return shift, *around(shift)
 
         is_near = ops.all((ops.square(mean) <= LARGEST_MEAN**2 * variance) & ops.isfinite(variance))
@@ -99,7 +97,7 @@ class Sets:
         if not centered:
             return ops.zeros_like(square), square
         mean = self.mean(x)
-        return mean, ops.maximum(square - ops.square(mean), 0)
+        return mean, ops.relu(square - ops.square(mean))
 
     def masked(self, x):
         """Returns `x` with 0 at padding, for means."""
@@ -167,8 +165,12 @@ class Sets:
         raise NotImplementedError
 
     def constant(self, shift):
-        """Returns the shift as a constant."""
-        return ops.stop_gradient(shift)
+        """Returns the shift as a constant.
+
+        Without this selection XLA contracts the multiplication in the mean with some of its
+        subtractions.
+        """
+        return ops.stop_gradient(ops.where(ops.isfinite(shift), shift, 0))
 
     def recomputed(self, function):
         """Returns a function that keeps its arguments for its gradient, and no other values."""

@@ -66,7 +66,7 @@ def _standardized(problem, x, moments, gamma, beta):
     operands = [moments.shift, inverse, offset, gamma, beta]
     blocks = Blocks(ops.shape(x), _broadcast_axes(x, operands), not problem.exported)
     x = blocks.split(x)
-    shift, inverse, offset, gamma, beta = (_spread(blocks.split(v), x) for v in operands)
+    shift, inverse, offset, gamma, beta = (spread(blocks.split(v), x) for v in operands)
     y = (x - shift) * inverse - offset
     if gamma is not None:
         y = ops.multiply(y, gamma)
@@ -83,7 +83,7 @@ def scale_and_shift(x, scale, offset):
     """
     blocks = Blocks(ops.shape(x), _broadcast_axes(x, [scale, offset]))
     x = blocks.split(x)
-    scale, offset = (_spread(blocks.split(v), x) for v in (scale, offset))
+    scale, offset = (spread(blocks.split(v), x) for v in (scale, offset))
     return blocks.join(_plus(ops.multiply(x, scale), offset))
 
 
@@ -102,7 +102,7 @@ def _broadcast_axes(x, operands):
     ]
 
 
-def _spread(v, x):
+def spread(v, x):
     """Returns `v` broadcast to `x`, one axis at a time, along all missing axes except the last.
 
     The gradient is then a sum in stages: the arithmetic that follows sums over the last axis, this

@@ -1,12 +1,11 @@
 """Executors for PyTorch on the CPU.
 
-`sets` contains the fast operations, `task` solves a problem with them, `functions` differentiates
-the solution, and `compiled` makes it one operation in a compiled graph.
+In eager mode, `sets` contains the fast operations, `task` solves a problem with them, and
+`functions` differentiates the solution. In a graph that PyTorch compiles, `compiled` does all.
 
 The executors decline exported graphs, `torch.func`, forward-mode derivatives, subclasses of
 tensors, problems without a plan, and stored statistics of small inputs. In a compiled graph they
-also decline sets over the batch and given moments, for which PyTorch's compiler generates good
-code.
+also decline given moments, for which PyTorch's compiler generates good code.
 """
 
 import torch
@@ -33,7 +32,7 @@ FEWEST_ELEMENTS = 2**18
 def normalize(problem, x, gamma, beta, weights, combine):
     """Solves a problem of `keras_norm.ops.normalize`."""
     if torch.compiler.is_compiling():
-        return compiled.normalize(problem, x, gamma, beta, weights)
+        return compiled.normalize(problem, x, gamma, beta, weights, combine)
     if not _suit(x, weights, gamma, beta):
         return None
     task = task_of(problem, x)

@@ -308,8 +308,8 @@ class Channels:
         The native function is faster for rows, and for 16 bits, which it need not convert first.
         """
         if self._are_last and x.dtype not in HALF:
-            moments = mean[None], torch.rsqrt(variance + epsilon)[None]
-            return self.affine(x, *self.scale_and_offset(gamma, beta, *moments))
+            inverse = torch.rsqrt(variance + epsilon)
+            return self.affine(x, *self.scale_and_offset(gamma, beta, mean[None], inverse[None]))
         moments = mean, variance, False, 0.0, epsilon
         return torch.native_batch_norm(x.view(self._rows), gamma, beta, *moments)[0].view(x.shape)
 

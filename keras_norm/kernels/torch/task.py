@@ -43,7 +43,7 @@ class Task(NamedTuple):
         plan: `Plan`.
         sets: `Rows` or `Channels`.
         is_ordered: Whether the input has its axes in the order of the plan.
-        memory_order: The axes of the input as they lie in memory, where results are copied back into
+        memory_order: The axes of the input as they lie in memory, if results are copied back into
             this order; else None.
         parameter_sizes: Sizes of gamma and beta, in the order of the plan.
     """
