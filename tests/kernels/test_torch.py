@@ -118,6 +118,13 @@ def test_the_executor_answers_in_compiled_graphs(x, axes, monkeypatch):
     assert answers == [True]
 
 
+@pytest.mark.parametrize("axes", [(0, 1), (1,), (1, 2), (2,)])
+def test_empty_batches_in_compiled_graphs(axes):
+    torch._dynamo.reset()
+    function = torch.compile(lambda x: ops.normalize(x, axes, 1e-2)[0], backend="eager")
+    assert function(torch.zeros(0, 3, 4)).shape == (0, 3, 4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mean", [0.0, 1e5])
 @pytest.mark.parametrize(("shape", "axes", "spanned"), [

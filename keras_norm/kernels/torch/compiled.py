@@ -79,9 +79,10 @@ def normalize(problem, x, gamma, beta, weights, combine):
     dtype = wider(x.dtype)
     if _is_exporting() or any(v is not None and v.dtype != dtype for v in (gamma, beta)):
         return None
+    problem = _traced(problem)
     # Not the cached function: the compiler looks into it, and warns of the cache.
-    found = plan.__wrapped__(_traced(problem))
-    if found is None or None in found.form[2:4]:
+    found = plan.__wrapped__(problem)
+    if found is None or None in found.form[2:4] or 0 in problem.shape:
         return None
     parts = (found.sizes_of(part) for part in (BEFORE, AFTER))
     sizes = [[short(size, LONGEST_SUM) for size in part] for part in parts]
