@@ -165,11 +165,9 @@ class Sets:
         raise NotImplementedError
 
     def constant(self, shift):
-        """Returns the shift as a constant.
-
-        Without this selection XLA contracts the multiplication in the mean with some of its
-        subtractions.
-        """
+        """Returns the shift as a constant."""
+        # Without this selection, XLA contracts the multiplication in the mean with some of its
+        # subtractions.
         return ops.stop_gradient(ops.where(ops.isfinite(shift), shift, 0))
 
     def recomputed(self, function):

@@ -95,18 +95,15 @@ else:
             task._task.cache_clear()
 
     def _vjp(function, tensors, upstream, mode, open_sizes):
-        with large() if mode == "large" else contextlib.nullcontext():
-            return _vjp_of(function, tensors, upstream, mode, open_sizes)
-
-    def _vjp_of(function, tensors, upstream, mode, open_sizes):
         tensors = [v.detach().requires_grad_() for v in tensors]
         if mode == "compiled":
             torch._dynamo.reset()
             function = torch.compile(
                 function, backend="aot_eager", fullgraph=True, dynamic=open_sizes
             )
-        output = function(*tensors)
-        found = torch.autograd.grad(output, tensors, upstream)
+        with large() if mode == "large" else contextlib.nullcontext():
+            output = function(*tensors)
+            found = torch.autograd.grad(output, tensors, upstream)
         return [v.detach() for v in (output, *found)]
 
 

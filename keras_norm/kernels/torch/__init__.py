@@ -1,7 +1,8 @@
 """Executors for PyTorch on the CPU.
 
 In eager mode, `sets` contains the fast operations, `task` solves a problem with them, and
-`functions` differentiates the solution. In a graph that PyTorch compiles, `compiled` does all.
+`functions` differentiates the solution. In a compiled graph, `compiled` solves a problem with one
+formula.
 
 The executors decline exported graphs, `torch.func`, forward-mode derivatives, subclasses of
 tensors, problems without a plan, and stored statistics of small inputs. In a compiled graph they
@@ -76,7 +77,7 @@ def standardize(problem, x, moments, gamma, beta):
 
 
 def _infer(task, x, moments, gamma, beta):
-    """Standardizes with stored statistics near zero, without derivatives, in one native call."""
+    """Standardizes with stored statistics near zero, without derivatives; None if one is far."""
     epsilon = task.problem.epsilon
     if not are_near(moments.shift, torch.rsqrt(moments.variance + epsilon)):
         return None

@@ -1,8 +1,8 @@
 """The executor for graphs of `torch.compile`: one formula without branches.
 
-PyTorch's compiler fuses the operations to passes over memory, and differentiates them. It reads the
-input for the shift, for the moments of the shifted input, and for the output; in the backward pass,
-input and gradient for two sums, and again for the result.
+PyTorch's compiler fuses the operations into passes over memory, and differentiates them. The passes
+read the input for the shift, for the moments of the shifted input, and for the output. In the
+backward pass, they read input and gradient for two sums, and again for the result.
 """
 
 import math
@@ -15,6 +15,7 @@ from keras_norm.kernels.sets import Sets
 from keras_norm.kernels.torch.sets import wider
 from keras_norm.kernels.view import View, short
 from keras_norm.ops import Moments
+from keras_norm.ops.convert import at_least_float32
 from keras_norm.ops.standardize import spread
 
 # Versions without this function leave exported and compiled graphs to the plain functions.
@@ -32,8 +33,8 @@ class ViewInGraph(View):
     def group_means(self, values):
         """Returns means by channel as means over all channels of a group.
 
-        A short sum would be computed again for each element of the input. So it is taken of several
-        copies, for each channel.
+        The compiler would compute a short sum again for each element of the input. A sum of
+        several copies is long enough to be stored, one number for each channel.
         """
         _, _, groups, size, _ = self.plan.form
         if not self.is_by_channel or not 1 < size <= LONGEST_WRITTEN_OUT:
@@ -60,10 +61,10 @@ class SetsInGraph(Sets):
 
 
 def _traced(problem):
-    """Returns the problem with None for sizes that are symbols, and with axes that are none.
+    """Returns the problem with axes as numbers, and None for each size that is a symbol.
 
-    With `dynamic=True`, the compiler takes axes for symbols too. A comparison makes them numbers;
-    a search in a tuple of symbols fails.
+    With `dynamic=True`, axes may be symbols too. A comparison makes them numbers. A search in a
+    tuple of symbols finds nothing.
     """
 
     def sizes(shape):
@@ -76,8 +77,8 @@ def _traced(problem):
 
 def normalize(problem, x, gamma, beta, weights, combine):
     """Solves a problem of `keras_norm.ops.normalize` while a graph is traced."""
-    dtype = wider(x.dtype)
-    if _is_exporting() or any(v is not None and v.dtype != dtype for v in (gamma, beta)):
+    expected = wider(x.dtype)
+    if _is_exporting() or any(v is not None and v.dtype != expected for v in (gamma, beta)):
         return None
     problem = _traced(problem)
     # Not the cached function: the compiler looks into it, and warns of the cache.
@@ -89,11 +90,11 @@ def normalize(problem, x, gamma, beta, weights, combine):
     view = ViewInGraph(found, sizes, LONGEST_SUM, most=LONGEST_SUM)
     if not view.suits(problem):
         return None
-    name = str(dtype).removeprefix("torch.")
-    gamma, beta = view.parameter(gamma, 1, name), view.parameter(beta, 0, name)
+    dtype = at_least_float32(problem.dtype)
+    gamma, beta = view.parameter(gamma, 1, dtype), view.parameter(beta, 0, dtype)
     weights = None if weights is None else view.weights(weights, x)
     values = view.of(x)
-    sets = SetsInGraph(view, values, weights, name)
+    sets = SetsInGraph(view, values, weights, dtype)
     *moments, _ = sets.found(values, problem.centered)
     if view.is_by_channel:
         shift, scale, offset, moments = sets.affine(
@@ -105,6 +106,6 @@ def normalize(problem, x, gamma, beta, weights, combine):
         offset = beta - residual * scale
         moments = sets.moments(x, *moments)
     scale, offset = (spread(v, values) for v in (scale, offset))
-    y = (sets.cleaned(values.to(dtype)) - shift) * scale + offset
+    y = (sets.cleaned(values.to(expected)) - shift) * scale + offset
     moments = Moments(*(v.detach() for v in moments)) if problem.moments else None
     return view.back(y.to(x.dtype), x), moments

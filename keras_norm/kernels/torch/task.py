@@ -43,8 +43,8 @@ class Task(NamedTuple):
         plan: `Plan`.
         sets: `Rows` or `Channels`.
         is_ordered: Whether the input has its axes in the order of the plan.
-        memory_order: The axes of the input as they lie in memory, if results are copied back into
-            this order; else None.
+        copied_back: None, or two permutations for results that are copied into the memory order
+            of the input: from the order of the plan, and from there to the order of the input.
         parameter_sizes: Sizes of gamma and beta, in the order of the plan.
     """
 
@@ -52,7 +52,7 @@ class Task(NamedTuple):
     plan: Plan
     sets: Any
     is_ordered: bool
-    memory_order: tuple | None
+    copied_back: tuple | None
     parameter_sizes: tuple
 
     @property
@@ -91,11 +91,10 @@ class Task(NamedTuple):
         view = view.reshape(self.plan.sizes if sizes is None else sizes)
         if self.is_ordered:
             return view
-        if self.memory_order is None:
+        if self.copied_back is None:
             return view.permute(self.plan.inverse)
-        in_memory = view.permute([self.plan.order.index(axis) for axis in self.memory_order])
-        axes = range(len(self.memory_order))
-        return in_memory.contiguous().permute([self.memory_order.index(axis) for axis in axes])
+        into_memory, to_input = self.copied_back
+        return view.permute(into_memory).contiguous().permute(to_input)
 
     def moments(self, found, weights):
         """Returns `Moments` of the input from shift, mean, variance and inverse by set."""
@@ -249,11 +248,18 @@ def _task(problem, strides):
 
 
 def _task_in(order, problem, memory_order=None):
-    """Returns the task with the axes in an order, or None if it does not have the form."""
+    """Returns the task with the axes in an order, or None if it does not have the form.
+
+    With `memory_order`, results are copied back into this order.
+    """
     found = plan(problem, tuple(order))
     if found is None:
         return None
     sets = (Rows if found.is_rows else Channels)(found.form)
     spanned = problem.gamma_axes or problem.beta_axes or ()
     sizes = tuple(problem.shape[axis] if axis in spanned else 1 for axis in found.order)
-    return Task(problem, found, sets, found.is_ordered, memory_order, sizes)
+    copied_back = None
+    if memory_order is not None:
+        into_memory = tuple(map(found.order.index, memory_order))
+        copied_back = into_memory, tuple(map(memory_order.index, range(len(memory_order))))
+    return Task(problem, found, sets, found.is_ordered, copied_back, sizes)
