@@ -118,11 +118,16 @@ def test_the_executor_answers_in_compiled_graphs(x, axes, monkeypatch):
     assert answers == [True]
 
 
-@pytest.mark.parametrize("axes", [(0, 1), (1,), (1, 2), (2,)])
+@pytest.mark.parametrize("axes", [(0, 1), (1,), (1, 3), (3,)])
 def test_empty_batches_in_compiled_graphs(axes):
     torch._dynamo.reset()
-    function = torch.compile(lambda x: ops.normalize(x, axes, 1e-2)[0], backend="eager")
-    assert function(torch.zeros(0, 3, 4)).shape == (0, 3, 4)
+    gamma = torch.ones(1, 1, 2, 4)
+
+    def function(x):
+        return ops.normalize(x, axes, 1e-2, gamma)[0]
+
+    compiled_function = torch.compile(function, backend="eager", fullgraph=True)
+    assert compiled_function(torch.zeros(0, 3, 2, 4)).shape == (0, 3, 2, 4)
 
 
 @pytest.mark.slow
