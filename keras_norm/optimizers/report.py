@@ -3,6 +3,7 @@
 import keras
 
 from keras_norm import multipliers
+from keras_norm.optimizers import state
 
 
 def path(variable):
@@ -93,6 +94,7 @@ def _rate(optimizer, index):
 def _decay(optimizer, index):
     inner = optimizer.inner_optimizer
     variable = optimizer._trainable_variables[index]
-    if inner.weight_decay is None or not inner._use_weight_decay(variable):
+    decay = state.decay(inner, variable)
+    if decay is None or not inner._use_weight_decay(variable):
         return 0.0
-    return inner.weight_decay * _now(optimizer, multipliers.WEIGHT_DECAY, index)
+    return decay * _now(optimizer, multipliers.WEIGHT_DECAY, index)

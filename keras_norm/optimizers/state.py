@@ -35,6 +35,14 @@ def decays(optimizer):
     return any(getattr(optimizer, name, None) is not None for name in names)
 
 
+def decay(optimizer, variable):
+    """Returns the weight decay of a variable; None if its optimizer has none."""
+    is_by_adam = getattr(optimizer, "_should_use_adamw", None)  # a method of Muon
+    if is_by_adam is not None and is_by_adam(variable):
+        return optimizer.adam_weight_decay
+    return optimizer.weight_decay
+
+
 def check_known(optimizer, variables):
     """Checks that an optimizer was built for some variables.
 

@@ -141,6 +141,16 @@ def test_muon_with_weight_decay_only_where_it_uses_adam():
     cases.assert_close(cases.values(variables), [[1.7, 3.4], [1.9, 3.8]])
 
 
+def test_a_summary_shows_both_decays_of_muon(capsys):
+    inner = keras.optimizers.Muon(0.5, weight_decay=0.2, adam_weight_decay=0.1)
+    variables = [keras.Variable(keras.ops.ones(s), name=n) for n, s in [("a", (2, 2)), ("b", (2,))]]
+    optimizer = MultiplierOptimizer(inner)
+    optimizer.build(variables)
+    optimizer.summary()
+    decays = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert decays == ["0.2", "0.1"]
+
+
 def test_the_example_runs():
     result = doctest.testmod(multiplier_optimizer)
     assert result.attempted
