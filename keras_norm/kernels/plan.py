@@ -157,6 +157,13 @@ def plan(problem, order=None):
     )
 
 
+def order_of_parts(problem):
+    """Returns the axes in the order of the parts, for an input that is copied into this order."""
+    spanned = problem.gamma_axes or problem.beta_axes or ()
+    axes = range(len(problem.shape))
+    return tuple(sorted(axes, key=lambda axis: (axis in spanned, axis in problem.axes)))
+
+
 def _parts(problem, order):
     """Returns the part that each axis, in the given order, belongs to; None if out of order."""
     spans = {axes for axes in (problem.gamma_axes, problem.beta_axes) if axes is not None}

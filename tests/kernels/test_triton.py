@@ -17,6 +17,7 @@ import keras_norm
 from keras_norm import ops
 from keras_norm.kernels.triton import functions, launches, native, tiles
 from tests import oracle, plain
+from tests.kernels.derivatives import all_orders, third_order
 from tests.kernels.test_kernels import CASES, answer, problem
 
 SMALL_TILES = {"TILE_ELEMENTS": 32, "LARGEST_SET": 8, "CHANNELS_IN_TILE": 4, "PROGRAMS": 5}
@@ -276,6 +277,26 @@ def test_native_operations_without_triton(shape, axes, spanned, mean, monkeypatc
     # The plain functions compute what the executor declines.
     weights = np.ones([1 if axis in spanned else n for axis, n in enumerate(shape)], "float32")
     compare(x, axes, gamma, beta, g, weights)
+
+
+@pytest.mark.parametrize("without_triton", [False, True])
+@pytest.mark.parametrize(("shape", "axes"), [((6, 4), (0,)), ((3, 4), (1,)), ((2, 3, 4), (2,))])
+def test_higher_derivatives(shape, axes, without_triton, monkeypatch):
+    if without_triton:
+        monkeypatch.setattr("keras_norm.kernels.triton._module", native)
+    rng = np.random.default_rng(0)
+    x, g = rng.standard_normal((2, *shape)).astype("float32")
+    results = []
+    for normalize in (plain.normalize, ops.normalize):
+
+        def related(x, normalize=normalize):
+            gamma = keras.ops.mean(x**2, list(range(len(shape) - 1)), keepdims=True)
+            return normalize(x, axes, 1e-2, gamma)[0]
+
+        third = third_order(lambda x, f=normalize: f(x, axes, 1e-2)[0], x)
+        results.append([*all_orders(related, [x], g), third.detach().numpy()])
+    for actual, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(("missing", "warned"), [

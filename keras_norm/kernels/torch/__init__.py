@@ -12,9 +12,10 @@ also decline given moments, for which PyTorch's compiler generates good code.
 import torch
 
 from keras_norm import ops
+from keras_norm.kernels.autograd import is_transformed, wider
 from keras_norm.kernels.torch import compiled
-from keras_norm.kernels.torch.functions import Affine, Moments, Normalize, is_transformed
-from keras_norm.kernels.torch.sets import are_near, wider
+from keras_norm.kernels.torch.functions import Affine, MomentsOfSets, Normalize
+from keras_norm.kernels.torch.sets import are_near
 from keras_norm.kernels.torch.task import cleaned, task_of
 from keras_norm.ops import registry
 
@@ -52,7 +53,7 @@ def _normalize_replica(problem, task, x, gamma, beta, weights, combine):
     """Solves a problem whose moments are combined between two functions."""
     if task.plan.is_rows:
         return None
-    moments = Moments.apply(x, weights, task)
+    moments = MomentsOfSets.apply(x, weights, task)
     if weights is not None and moments[0] is not None:
         x = cleaned(x, weights)
     found = combine(task.moments([*moments, None], weights))

@@ -10,9 +10,9 @@ import math
 import torch
 from torch.fx.experimental.symbolic_shapes import has_static_value
 
+from keras_norm.kernels.autograd import axes_as_numbers, wider
 from keras_norm.kernels.plan import AFTER, BEFORE, plan
 from keras_norm.kernels.sets import Sets
-from keras_norm.kernels.torch.sets import wider
 from keras_norm.kernels.view import View, short
 from keras_norm.ops import Moments
 from keras_norm.ops.convert import at_least_float32
@@ -61,18 +61,13 @@ class SetsInGraph(Sets):
 
 
 def _traced(problem):
-    """Returns the problem with axes as numbers, and None for each size that is a symbol.
-
-    With `dynamic=True`, axes may be symbols too. A comparison makes them numbers. A search in a
-    tuple of symbols finds nothing.
-    """
+    """Returns the problem with axes as numbers, and None for each size that is a symbol."""
 
     def sizes(shape):
         return tuple([size if has_static_value(size) else None for size in shape])
 
-    axes = [a for a in range(len(problem.shape)) if any(a == axis for axis in problem.axes)]
     mask = None if problem.mask is None else sizes(problem.mask)
-    return problem._replace(shape=sizes(problem.shape), axes=tuple(axes), mask=mask)
+    return problem._replace(shape=sizes(problem.shape), axes=axes_as_numbers(problem), mask=mask)
 
 
 def normalize(problem, x, gamma, beta, weights, combine):

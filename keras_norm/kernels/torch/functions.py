@@ -1,23 +1,9 @@
-"""Functions of autograd, each with its derivative.
-
-If a derivative is differentiated in turn, or batched, the plain function computes the derivative.
-The derivatives of PyTorch's native normalizations are wrong from the third order on.
-"""
+"""Functions of autograd, each with its derivative."""
 
 import torch
 
 from keras_norm import ops
-from keras_norm.kernels.torch.sets import wide
-
-# Private symbols: a version that lacks one runs without this executor.
-_has_functorch = torch._C._are_functorch_transforms_active
-_is_batched = torch._C._functorch.is_legacy_batchedtensor
-_ = torch.autograd.forward_ad._current_level
-
-
-def is_transformed():
-    """Returns whether `torch.func` or a forward-mode derivative is active."""
-    return _has_functorch() or torch.autograd.forward_ad._current_level >= 0
+from keras_norm.kernels.autograd import is_differentiated, plain_gradients, wide
 
 
 class Normalize(torch.autograd.Function):
@@ -49,7 +35,7 @@ class Normalize(torch.autograd.Function):
             return (None,) * 5
         x, gamma, beta, weights, *moments = ctx.saved_tensors
         task = ctx.task
-        if _has_plain_backward(gradient):
+        if is_differentiated(gradient):
 
             def plain(x, gamma, beta):
                 return ops.normalize_plain(task.problem, x, gamma, beta, weights)[:1]
@@ -61,7 +47,7 @@ class Normalize(torch.autograd.Function):
         return *_needed(ctx, found), None, None
 
 
-class Moments(torch.autograd.Function):
+class MomentsOfSets(torch.autograd.Function):
     """Returns the shift (a constant), mean and variance of an input's sets."""
 
     @staticmethod
@@ -88,7 +74,7 @@ class Moments(torch.autograd.Function):
         """
         x, weights, shift, mean = ctx.saved_tensors
         task = ctx.task
-        if any(map(_has_plain_backward, (to_mean, to_variance))):
+        if any(map(is_differentiated, (to_mean, to_variance))):
             axes, centered = task.problem.axes, task.problem.centered
 
             def plain(x):
@@ -126,7 +112,7 @@ class Affine(torch.autograd.Function):
         """Returns the gradients of input, scale and offset, and None for the rest."""
         x, scale, offset, shift = ctx.saved_tensors
         sets = ctx.sets
-        if _has_plain_backward(gradient):
+        if is_differentiated(gradient):
 
             def plain(x, scale, offset):
                 scale, offset = (sets.spread(v) for v in (scale, offset))
@@ -144,26 +130,7 @@ class Affine(torch.autograd.Function):
         return *found, None, None
 
 
-def _has_plain_backward(gradient):
-    """Returns whether a backward pass is differentiated in turn, or takes a batch of gradients."""
-    return _is_batched(gradient) or torch.is_grad_enabled() or is_transformed()
-
-
 def _needed(ctx, gradients):
     return (
         g if needed else None for g, needed in zip(gradients, ctx.needs_input_grad, strict=False)
     )
-
-
-def plain_gradients(function, inputs, needed, gradients):
-    """Returns gradients that can be differentiated again; None where none is needed."""
-    indices = [i for i in range(len(inputs)) if needed[i]]
-    with torch.enable_grad():
-        # Aliases: if one input is computed from another, its part of the gradient counts once.
-        inputs = [None if v is None else v.view_as(v) for v in inputs]
-        outputs = function(*inputs)
-        found = torch.autograd.grad(
-            outputs, [inputs[i] for i in indices], gradients, create_graph=True
-        )
-    by_index = dict(zip(indices, found, strict=True))
-    return [by_index.get(i) for i in range(len(inputs))]

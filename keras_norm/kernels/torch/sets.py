@@ -20,12 +20,12 @@ import math
 
 import torch
 
+from keras_norm.kernels.autograd import HALF, wide, wider
+
 # With the overload chosen here, a call costs half as much.
 layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 group_norm_backward = torch.ops.aten.native_group_norm_backward.default
-
-HALF = torch.float16, torch.bfloat16
 
 # Limits that bound the error (2-norm, relative to float64), measured by benchmarks/accuracy.py. The
 # package promises 2e-6.
@@ -59,16 +59,6 @@ CHUNK = 1 << 19
 def are_near(mean, inverse):
     """Returns whether all means are near zero: at most `LARGEST_MEAN` standard deviations."""
     return torch.linalg.vector_norm(mean * inverse, math.inf).item() <= LARGEST_MEAN
-
-
-def wider(dtype):
-    """Returns the dtype of the moments: float32 for a 16-bit dtype, else the same."""
-    return torch.float32 if dtype in HALF else dtype
-
-
-def wide(x):
-    """Returns a 16-bit array in float32, any other array as it is."""
-    return x.float() if x.dtype in HALF else x
 
 
 class Rows:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 
 from keras_norm import ops
-from keras_norm.kernels.plan import Plan, plan
-from keras_norm.kernels.torch.sets import Channels, Rows, are_near, wide, wider
+from keras_norm.kernels.autograd import wide, wider
+from keras_norm.kernels.plan import Plan, order_of_parts, plan
+from keras_norm.kernels.torch.sets import Channels, Rows, are_near
 
 # Elements of an input that is copied into the order of a native function: one call instead of many.
 # Larger inputs take less time in many calls (`python -m benchmarks`, rows "small").
@@ -243,7 +244,7 @@ def _task(problem, strides):
         task = native if native is not None and native.is_native else task
     if task is None:
         # Copied into the order of the form.
-        task = _task_in(sorted(axes, key=lambda axis: (is_spanned(axis), in_set(axis))), problem)
+        task = _task_in(order_of_parts(problem), problem)
     return task
 
 

@@ -11,6 +11,7 @@ used. The environment variable `KERAS_NORM_KERNELS=triton` uses the executors on
 `TRITON_INTERPRET=1`, on the CPU in Triton's interpreter.
 """
 
+import importlib
 import os
 import warnings
 
@@ -30,21 +31,34 @@ def _executors():
     """Returns the module of the executors, imported at the first call."""
     global _module
     if _module is None:
-        try:
-            from keras_norm.kernels.triton import functions
-
-            _module = functions
-        except Exception as error:  # versions differ in more than missing symbols
-            if getattr(error, "name", None) != "triton":
-                warnings.warn(
-                    "keras_norm runs without its Triton kernels, which the installed version of "
-                    f"PyTorch or Triton does not support ({error!r})",
-                    stacklevel=2,
-                )
-            from keras_norm.kernels.triton import native
-
-            _module = native
+        _module = _imported("functions") or _imported("native") or _Declining
     return _module
+
+
+def _imported(name):
+    """Returns a module of executors; None if the installed versions do not support it."""
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except Exception as error:  # versions differ in more than missing symbols
+        if getattr(error, "name", None) != "triton":
+            warnings.warn(
+                f"keras_norm runs without its fast implementation 'triton.{name}', which the "
+                f"installed version of PyTorch or Triton does not support ({error!r})",
+                stacklevel=2,
+            )
+        return None
+
+
+class _Declining:
+    """Executors that leave all problems to the plain functions."""
+
+    @staticmethod
+    def normalize(*_):
+        """Declines."""
+
+    @staticmethod
+    def standardize(*_):
+        """Declines."""
 
 
 def normalize(problem, *tensors):

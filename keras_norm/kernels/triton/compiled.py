@@ -6,6 +6,7 @@ latter can leave second derivatives to the plain functions.
 
 import torch
 
+from keras_norm.kernels.autograd import wider
 from keras_norm.kernels.plan import Form
 from keras_norm.kernels.triton import launches
 
@@ -76,7 +77,7 @@ def _own(dx, dgamma, dbeta):
 
 @normalize.register_fake
 def _(x, gamma, beta, weights, order, form, epsilon, centered):
-    found = x.new_empty((4, form[0], form[2]), dtype=launches.wide(x.dtype))
+    found = x.new_empty((4, form[0], form[2]), dtype=wider(x.dtype))
     return launches.empty(x, order), found
 
 
@@ -96,31 +97,31 @@ def _(g, x, gamma, mean, variance, order, form, epsilon):
 
 
 def _fake_gradients(x, order, form):
-    by_channel = x.new_empty((form[2] * form[3],), dtype=launches.wide(x.dtype))
+    by_channel = x.new_empty((form[2] * form[3],), dtype=wider(x.dtype))
     return launches.empty(x, order), by_channel, by_channel.clone()
 
 
 def _save_normalize(ctx, inputs, output):
     x, gamma, beta, weights, *ctx.spec = inputs
-    ctx.save_for_backward(x, gamma, weights, output[1])
-    ctx.parameters = launches.Parameters.of(gamma, beta)
+    ctx.save_for_backward(x, gamma, beta, weights, output[1])
     ctx.mark_non_differentiable(output[1])
 
 
 def _save_standardize(ctx, inputs, output):
     x, gamma, beta, mean, variance, *ctx.spec = inputs
-    ctx.save_for_backward(x, gamma, mean, variance)
-    ctx.parameters = launches.Parameters.of(gamma, beta)
+    ctx.save_for_backward(x, gamma, beta, mean, variance)
 
 
 def _normalize_gradients(ctx, g, _):
-    dx, *rest = normalize_backward(g, *ctx.saved_tensors, *ctx.spec)
-    return dx, *ctx.parameters.gradients(rest, ctx.spec[0]), *[None] * 5
+    x, gamma, beta, *rest = ctx.saved_tensors
+    dx, *found = normalize_backward(g, x, gamma, *rest, *ctx.spec)
+    return dx, *launches.of_parameters(found, gamma, beta, ctx.spec[0]), *[None] * 5
 
 
 def _standardize_gradients(ctx, g):
-    dx, *rest = standardize_backward(g, *ctx.saved_tensors, *ctx.spec)
-    return dx, *ctx.parameters.gradients(rest, ctx.spec[0]), *[None] * 5
+    x, gamma, beta, *rest = ctx.saved_tensors
+    dx, *found = standardize_backward(g, x, gamma, *rest, *ctx.spec)
+    return dx, *launches.of_parameters(found, gamma, beta, ctx.spec[0]), *[None] * 5
 
 
 normalize.register_autograd(_normalize_gradients, setup_context=_save_normalize)

@@ -8,16 +8,19 @@ from typing import NamedTuple
 import torch
 
 from keras_norm import ops
-from keras_norm.kernels.plan import Form, plan
+from keras_norm.kernels.autograd import (
+    axes_as_numbers,
+    is_differentiated,
+    is_transformed,
+    plain_gradients,
+    wider,
+)
+from keras_norm.kernels.plan import Form, order_of_parts, plan
 from keras_norm.kernels.triton import compiled, launches
 
 DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
-# Bound here, so that the import of this module fails if PyTorch lacks one.
-are_transforms_active = torch._C._are_functorch_transforms_active
-dispatch_modes = torch._C._len_torch_dispatch_stack
-is_batch_of_gradients = torch._C._functorch.is_legacy_batchedtensor
-forward_ad = torch.autograd.forward_ad
-forward_ad._current_level  # noqa: B018
+# Bound here, so that the import of this module fails if PyTorch lacks it.
+_count_modes = torch._C._len_torch_dispatch_stack
 
 
 class Spec(NamedTuple):
@@ -63,7 +66,7 @@ def standardize(problem, x, moments, gamma, beta):
     mean, variance = moments.shift, moments.variance
     if moments.residual is not None or mean.shape != variance.shape:
         return None
-    if mean.requires_grad or variance.requires_grad or mean.dtype != launches.wide(x.dtype):
+    if mean.requires_grad or variance.requires_grad or mean.dtype != wider(x.dtype):
         return None
     planned = _planned(problem, x, gamma, beta, None, mean, variance)
     if planned is None or mean.numel() != planned.form.samples * planned.form.groups:
@@ -77,15 +80,13 @@ def standardize(problem, x, moments, gamma, beta):
 
 def _planned(problem, x, *tensors):
     """Returns the plan of a problem if the kernels can take its tensors now; else None."""
-    if are_transforms_active() or torch.jit.is_tracing():
+    if is_transformed() or torch.jit.is_tracing():
         return None
     if torch.compiler.is_compiling():
         if torch.compiler.is_exporting():
             return None
-        # An axis may be a symbol, for which `in` is False although `==` is True.
-        axes = [axis for axis in range(x.ndim) if any(axis == other for other in problem.axes)]
-        problem = problem._replace(axes=tuple(axes))
-    elif dispatch_modes() > 0 or forward_ad._current_level >= 0:
+        problem = problem._replace(axes=axes_as_numbers(problem))
+    elif _count_modes() > 0:
         # Tracers of single operations, such as make_fx, must see PyTorch's operations.
         return None
     if x.dtype not in DTYPES or x.numel() == 0:
@@ -100,7 +101,7 @@ def _planned(problem, x, *tensors):
             return None
     # Dynamo traces the function behind a cache, and warns about the cache.
     planned = plan.__wrapped__ if torch.compiler.is_compiling() else plan
-    return planned(problem, _memory_order(x)) or planned(problem, _order_of_parts(problem))
+    return planned(problem, _memory_order(x)) or planned(problem, order_of_parts(problem))
 
 
 def _memory_order(x):
@@ -114,17 +115,6 @@ def _memory_order(x):
     return tuple(order)
 
 
-def _order_of_parts(problem):
-    """Returns the axes in the plan's order; the input is copied if its layout has another order."""
-    spanned = problem.gamma_axes or problem.beta_axes or ()
-    return tuple(
-        sorted(
-            range(len(problem.shape)),
-            key=lambda axis: 2 * (axis in spanned) + (axis in problem.axes),
-        )
-    )
-
-
 def _moments(found, problem, planned):
     """Returns a buffer of moments as `Moments` of the input."""
     count, *fields = (
@@ -136,16 +126,6 @@ def _moments(found, problem, planned):
         for axis, size in enumerate(problem.mask):
             count = count.narrow(axis, 0, 1) if size == 1 else count
     return ops.Moments(count, *fields)
-
-
-def _is_differentiated(gradient):
-    """Returns whether a backward pass is differentiated in turn, or takes a batch of gradients."""
-    return (
-        torch.is_grad_enabled()
-        or is_batch_of_gradients(gradient)
-        or are_transforms_active()
-        or forward_ad._current_level >= 0
-    )
 
 
 class _Combination:
@@ -221,23 +201,23 @@ class _Normalize(torch.autograd.Function):
             own = launches.moments(x, viewed, spec.order, spec.form, spec.centered)
             found = combine.forward(own)
             y = launches.standardize(x, gamma, beta, viewed, *found, *spec[:3])
-        ctx.save_for_backward(x, gamma, weights, found, own)
-        ctx.parameters = launches.Parameters.of(gamma, beta)
+        ctx.save_for_backward(x, gamma, beta, weights, found, own)
         ctx.spec, ctx.problem, ctx.planned, ctx.combine = spec, problem, planned, combine
         ctx.mark_non_differentiable(found)
         return y, found
 
     @staticmethod
     def backward(ctx, g, _):
-        x, gamma, weights, found, own = ctx.saved_tensors
+        x, gamma, beta, weights, found, own = ctx.saved_tensors
         spec, combine = ctx.spec, ctx.combine
-        if _is_differentiated(g):
+        if is_differentiated(g):
             function = None if combine is None else combine.function
 
             def plain(x, gamma, beta):
                 return ops.normalize_plain(ctx.problem, x, gamma, beta, weights, function)[0]
 
-            return *_plain_gradients(ctx, plain, g, x, gamma), *[None] * 5
+            inputs = x, gamma, beta
+            return *plain_gradients(plain, inputs, ctx.needs_input_grad, [g]), *[None] * 5
         weights = _viewed(weights, ctx.planned)
         needs_parameters = any(ctx.needs_input_grad[1:3])
         if combine is None:
@@ -248,7 +228,7 @@ class _Normalize(torch.autograd.Function):
             )
             moments, sums = combine.sums(sums, own, found, spec.epsilon)
             dx = launches.input_gradient(g, x, gamma, weights, moments, sums, *spec)
-        return dx, *ctx.parameters.gradients(rest, spec.order), *[None] * 5
+        return dx, *launches.of_parameters(rest, gamma, beta, spec.order), *[None] * 5
 
 
 class _Standardize(torch.autograd.Function):
@@ -257,42 +237,24 @@ class _Standardize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, gamma, beta, mean, variance, spec):
         flat = [v.permute(spec.order).reshape(-1) for v in (mean, variance)]
-        ctx.save_for_backward(x, gamma, mean, variance)
-        ctx.parameters = launches.Parameters.of(gamma, beta)
+        ctx.save_for_backward(x, gamma, beta, mean, variance)
         ctx.spec = spec
         return launches.standardize(x, gamma, beta, None, None, flat[0], None, flat[1], *spec[:3])
 
     @staticmethod
     def backward(ctx, g):
-        x, gamma, mean, variance = ctx.saved_tensors
+        x, gamma, beta, mean, variance = ctx.saved_tensors
         spec = ctx.spec
-        if _is_differentiated(g):
+        if is_differentiated(g):
 
             def plain(x, gamma, beta):
                 problem = ops.Problem.of(x, (), spec.epsilon, gamma, beta)
                 moments = ops.Moments(1, mean, None, variance)
                 return ops.standardize_plain(problem, x, moments, gamma, beta)
 
-            return *_plain_gradients(ctx, plain, g, x, gamma), *[None] * 3
+            inputs = x, gamma, beta
+            return *plain_gradients(plain, inputs, ctx.needs_input_grad, [g]), *[None] * 3
         flat = [v.permute(spec.order).reshape(-1) for v in (mean, variance)]
         needs_parameters = any(ctx.needs_input_grad[1:3])
         dx, *rest = launches.constant_backward(g, x, gamma, *flat, *spec[:3], needs_parameters)
-        return dx, *ctx.parameters.gradients(rest, spec.order), *[None] * 3
-
-
-def _plain_gradients(ctx, plain, g, x, gamma):
-    """Returns gradients that can be differentiated again."""
-    with torch.enable_grad():
-        beta = None
-        if ctx.parameters.shapes[1] is not None:
-            shape, dtype = (kinds[1] for kinds in ctx.parameters)
-            beta = x.new_zeros(shape, dtype=dtype).requires_grad_()
-        inputs = [x, gamma, beta]
-        needed = [i for i in range(3) if ctx.needs_input_grad[i]]
-        found = torch.autograd.grad(
-            plain(*inputs), [inputs[i] for i in needed], g, create_graph=True
-        )
-    gradients = [None] * 3
-    for i, gradient in zip(needed, found, strict=True):
-        gradients[i] = gradient
-    return gradients
+        return dx, *launches.of_parameters(rest, gamma, beta, spec.order), *[None] * 3

@@ -9,45 +9,13 @@ viewed in the form is copied. Outputs are contiguous in the plan's order of axes
 # Type checkers do not know the length of a starred tuple.
 # mypy: disable-error-code="call-arg"
 
-from typing import NamedTuple
-
 import torch
 
+from keras_norm.kernels.autograd import wider
 from keras_norm.kernels.triton import kernels, tiles
 
 # The most elements of partial moments that a program merges at a time.
 MERGED_ELEMENTS = 2048
-
-
-class Parameters(NamedTuple):
-    """Shapes and dtypes of gamma and beta; None without."""
-
-    shapes: tuple
-    dtypes: tuple
-
-    @classmethod
-    def of(cls, *parameters):
-        """Returns the shapes and dtypes of gamma and beta."""
-        return cls(
-            tuple(None if v is None else v.shape for v in parameters),
-            tuple(None if v is None else v.dtype for v in parameters),
-        )
-
-    def gradients(self, found, order):
-        """Returns gradients by channel as gradients of gamma and beta."""
-        gradients = []
-        for gradient, shape, dtype in zip(found, self.shapes, self.dtypes, strict=True):
-            if shape is None or gradient is None:
-                gradients.append(None)
-                continue
-            ordered = gradient.reshape([shape[axis] for axis in order])
-            gradients.append(ordered.permute(inverse(order)).to(dtype))
-        return gradients
-
-
-def wide(dtype):
-    """Returns the dtype of the computation."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def normalize(x, gamma, beta, weights, order, form, epsilon, centered):
@@ -57,7 +25,7 @@ def normalize(x, gamma, beta, weights, order, form, epsilon, centered):
         found = moments(x, weights, order, form, centered)
         return standardize(x, gamma, beta, weights, *found, order, form, epsilon), found
     y = empty(x, order)
-    found = x.new_empty((4, form.samples, form.groups), dtype=wide(x.dtype))
+    found = x.new_empty((4, form.samples, form.groups), dtype=wider(x.dtype))
     _launch(
         kernels.normalize_sets,
         tiles.programs(form, tile),
@@ -72,7 +40,7 @@ def moments(x, weights, order, form, centered):
     """Returns the moments of sets that are too large for a tile."""
     tile = tiles.tile_of_parts(form)
     divided = tiles.parts_of_moments(form, tile)
-    dtype = wide(x.dtype)
+    dtype = wider(x.dtype)
     partial = x.new_empty((4, form.samples, divided.parts, form.groups), dtype=dtype)
     _launch(
         kernels.moments_of_parts,
@@ -173,7 +141,7 @@ def _sums(
 ):  # fmt: skip
     """Launches `sum_gradients`, and adds up the partial sums of its programs."""
     divided = tiles.parts_of_gradients(form, tile)
-    dtype = wide(x.dtype)
+    dtype = wider(x.dtype)
     set_sums = channel_sums = sums = None
     if dx is None:
         member_blocks = -(-form.group_size // tile[3])
@@ -196,6 +164,20 @@ def _sums(
     if channel_sums is None:
         return sums, None, None
     return sums, *channel_sums.sum(1).unbind()
+
+
+def of_parameters(found, gamma, beta, order):
+    """Returns gradients by channel as gradients of gamma and beta; None without."""
+    return [
+        None if v is None or gradient is None else _like(gradient, v, order)
+        for gradient, v in zip(found, (gamma, beta), strict=True)
+    ]
+
+
+def _like(values, parameter, order):
+    """Returns values by channel in the shape and dtype of gamma or beta."""
+    ordered = values.reshape([parameter.shape[axis] for axis in order])
+    return ordered.permute(inverse(order)).to(parameter.dtype)
 
 
 def empty(x, order):
