@@ -9,7 +9,7 @@ from keras_norm.ops import Moments, renorm_corrections
 
 # Means up to this many standard deviations need no shift: their squares cost one bit of accuracy.
 # benchmarks/accuracy.py measures the error.
-LARGEST_MEAN = 1.0
+LARGEST_UNSHIFTED_MEAN = 1.0
 
 
 class Sets:
@@ -74,7 +74,9 @@ class Sets:
             shift = self.constant(shift)
             return shift, *around(shift)
 
-        is_near = ops.all((ops.square(mean) <= LARGEST_MEAN**2 * variance) & ops.isfinite(variance))
+        is_near = ops.all(
+            (ops.square(mean) <= LARGEST_UNSHIFTED_MEAN**2 * variance) & ops.isfinite(variance)
+        )
         near = ops.zeros_like(mean), mean, variance
         return *self.branch(is_near, lambda: near, far), finite
 

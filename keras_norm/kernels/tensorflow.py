@@ -18,7 +18,7 @@ from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from keras_norm import ops
 from keras_norm.kernels.plan import AFTER, BEFORE, plan
-from keras_norm.kernels.sets import LARGEST_MEAN, Sets
+from keras_norm.kernels.sets import LARGEST_UNSHIFTED_MEAN, Sets
 from keras_norm.kernels.view import OPTIONS, View, short
 from keras_norm.ops import registry
 from keras_norm.ops.convert import at_least_float32
@@ -312,7 +312,7 @@ def standardize(problem, x, moments, gamma, beta):
 
 def _standardized(x, gamma, beta, mean, variance, *, epsilon):
     """Returns the output. Near zero, it reads the input itself, not a difference in memory."""
-    is_far = tf.reduce_any(tf.square(mean) > LARGEST_MEAN**2 * (variance + epsilon))
+    is_far = tf.reduce_any(tf.square(mean) > LARGEST_UNSHIFTED_MEAN**2 * (variance + epsilon))
     shift = tf.stop_gradient(tf.where(is_far, mean, 0.0))
     scale = tf.math.rsqrt(variance + epsilon) * gamma
     return _difference(x, shift) * scale + (beta - (mean - shift) * scale)

@@ -183,7 +183,7 @@ class View:
 
         Few samples are left to broadcasting.
         """
-        samples = self.size(like, range(self.parts.count(SAMPLES)), dtype="int32")
+        samples = math.prod(ops.shape(like)[: self.parts.count(SAMPLES)])
         if isinstance(samples, int) and samples <= self.longest:
             return values
         # Not of a negative number, whose quotient ONNX rounds up.

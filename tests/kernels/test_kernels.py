@@ -15,7 +15,7 @@ import pytest
 import keras_norm
 from keras_norm import kernels, ops
 from keras_norm.ops import registry
-from tests import plain
+from tests import oracle, plain
 from tests.kernels import modes
 from tests.kernels.derivatives import all_orders, third_order
 
@@ -341,6 +341,63 @@ def test_masks_are_the_plain_functions():
         lambda *a: f(a[0], (0, 1), 1e-2, *a[1:], keras.ops.convert_to_tensor(weights))[0],
         (x, gamma, beta), g)  # fmt: skip
     assert_close(call(ops.normalize), call(plain.normalize))
+
+
+@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize("padding", [np.nan, np.inf, 1e25])
+@pytest.mark.parametrize(("shape", "axes", "spanned", "masked"), [
+    ((3, 5, 4), (2,), (2,), (3, 5, 1)),  # steps as a whole
+    ((3, 5, 4), (1, 2), (2,), (3, 1, 1)),  # samples as a whole
+    ((3, 5, 4), (1, 2), (2,), (3, 5, 1)),
+    ((3, 5, 4), (0, 1), (2,), (3, 5, 1)),
+    ((3, 4, 5), (0, 2), (1,), (3, 1, 5)),
+    ((2, 3, 4, 5), (0, 1, 2), (1,), (2, 1, 4, 5)),  # samples last
+])  # fmt: skip
+def test_padding_of_any_size_changes_nothing(shape, axes, spanned, masked, padding, centered):
+    x, gamma, beta, g = problem(shape, spanned)
+    weights = np.ones(masked, "float32")
+    weights[0, ..., 0] = weights[-1] = 0
+    signs = np.random.default_rng(0).choice([-1, 0.5], shape)
+    x = np.where(weights > 0, x, np.float32(padding * signs)).astype("float32")
+    if np.isfinite(padding):
+        g = g * weights
+    results = []
+    for function in (ops.normalize, plain.normalize):
+
+        def call(*a, function=function):
+            mask = keras.ops.convert_to_tensor(weights)
+            y = function(a[0], axes, 1e-2, *a[1:], mask, centered=centered)[0]
+            return keras.ops.where(mask > 0, y, 0) if np.isfinite(padding) else y
+
+        results.append(all_orders(call, (x, gamma, beta), g)[:4])
+    assert_close(*results)
+
+
+@pytest.mark.parametrize("valid", [3, 40, 3000])
+@pytest.mark.parametrize("values", [None, [0.1, 0.3]])
+def test_few_valid_elements_keep_the_promised_accuracy(valid, values):
+    rng = np.random.default_rng(0)
+    shape = 8, 500, 8
+    x = rng.standard_normal(shape) if values is None else rng.choice(values, shape)
+    x = x.astype("float32")
+    weights = np.zeros(4000, "float32")
+    weights[rng.permutation(4000)[:valid]] = 1
+    weights = weights.reshape(8, 500, 1)
+    y, _ = ops.normalize(
+        *(keras.ops.convert_to_tensor(x), (0, 1), 1e-5),
+        weights=keras.ops.convert_to_tensor(weights),
+    )
+    expected = oracle.normalize(x, (0, 1), 1e-5, weights=weights)[0]
+    where = np.broadcast_to(weights > 0, shape)
+    assert oracle.error(keras.ops.convert_to_numpy(y)[where], expected[where]) < 2e-6
+
+
+@pytest.mark.parametrize("count", [16411, 99991])  # primes
+def test_long_rows_without_divisors_keep_the_promised_accuracy(count):
+    x = np.float32(1e5 + np.random.default_rng(0).standard_normal((2, count)))
+    y, _ = ops.normalize(keras.ops.convert_to_tensor(x), (1,), 1e-6, centered=False)
+    expected = x / np.sqrt(np.mean(x.astype("float64") ** 2, 1, keepdims=True) + 1e-6)
+    assert oracle.error(keras.ops.convert_to_numpy(y), expected) < 2e-6
 
 
 def formula(x, axes, weights):

@@ -276,3 +276,27 @@ def test_stored_statistics_are_one_operation_where_a_frozen_layer_trains():
     # An exported graph has plain operations, and XLA fuses these.
     assert not is_fused(training=False)
     assert not is_fused(training=True, jit_compile=True)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_empty_batches_of_unknown_size(axis, has_mask):
+    for layer in (
+        keras_norm.BatchNormalization(axis),
+        keras_norm.LayerNormalization(axis),
+        keras_norm.GroupNormalization(2, axis),
+    ):
+        layer.build((None, 4, 4))
+        sizes = [None, None, None]
+        sizes[axis] = 4
+
+        @tf.function(input_signature=[tf.TensorSpec(sizes), tf.TensorSpec([None, None], tf.bool)])
+        def gradients(x, mask, layer=layer):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x, training=True, mask=mask if has_mask else None)
+            return tape.gradient(y, [x, layer.gamma.value])
+
+        to_x, to_gamma = gradients(tf.ones((0, 4, 4)), tf.ones((0, 4), tf.bool))
+        assert to_x.shape == (0, 4, 4)
+        assert to_gamma.numpy().tolist() == [0, 0, 0, 0]

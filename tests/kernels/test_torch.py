@@ -294,12 +294,14 @@ def test_masks_keep_the_promised_accuracy(shape, axes, mask, mean):
     assert oracle.error(dx.numpy(), to_x, scale) < 2e-6
 
 
+@pytest.mark.parametrize("centered", [True, False])
 @pytest.mark.parametrize("axes", [(0, 1), (2,)])
-def test_nan_in_padding_of_a_compiled_graph(x, axes):
+def test_nan_in_padding_of_a_compiled_graph(x, axes, centered):
     weights = torch.tensor([1.0, 0.0, 1.0])[None, :, None]
 
     def gradient(x):
-        y, _ = ops.normalize(x, axes, 1e-2, torch.ones(1, 1, 4), torch.zeros(1, 1, 4), weights)
+        parameters = torch.ones(1, 1, 4), torch.zeros(1, 1, 4)
+        y, _ = ops.normalize(x, axes, 1e-2, *parameters, weights, centered=centered)
         return torch.autograd.grad((y * weights).pow(3).sum(), x)[0]
 
     clean = gradient(x.requires_grad_())

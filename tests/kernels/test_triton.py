@@ -103,6 +103,7 @@ def test_padding_spoils_nothing(small, request):
         tensors = [torch.tensor(v, requires_grad=True) for v in (data, gamma, beta)]
         y, _ = ops.normalize(tensors[0], (1, 2), 1e-3, *tensors[1:], torch.tensor(weights))
         results.append([y, *torch.autograd.grad(y, tensors, torch.tensor(g))])
+    assert (results[1][1].numpy()[~np.isfinite(spoilt)] == 0).all()
     valid = weights[..., 0] > 0
     for a, b in zip(*results, strict=True):
         a, b = (v.detach().numpy() for v in (a, b))

@@ -45,7 +45,7 @@ def normalize(problem, x, gamma, beta, weights, combine):
     if torch.is_grad_enabled():
         y, *moments = Normalize.apply(x, gamma, beta, weights, task)
     else:
-        y, *moments = task.solve(x, gamma, beta, weights)
+        y, *moments, _ = task.solve(x, gamma, beta, weights)
     return y, task.moments(moments, weights) if problem.moments else None
 
 
@@ -53,8 +53,8 @@ def _normalize_replica(problem, task, x, gamma, beta, weights, combine):
     """Solves a problem whose moments are combined between two functions."""
     if task.plan.is_rows:
         return None
-    moments = MomentsOfSets.apply(x, weights, task)
-    if weights is not None and moments[0] is not None:
+    *moments, is_spoilt = MomentsOfSets.apply(x, weights, task)
+    if is_spoilt:
         x = cleaned(x, weights)
     found = combine(task.moments([*moments, None], weights))
     y = _standardize(task, x, found, gamma, beta)

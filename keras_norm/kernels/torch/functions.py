@@ -15,7 +15,7 @@ class Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, gamma, beta, weights, task):
         """Solves the problem."""
-        y, *moments = task.solve(x, gamma, beta, weights)
+        y, *moments, ctx.is_spoilt = task.solve(x, gamma, beta, weights)
         shift, mean, _, inverse = moments
         ctx.save_for_backward(x, gamma, beta, weights, shift, mean, inverse)
         ctx.task = task
@@ -43,25 +43,25 @@ class Normalize(torch.autograd.Function):
             found = plain_gradients(plain, (x, gamma, beta), ctx.needs_input_grad, [gradient])
         else:
             needed = ctx.needs_input_grad[:3]
-            found = task.gradients(gradient, x, gamma, weights, *moments, needed)
+            found = task.gradients(gradient, x, gamma, weights, *moments, ctx.is_spoilt, needed)
         return *_needed(ctx, found), None, None
 
 
 class MomentsOfSets(torch.autograd.Function):
-    """Returns the shift (a constant), mean and variance of an input's sets."""
+    """Returns the shift (a constant), mean and variance of an input's sets, and if it is spoilt."""
 
     @staticmethod
     def forward(ctx, x, weights, task):
         """Returns the moments."""
         found = task.solve(x, None, None, weights, output=False)
         ctx.save_for_backward(x, weights, found.shift, found.mean)
-        ctx.task = task
+        ctx.task, ctx.is_spoilt = task, found.is_spoilt
         if found.shift is not None:
             ctx.mark_non_differentiable(found.shift)
-        return found.shift, found.mean, found.variance
+        return found.shift, found.mean, found.variance, found.is_spoilt
 
     @staticmethod
-    def backward(ctx, _, to_mean, to_variance):
+    def backward(ctx, _, to_mean, to_variance, __):
         """Returns the gradient of the input, and None for the rest.
 
         With w = 1 for the n valid elements, 0 for padding, and the mean m,
@@ -88,7 +88,7 @@ class MomentsOfSets(torch.autograd.Function):
         slope = 2 * to_variance / count
         offset = to_mean / count - slope * mean
         offset = offset if task.problem.centered else torch.zeros_like(slope)
-        values = task.shifted(x, weights, shift)
+        values = task.shifted(x, weights, shift, ctx.is_spoilt)
         dx = task.sets.affine(values, *map(task.sets.by_channel, (slope, offset)))
         dx = dx if weights is None else dx.mul_(weights)
         return task.unview(dx.to(x.dtype)), None, None

@@ -31,7 +31,7 @@ group_norm_backward = torch.ops.aten.native_group_norm_backward.default
 # package promises 2e-6.
 # A mean up to this many standard deviations may be rounded to a float32: the error is 2e-7, or 1e-6
 # for columns, which are summed sequentially.
-LARGEST_MEAN = 3.0
+LARGEST_ROUNDED_MEAN = 3.0
 # Rows that a native kernel may add sequentially: the error is 1e-6, or 2e-6 for shifted data, whose
 # few bits are all rounded in the same direction.
 LONGEST_COLUMN = 512
@@ -56,9 +56,9 @@ FEWEST_SAMPLES = 4
 CHUNK = 1 << 19
 
 
-def are_near(mean, inverse):
-    """Returns whether all means are near zero: at most `LARGEST_MEAN` standard deviations."""
-    return torch.linalg.vector_norm(mean * inverse, math.inf).item() <= LARGEST_MEAN
+def are_near(mean, inverse, largest=LARGEST_ROUNDED_MEAN):
+    """Returns whether all means are near zero: at most `largest` standard deviations."""
+    return torch.linalg.vector_norm(mean * inverse, math.inf).item() <= largest
 
 
 class Rows:
@@ -98,14 +98,20 @@ class Rows:
     def _normalize_by_square(self, x, gamma, beta, epsilon):
         """Normalizes without centring; the output is the only array of the input's size."""
         values = wide(x)
-        blocks = _divisor(self.count, LONGEST_ROW)
-        length = torch.linalg.vector_norm(values.view(len(x), blocks, -1), dim=2)
-        square = length.square_().sum(1, keepdim=True).div_(self.count)
+        square = self._sums_of_squares(values).div_(self.count)
         inverse = square.add_(epsilon).rsqrt_()
         y = values * inverse if values is x else values.mul_(inverse)
         y = y if gamma is None else y.mul_(gamma)
         y = y if beta is None else y.add_(beta)
         return y, torch.zeros_like(inverse), None, inverse
+
+    def _sums_of_squares(self, x):
+        """Returns the sums of the squares of rows, added up in blocks."""
+        blocks = self.count // LONGEST_ROW
+        bulk = x[:, : blocks * LONGEST_ROW].unflatten(1, (blocks, LONGEST_ROW))
+        parts = bulk, x[:, None, blocks * LONGEST_ROW :]
+        lengths = [torch.linalg.vector_norm(part, dim=2) for part in parts if part.shape[2]]
+        return torch.cat(lengths, 1).square_().sum(1, keepdim=True)
 
     def gradients(self, g, x, gamma, mean, inverse, centered, weights, count, needed):
         """Returns the gradients of input, gamma and beta.
@@ -270,14 +276,18 @@ class Channels:
             return None, mean, variance, torch.rsqrt(variance + epsilon)
         return y, mean, None, inverse
 
-    def moments(self, x, centered=True):
-        """Returns the means and variances of the sets, or 0 and the mean squares."""
-        mean, variance = self._moments(x)
+    def moments(self, x, centered=True, has_zeros=False):
+        """Returns the means and variances of the sets, or 0 and the mean squares.
+
+        With `has_zeros`, for padding, zeros add nothing to a sum. In PyTorch's variance, each would
+        add the same square of the mean, and all would be rounded in one direction.
+        """
+        mean, variance = self._moments(x, has_zeros)
         return (mean, variance) if centered else (torch.zeros_like(mean), variance + mean * mean)
 
-    def _moments(self, x):
+    def _moments(self, x, has_zeros):
         shape = (self._samples, self._parts, self._channels)
-        if self._are_last and self._has_native_sums:
+        if self._are_last and self._has_native_sums and not has_zeros:
             rows = x.view(self._calls)
             found = [torch.batch_norm_update_stats(v, None, None, 0.0) for v in rows]
             means, variances = (torch.stack(v).view(shape) for v in zip(*found, strict=True))

@@ -3,7 +3,8 @@
 The input and the moments of its sets are kept for the backward pass. Where a mean is too far from
 zero for the fast operations (`sets.are_near`), the rounded mean, the *shift*, is subtracted first.
 This costs a pass over the input. NaN and infinity in padding make a mean NaN, which is not near;
-only then are they replaced by 0. So a mask needs no separate check of the data.
+only then are they replaced by 0, and the input counts as *spoilt*. So a mask needs no separate
+check of the data.
 """
 
 import functools
@@ -15,7 +16,8 @@ import torch
 from keras_norm import ops
 from keras_norm.kernels.autograd import wide, wider
 from keras_norm.kernels.plan import Plan, order_of_parts, plan
-from keras_norm.kernels.torch.sets import Channels, Rows, are_near
+from keras_norm.kernels.sets import LARGEST_UNSHIFTED_MEAN
+from keras_norm.kernels.torch.sets import LARGEST_ROUNDED_MEAN, Channels, Rows, are_near
 
 # Elements of an input that is copied into the order of a native function: one call instead of many.
 # Larger inputs take less time in many calls (`python -m benchmarks`, rows "small").
@@ -26,7 +28,8 @@ class Solution(NamedTuple):
     """Output, and moments by sample and group.
 
     The mean is `shift + mean`; a shift of None means 0. A variance of None follows from `inverse`,
-    which is 1 / sqrt(variance + epsilon), or 0 for empty sets.
+    which is 1 / sqrt(variance + epsilon), or 0 for empty sets. The last field says whether padding
+    is spoilt.
     """
 
     y: Any
@@ -34,6 +37,7 @@ class Solution(NamedTuple):
     mean: Any
     variance: Any
     inverse: Any
+    is_spoilt: bool
 
 
 class Task(NamedTuple):
@@ -130,24 +134,31 @@ class Task(NamedTuple):
         gamma, beta = self.flat(gamma), self.flat(beta)
         values = x if self.sets.takes_16_bits else wide(x)
         y, buffer, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
-        shift = None
-        if not are_near(mean, inverse):
-            if weights is not None and not (mean * inverse).isfinite().all():
-                values = cleaned(values, weights)
-                mean = self._attempt(values, gamma, beta, weights, output)[2]
+        by_set = self.partial(weights) is None
+        largest = LARGEST_ROUNDED_MEAN if by_set else LARGEST_UNSHIFTED_MEAN
+        is_near, is_spoilt, shift = are_near(mean, inverse, largest), False, None
+        if not is_near and weights is not None and not (mean * inverse).isfinite().all():
+            is_spoilt = True
+            values = self._cleaned(values, weights)
+            y, buffer, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
+            is_near = are_near(mean, inverse, largest)
+        if not self.problem.centered:
+            mean = torch.zeros_like(mean)
+        elif not is_near:
             shift = mean
             out = y if weights is None and y is not None and y.dtype == shift.dtype else None
             values = self.sets.shifted(values, shift, out=out)
             y, buffer, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
         if not output:
-            return Solution(None, shift, mean, variance, None)
+            return Solution(None, shift, mean, variance, None, is_spoilt)
         if y is None:
             scale_and_offset = self.sets.scale_and_offset(gamma, beta, mean, inverse)
             y = self.sets.affine(values, *scale_and_offset, out=buffer)
         elif weights is not None:
             is_empty = (weights == 0).view(-1).expand(len(y))
             y[is_empty] = y.new_zeros(()) if beta is None else self.sets.spread(beta).to(y)
-        return Solution(self.unview(y.to(given.dtype)), shift, mean, variance, inverse)
+        y = self.unview(y.to(given.dtype))
+        return Solution(y, shift, mean, variance, inverse, is_spoilt)
 
     def _attempt(self, x, gamma, beta, weights, output):
         """Returns the output or None, a buffer for it or None, mean, variance and inverse."""
@@ -160,6 +171,8 @@ class Task(NamedTuple):
             mean, variance, buffer = self._moments(x, self.partial(weights))
             inverse = torch.rsqrt(variance + self.problem.epsilon)
         if weights is not None:
+            if not self.problem.centered:
+                mean = mean / inverse  # NaN instead of 0 where the mean square is infinite
             # A product, so that NaN remains NaN.
             has_part = (self.count(weights) > 0).to(mean.dtype)
             mean, inverse = mean * has_part, inverse * has_part
@@ -169,28 +182,33 @@ class Task(NamedTuple):
         """Returns the means and variances of the valid elements, and a buffer for the output.
 
         With 0 for padding, mean' and variance' of all elements are a merge of the valid elements
-        and the zeros. The merge is inverted. With the share s of valid elements,
+        and the zeros. The merge is inverted, which costs a bit of accuracy where a mean is at most
+        `LARGEST_UNSHIFTED_MEAN` standard deviations. With the share s of valid elements,
 
             mean' = s mean,  variance' = s variance + s (1 - s) mean^2
         """
         if weights is None:
             return *self.sets.moments(x, self.problem.centered), None
         buffer = x * weights
-        mean, variance = self.sets.moments(buffer, self.problem.centered)
+        mean, variance = self.sets.moments(buffer, self.problem.centered, has_zeros=True)
         share = self.count(weights) / self.sets.count
         divisor = torch.where(share > 0, share, 1)
         mean = mean / divisor
         variance = (variance / divisor - (1 - share) * mean * mean).clamp_(min=0)
         return mean, variance, buffer
 
-    def shifted(self, x, weights, shift):
-        """Returns the input minus its shift, in at least float32; cleaned if there is a shift."""
-        x = self.view(x)
-        if shift is None:
-            return wide(x)
-        return self.sets.shifted(x if weights is None else cleaned(x, weights), shift)
+    def _cleaned(self, x, weights):
+        """Returns a view of the input with 0 in place of spoilt padding, and of empty sets."""
+        if self.plan.mask.is_by_set:
+            return x.masked_fill(weights == 0, 0)
+        return cleaned(x, weights)
 
-    def gradients(self, gradient, x, gamma, weights, shift, mean, inverse, needed):
+    def shifted(self, x, weights, shift, is_spoilt):
+        """Returns the input minus its shift, in at least float32, with 0 at spoilt padding."""
+        x = self.view(x)
+        return self.sets.shifted(self._cleaned(x, weights) if is_spoilt else x, shift)
+
+    def gradients(self, gradient, x, gamma, weights, shift, mean, inverse, is_spoilt, needed):
         """Returns the gradients of input, gamma and beta from the kept fields of a solution.
 
         Those of gamma and beta may be None where they are not needed.
@@ -198,7 +216,7 @@ class Task(NamedTuple):
         weights = self.weights(weights, x.dtype)
         dx, *parameters = self.sets.gradients(
             wide(self.view(gradient)),
-            self.shifted(x, weights, shift),
+            self.shifted(x, weights, shift, is_spoilt),
             self.flat(gamma),
             mean,
             inverse,
@@ -207,6 +225,8 @@ class Task(NamedTuple):
             self.count(weights, least=1),
             needed,
         )
+        if is_spoilt:
+            dx = dx.masked_fill(_is_spoilt(self.view(x), weights), 0)
         return self.unview(dx.to(x.dtype)), *map(self.parameter, parameters)
 
     def parameter(self, values):
@@ -221,7 +241,11 @@ class Task(NamedTuple):
 
 def cleaned(x, weights):
     """Returns an input with 0 in place of NaN and infinity in padding."""
-    return torch.where((weights > 0) | x.isfinite(), x, 0)
+    return x.masked_fill(_is_spoilt(x, weights), 0)
+
+
+def _is_spoilt(x, weights):
+    return ~x.isfinite() & (weights == 0)
 
 
 def task_of(problem, x):

@@ -93,10 +93,14 @@ def sum_of_channels(v):
 
 @triton.jit
 def load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE: tl.constexpr):
-    """Returns a tile of the input, and 1 for valid elements, 0 for others."""
+    """Returns a tile of the input, 1 for valid elements, else 0, and whether elements are kept.
+
+    NaN and infinity in padding are not kept: they count as 0.
+    """
     inside = is_inside(at, sizes)
     v = tl.load(x + offsets(at, x_strides), mask=inside, other=0).to(WIDE)
     valid = inside
+    is_kept = inside
     if weights is not None:
         # All channels of a position have the same mask value, which is loaded once.
         here = (at[0] < sizes[0]) & (at[1] < sizes[1]) & (at[4] < sizes[4])
@@ -104,9 +108,9 @@ def load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE: tl.conste
         at_weights = at_weights + at[4] * weight_strides[4]
         is_valid = tl.load(weights + at_weights, mask=here, other=0) > 0
         valid = inside & is_valid
-        # NaN and infinity in padding count as 0.
-        v = tl.where(is_valid | (tl.abs(v) < float("inf")), v, 0)
-    return v, valid.to(WIDE)
+        is_kept = is_valid | (tl.abs(v) < float("inf"))
+        v = tl.where(is_kept, v, 0)
+    return v, valid.to(WIDE), is_kept
 
 
 @triton.jit
@@ -218,7 +222,7 @@ def normalize_sets(
     program = tl.program_id(0)
     zero = program * 0
     at = tile_indices(program // group_blocks, zero, program % group_blocks, zero, zero, TILE)
-    v, valid = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
+    v, valid, _ = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
     n, shift, residual, variance = moments_of_tile(v, valid, CENTERED)
     inverse = tl.where(n > 0, 1 / tl.sqrt(variance + EPSILON), 0)
     out = scaled(v, shift, residual, inverse, gamma, beta, at, sizes, WIDE)
@@ -266,7 +270,7 @@ def moments_of_parts(
             step % after_blocks,
             TILE,
         )
-        v, valid = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
+        v, valid, _ = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
         n1, shift1, residual1, variance1 = moments_of_tile(v, valid, CENTERED)
         n, shift, residual, variance = union(
             n, shift, residual, variance, n1, shift1, residual1, variance1
@@ -339,7 +343,7 @@ def standardize(
 ):
     """Standardizes a tile with given moments, then scales and shifts it."""
     at = tile_of_program(sizes, TILE)
-    v, _ = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
+    v, _, _ = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
     shift, residual, inverse, _ = load_moments(count, shift, residual, variance, at, sizes, EPSILON)
     out = scaled(v, shift, residual, inverse, gamma, beta, at, sizes, WIDE)
     out = out.to(y.dtype.element_ty)
@@ -439,7 +443,7 @@ def sum_gradients(
         for each in range(steps):
             step = part * steps + each
             at = tile_indices(i, step // after_blocks, k, m, step % after_blocks, TILE)
-            v, valid = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
+            v, valid, is_kept = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
             upstream = load_gradient(g, g_strides, at, sizes, WIDE)
             u = upstream * scale
             h = (v - s) * inverse - r * inverse
@@ -458,6 +462,7 @@ def sum_gradients(
                     out = inverse * (u - valid * (sum_u + h * sum_uh) / n)
                 else:
                     out = inverse * (u - valid * h * sum_uh / n)
+                out = tl.where(is_kept, out, 0)
                 place = dx + offsets(at, dx_strides)
                 tl.store(place, out.to(dx.dtype.element_ty), mask=is_inside(at, sizes))
         if set_sums is not None:
@@ -500,7 +505,7 @@ def gradients(
 ):
     """Computes the input's gradient in a tile from the sums of its sets, (2, samples, groups)."""
     at = tile_of_program(sizes, TILE)
-    v, valid = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
+    v, valid, is_kept = load_input(x, x_strides, weights, weight_strides, at, sizes, WIDE)
     u = load_gradient(g, g_strides, at, sizes, WIDE)
     u = u * load_channels(gamma, at, sizes, 1, WIDE)
     s, r, inverse, n = load_moments(count, shift, residual, variance, at, sizes, EPSILON)
@@ -510,5 +515,5 @@ def gradients(
     total = h * (tl.load(set_sums + number + place, mask=in_bounds, other=0) / n)
     if CENTERED:
         total += tl.load(set_sums + place, mask=in_bounds, other=0) / n
-    out = (inverse * (u - valid * total)).to(dx.dtype.element_ty)
+    out = tl.where(is_kept, inverse * (u - valid * total), 0).to(dx.dtype.element_ty)
     tl.store(dx + offsets(at, dx_strides), out, mask=is_inside(at, sizes))
