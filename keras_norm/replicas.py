@@ -38,8 +38,13 @@ def replica_group(group):
 
     On JAX::
 
+        step = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=..., out_specs=...))
         with keras_norm.replica_group("data"):
-            step = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=..., out_specs=...))
+            for batch in data:
+                state = step(state, batch)
+
+    JAX reads the group when a step is traced: make the first call in the context, and another step
+    for another group.
 
     Reference:
         Shoeybi et al., "Megatron-LM: training multi-billion parameter language models using model

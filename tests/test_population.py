@@ -510,6 +510,14 @@ def test_batches_with_nan_are_skipped_in_all_layers_and_counted():
     assert np.isfinite(statistics(layers_[1])).all()
 
 
+def test_warnings_name_the_line_of_the_call():
+    model = sequential(BatchNormalization(), layers.BatchNormalization(), shape=(3,))
+    with pytest.warns(UserWarning, match="statistics") as caught:
+        update_population_statistics(model, np.full((4, 3), np.nan, "float32"), verbose=0)
+    ours = [warning for warning in caught if "statistics" in str(warning.message)]
+    assert [warning.filename for warning in ours] == [__file__] * 3
+
+
 def test_nothing_but_nan_keeps_the_old_statistics():
     layer = BatchNormalization()
     with (

@@ -7,6 +7,7 @@ from keras import layers
 
 import keras_norm
 from keras_norm import BatchNormalization, callbacks
+from keras_norm.engines import groups
 from tests import oracle
 from tests.gradients import numpy
 from tests.replicas import processes
@@ -215,6 +216,16 @@ else:
     def test_groups_of_a_wrong_type(group):
         with pytest.raises(TypeError, match=r"`group` must be .*Received: group="):
             keras_norm.replica_group(group)
+
+
+def test_contexts_of_two_threads_may_end_in_any_order():
+    first, second = groups.choose("first"), groups.choose("second")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert groups.chosen() == "second"
+    second.__exit__(None, None, None)
+    assert groups.chosen() is None
 
 
 if BACKEND == "jax":

@@ -99,7 +99,7 @@ class Report:
     @property
     def _counted(self):
         count = len(self._examined)
-        return f"{count} normalization layer{'s' if count > 1 else ''}"
+        return f"{count} normalization layer{'s' if count != 1 else ''}"
 
 
 def wrapped(kind, text, width):

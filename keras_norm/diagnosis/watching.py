@@ -62,6 +62,7 @@ class Watch:
         self.pooled = set()
         self.padding = {}
         self._model = model
+        self._operations = None
         self._number = 0
         # `tf.distribute` runs replicas in separate threads, one at a time.
         self._local = threading.local()
@@ -75,10 +76,12 @@ class Watch:
             raise ValueError("A diagnosis needs at least one batch of data. Received: none")
         unseen = [layer for layer in self.layers if id(layer) not in self._called]
         self.layers = [*self._called.values(), *unseen]
+        unseen += self._unbuilt
         if unseen:
             names = ", ".join(f"'{layer.name}'" for layer in unseen)
             warnings.warn(
-                f"No data reached these layers, so only their weights are diagnosed: {names}. "
+                "No data reached these layers, so only their weights, if they have any, are "
+                f"diagnosed: {names}. "
                 "The pass cannot see layers that the model calls in its own `tf.function` or "
                 "`jax.jit`: leave the compilation to Keras.",
                 stacklevel=3,
@@ -93,6 +96,7 @@ class Watch:
             )
         # Inference does not reach the layers that are not built now.
         self.layers = [layer for layer in found if layer.built]
+        self._unbuilt = [layer for layer in found if not layer.built]
         self.batches = {id(layer): [] for layer in self.layers if is_batch(layer)}
         self.padding = {id(layer): Padding() for layer in self.layers}
         self._called = {}
@@ -102,7 +106,7 @@ class Watch:
     def _look(self, x):
         self._number += 1
         infer = engines.on_replicas(self._infer, self._model)
-        if not self.layers:
+        if self._operations is None:
             infer(x)
             self._find_layers()
         with contextlib.ExitStack() as stack:

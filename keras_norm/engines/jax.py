@@ -17,14 +17,14 @@ def total():
     names = jax.sharding.get_abstract_mesh().manual_axes
     if not names:
         return None
-    if groups.chosen is not None:
-        unknown = [name for name in groups.chosen if name not in names]
+    if groups.chosen() is not None:
+        unknown = [name for name in groups.chosen() if name not in names]
         if unknown:
             raise ValueError(
                 f"`replica_group` names axes that the enclosing `jax.shard_map` or `jax.pmap` does "
                 f"not have. Received: {unknown}, with the axes {list(names)}"
             )
-        names = groups.chosen
+        names = groups.chosen()
     return lambda x: jax.lax.psum(x, names)
 
 

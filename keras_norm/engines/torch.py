@@ -12,7 +12,7 @@ from keras_norm.engines import groups
 
 def total():
     """Returns the sum over the processes of the chosen or the default group."""
-    group = groups.chosen
+    group = groups.chosen()
     return (lambda x: _Sum.apply(x, group)) if _size() > 1 else None
 
 
@@ -20,7 +20,7 @@ def _size():
     """Returns the number of processes in the chosen or the default group."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return 1
-    return distributed.get_world_size(groups.chosen)
+    return distributed.get_world_size(groups.chosen())
 
 
 class _Sum(torch.autograd.Function):
@@ -62,7 +62,7 @@ def gathered(function, model):
     if len(values) == 1:
         values = [value]
     else:
-        distributed.all_gather(values, value, group=groups.chosen)
+        distributed.all_gather(values, value, group=groups.chosen())
     return keras.ops.convert_to_numpy(torch.stack(values))
 
 

@@ -15,7 +15,7 @@ LARGEST_UNSHIFTED_MEAN = 1.0
 class Sets:
     """The sets of an input in a view, and means over their valid elements.
 
-    Each backend has a subclass, which overrides the last methods.
+    Each backend has subclasses, with its own branches and the forms that it computes fast.
 
     Args:
         view: `View`.

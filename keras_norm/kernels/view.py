@@ -1,4 +1,4 @@
-"""The view of a plan's arrays, with few axes, that XLA's executors use, and means over its axes."""
+"""The view of a plan's arrays, with few axes, that graphs use, and means over its axes."""
 
 import itertools
 import math
@@ -6,8 +6,9 @@ import math
 from keras import ops
 
 from keras_norm.kernels.plan import AFTER, BEFORE, GROUPS, SAMPLES
+from keras_norm.ops.convert import convert
 
-# The options of a `Problem` that XLA's executors know.
+# The options of a `Problem` that the executors with this view know.
 OPTIONS = "centered", "exported", "mask", "moments", "renorm", "replicas"
 # The length of the short axes that a long axis is viewed as. An axis without a suitable divisor, or
 # of unknown size, is summed in rows of the longest length. A divisor below the shortest would leave
@@ -119,7 +120,7 @@ class View:
         """Returns gamma or beta in the view; None means the default."""
         if values is None:
             return ops.full(self._sizes(GROUPS), default, dtype)
-        return ops.reshape(values, self._sizes(GROUPS))
+        return ops.reshape(convert(values, dtype), self._sizes(GROUPS))
 
     def weights(self, weights, x):
         """Returns a mask of the input `x` in the view, 1 where it is broadcast."""

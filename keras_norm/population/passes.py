@@ -165,7 +165,7 @@ class Passes:
             warnings.warn(
                 f"{count[0]:.0f} batches were left out of the population statistics: NaN or "
                 "infinity reached a BatchNormalization layer.",
-                stacklevel=5,
+                stacklevel=4,
             )
         first = 1
         unseen = list(self._unseen_names)
@@ -181,7 +181,7 @@ class Passes:
                 f"Layers that no data reached keep their statistics: {', '.join(unseen)}. The pass "
                 "cannot see layers that the model calls in its own `tf.function` or `jax.jit`: "
                 "leave the compilation to Keras.",
-                stacklevel=5,
+                stacklevel=4,
             )
 
 

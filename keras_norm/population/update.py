@@ -20,8 +20,8 @@ def update_population_statistics(
 
     The result is exact (to 2e-6) whatever the batch sizes; masks exclude padding. During the pass,
     `BatchNormalization` layers standardize with each batch's own moments, as in training, and
-    everything else runs in inference. Only these two variables change, and training can continue
-    with moving statistics as before.
+    everything else runs in inference. Only these two variables change (with `renorm`, also
+    `moving_stddev`), and training can continue with moving statistics as before.
 
     With small batches, the moments of batches are noisy, so the inputs of deeper layers differ from
     those in inference. `passes=n` repeats the pass; from the second pass on, the layers use the

@@ -142,6 +142,16 @@ def test_a_layer_that_is_not_called_is_named():
         assert kinds(Spare(GroupNormalization(1)), data(8, 3)) == []
 
 
+def test_layers_that_run_in_training_only_are_named():
+    class InTraining(Subclassed):
+        def call(self, x, training=None):
+            return self.norm(x, training=training) if training else x
+
+    with pytest.warns(UserWarning, match="No data reached these layers.*: 'unbuilt'"):
+        report = diagnose(InTraining(BatchNormalization(name="unbuilt")), data(8, 3), batch_size=4)
+    assert "0 normalization layers" in str(report)
+
+
 class Cell(layers.Layer):
     state_size = 3
 

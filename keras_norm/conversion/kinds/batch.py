@@ -1,5 +1,7 @@
 """Batch normalization in Keras, PyTorch, Flax and MATLAB."""
 
+import inspect
+
 import keras
 
 from keras_norm import layers
@@ -25,7 +27,7 @@ def to_keras(layer, makes_masks):
     require("variance_momentum", layer.variance_momentum, None, layer.momentum)
     arguments = keras_layers.arguments(layer, _OWN)
     if layer.renorm:
-        if not hasattr(keras.layers.BatchNormalization(), "renorm"):
+        if "renorm" not in inspect.signature(keras.layers.BatchNormalization).parameters:
             raise ValueError(
                 "Argument `renorm` requires Keras 3.14 or later. "
                 f"Received: renorm=True, with Keras {keras.__version__}"
