@@ -114,7 +114,8 @@ class PopulationStatistics(keras.callbacks.Callback):
     of training, such as `EarlyStopping` with `restore_best_weights`, before this one.
 
     If an update fails, the callback warns and the layers keep their moving statistics: the trained
-    model is not lost. An endless generator needs `steps`.
+    model is not lost. An endless generator needs `steps`. Without `steps`, a generator is used up
+    after one pass, so it is an error with `passes`, `every` or `before_validation`.
 
     Args:
         x: The data, as `fit` takes it; usually the training data.
@@ -129,8 +130,10 @@ class PopulationStatistics(keras.callbacks.Callback):
             them; see `update_population_statistics`.
 
     Raises:
-        ValueError: If a number is not a positive integer or `x` is None; and when `fit` begins,
-            if the model has no `keras_norm.BatchNormalization` layer.
+        TypeError: If `before_validation` or `merge_replicas` is not a boolean.
+        ValueError: If a number is not a positive integer, `x` is None, or a generator is read more
+            than once; and when `fit` begins, if the model has no `keras_norm.BatchNormalization`
+            layer.
 
     Example:
     >>> import keras, keras_norm
@@ -159,7 +162,9 @@ class PopulationStatistics(keras.callbacks.Callback):
         merge_replicas=False,
     ):
         super().__init__()
-        population.check_data_arguments(x, batch_size, steps, passes)
+        before_validation = _validation.boolean("before_validation", before_validation)
+        is_read_again = before_validation or every is not None
+        population.check_data_arguments(x, batch_size, steps, passes, is_read_again)
         if every is not None:
             population.check_positive("every", every)
         self.x = x
@@ -227,13 +232,15 @@ class Diagnosis(keras.callbacks.Callback):
     If a diagnosis fails, the callback warns and the training continues.
 
     Args:
-        x: The data, as `fit` takes it; usually a part of the training data.
+        x: The data, as `fit` takes it; usually a part of the training data. A generator needs
+            `steps`, as each diagnosis reads it.
         batch_size: Positive integer, samples per batch of arrays, as in training; None for 32.
         steps: Positive integer, number of batches; None for all.
         every: Positive integer, the number of epochs between two diagnoses.
 
     Raises:
-        ValueError: If a number is not a positive integer or `x` is None.
+        ValueError: If a number is not a positive integer, `x` is None, or a generator comes without
+            `steps`.
 
     Example:
     >>> import keras, keras_norm
@@ -253,7 +260,7 @@ class Diagnosis(keras.callbacks.Callback):
 
     def __init__(self, x, batch_size=None, steps=None, every=1):
         super().__init__()
-        population.check_data_arguments(x, batch_size, steps, passes=1)
+        population.check_data_arguments(x, batch_size, steps, is_read_again=True)
         population.check_positive("every", every)
         self.x = x
         self.batch_size = batch_size

@@ -150,6 +150,21 @@ def test_arguments_are_checked_at_once():
         PopulationStatistics(data(2, 3), passes=0)
     with pytest.raises(ValueError, match="`x` must be data"):
         PopulationStatistics(None)
+    with pytest.raises(TypeError, match="before_validation='no'"):
+        PopulationStatistics(data(2, 3), before_validation="no")
+
+
+def test_a_generator_that_would_be_used_up_is_refused():
+    def batches():
+        yield (data(2, 3),)
+
+    for options in ({"passes": 2}, {"every": 1}, {"before_validation": True}):
+        with pytest.raises(ValueError, match="A generator is used up"):
+            PopulationStatistics(batches(), **options)
+        PopulationStatistics(batches(), steps=1, **options)
+    with pytest.raises(ValueError, match="A generator is used up"):
+        Diagnosis(batches())
+    Diagnosis(batches(), steps=1)
 
 
 def test_the_model_is_checked_before_it_is_trained():

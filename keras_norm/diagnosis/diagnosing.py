@@ -67,7 +67,7 @@ def diagnose(model, x, batch_size=None, steps=None, verbose="auto"):
     Reference:
         Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, https://arxiv.org/abs/2105.07576
     """
-    population.check_data_arguments(x, batch_size, steps, passes=1)
+    population.check_data_arguments(x, batch_size, steps)
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"Argument `model` must be a Keras model. Received: {_validation.shown(model)}"

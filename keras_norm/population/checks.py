@@ -1,5 +1,7 @@
 """Checks of the arguments of a pass over data."""
 
+import inspect
+
 import keras
 
 from keras_norm import _validation
@@ -13,8 +15,16 @@ def check_model(model):
         )
 
 
-def check_data_arguments(x, batch_size, steps, passes):
-    """Checks arguments of `update_population_statistics`."""
+def check_data_arguments(x, batch_size, steps, passes=1, is_read_again=False):
+    """Checks arguments of `update_population_statistics`, or of a function that reads data so.
+
+    Args:
+        x: The data.
+        batch_size: Argument of the same name.
+        steps: Same.
+        passes: Same.
+        is_read_again: Whether the data is read more than once, however many passes that takes.
+    """
     if x is None:
         raise ValueError("Argument `x` must be data, as `fit` takes it. Received: x=None")
     if steps is None and _is_endless(x):
@@ -26,6 +36,11 @@ def check_data_arguments(x, batch_size, steps, passes):
         is_left_open = value is None and name != "passes"
         if not is_left_open:
             check_positive(name, value)
+    if steps is None and (passes > 1 or is_read_again) and inspect.isgenerator(x):
+        raise ValueError(
+            "A generator is used up after one pass: pass `steps` too if it has no end, or data "
+            f"that can be iterated again. Received: a generator, passes={passes}, steps=None"
+        )
 
 
 def check_positive(name, value):

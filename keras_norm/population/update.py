@@ -1,6 +1,5 @@
 """The function that updates population statistics."""
 
-import inspect
 import weakref
 
 from keras_norm import _validation, engines
@@ -107,11 +106,6 @@ def update_population_statistics(
         )
     if merge_replicas:
         engines.check_merge(model)
-    if passes > 1 and steps is None and inspect.isgenerator(x):
-        raise ValueError(
-            "A generator is used up after one pass: pass `steps` too if it has no end, or data "
-            f"that can be iterated again. Received: passes={passes}, steps=None"
-        )
     with engines.scope(model):
         # Not kept if it fails: an error leaves Keras's loop in an undefined state.
         run = _kept.pop(model, None)
