@@ -43,6 +43,9 @@ OPTIMIZER_OF_BACKEND = PARALLEL_HOOK | {
 RMSPROP = {
     "_velocities": "moving averages of the squared gradients, for MATLAB's variant",
 }
+MUON = {
+    "_should_use_adamw": "which weight decay of Muon a variable has",
+}
 MODEL = {
     "_compile_config": "whether and how a model was compiled",
     "_compile_loss": "left out of copies",
@@ -69,7 +72,7 @@ LAYER = {
 TENSOR = {
     "_keras_history": "the call that a symbolic tensor comes from",
     "_keras_mask": "the mask that a tensor carries",
-    "_value": "a variable's array, replaced in copies",
+    "_value": "a variable's array, replaced in copies; None where a failed `fit` lost it (JAX)",
 }
 
 

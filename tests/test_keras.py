@@ -23,6 +23,7 @@ LISTED = (
     _keras.OPTIMIZER
     | _keras.OPTIMIZER_OF_BACKEND
     | _keras.RMSPROP
+    | _keras.MUON
     | _keras.MODEL
     | _keras.MODEL_AT_TIMES
     | _keras.LAYER

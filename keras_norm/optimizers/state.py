@@ -61,6 +61,8 @@ CHANGED = (
     "If `trainable` of a layer changed, call `optimizer.build(model.trainable_variables)` and "
     "compile the model again. For another model, make a new optimizer."
 )
+if keras.backend.backend() == "jax":
+    CHANGED += " If this happened in `fit`, the weights are lost on JAX: load them first."
 
 
 def rebuild(optimizer, variables):
@@ -70,8 +72,17 @@ def rebuild(optimizer, variables):
     under a new optimizer.
 
     Raises:
-        ValueError: If the optimizer has state that belongs neither to one variable nor to all.
+        ValueError: If the optimizer has state that belongs neither to one variable nor to all, or
+            if a variable has lost its value.
     """
+    # Variables of TensorFlow have no such attribute.
+    lost = [variable for variable in variables if getattr(variable, "_value", 0) is None]
+    if lost:
+        raise ValueError(
+            f"The values of {len(lost)} variables are lost, such as '{lost[0].path}': on JAX, a "
+            "`fit` that fails discards the weights and the state of the optimizer. Make the model "
+            "and its optimizer again, and load the weights."
+        )
     before = {
         key: of_variable(optimizer, index)
         for key, index in optimizer._trainable_variables_indices.items()
