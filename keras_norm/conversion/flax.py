@@ -53,7 +53,6 @@ def from_flax(module):
         getattr(nnx, name): translate
         for kind in KINDS
         for name, translate in kind.flax.items()
-        if hasattr(nnx, name)
     }
     if type(module) not in translations:
         raise TypeError(

@@ -168,7 +168,6 @@ def _known(module):
         getattr(nn, name): (name, translate)
         for kind in KINDS
         for name, translate in kind.torch.items()
-        if hasattr(nn, name)  # RMSNorm is new in 2.4
     }
     parent = next((cls for cls in type(module).__mro__ if cls in known), None)
     if parent is None and hasattr(module, "cls_to_become"):

@@ -18,9 +18,6 @@ from keras_norm.ops import Moments
 from keras_norm.ops.convert import at_least_float32
 from keras_norm.ops.standardize import spread
 
-# Versions without this function leave exported and compiled graphs to the plain functions.
-_is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)
-
 # Elements that a single sum may run over with an error below 1e-6.
 LONGEST_SUM = 4096
 # The compiler writes out sums of up to this many elements wherever their results are read.
@@ -77,7 +74,7 @@ def _traced(problem):
 def normalize(problem, x, gamma, beta, weights, combine):
     """Solves a problem of `keras_norm.ops.normalize` while a graph is traced."""
     expected = wider(x.dtype)
-    if _is_exporting() or any(v is not None and v.dtype != expected for v in (gamma, beta)):
+    if torch.compiler.is_exporting() or any(v is not None and v.dtype != expected for v in (gamma, beta)):
         return None
     problem = _traced(problem)
     # Not the cached function: the compiler looks into it, and warns of the cache.
