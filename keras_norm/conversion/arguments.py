@@ -49,6 +49,12 @@ def sorted_axes(layer, name):
     return sorted(axis % len(shape) if shape else axis for axis in axes)
 
 
+def reduced_axes(layer):
+    """Returns the axes that the moments of `layer` are taken over, as `sorted_axes` does."""
+    is_default = layer.reduction_axes is None and layer.reduces_axis
+    return sorted_axes(layer, "axis" if is_default else "reduction_axes")
+
+
 def names_last_axes(layer):
     """Returns whether `axis` names the last axes of a layer's input, as far as that is known."""
     axes = sorted_axes(layer, "axis")

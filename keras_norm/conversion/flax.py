@@ -50,9 +50,7 @@ def from_flax(module):
     if layer is not None:
         return layer
     translations = {
-        getattr(nnx, name): translate
-        for kind in KINDS
-        for name, translate in kind.flax.items()
+        getattr(nnx, name): translate for kind in KINDS for name, translate in kind.flax.items()
     }
     if type(module) not in translations:
         raise TypeError(

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_norm.conversion.arguments import common_arguments, require, sorted_axes
+from keras_norm.conversion.arguments import common_arguments, reduced_axes, require, sorted_axes
 from keras_norm.conversion.unmasked import Unmasked
 from keras_norm.initializers import NarrowNormal, SizeFunction, for_shape
 
@@ -34,8 +34,7 @@ def spanned_and_reduced(layer, makes_masks):
     """
     refuse_masks(layer, makes_masks)
     axes = sorted_axes(layer, "axis")
-    is_default = layer.reduction_axes is None and layer.reduces_axis
-    if not is_default and axes != sorted_axes(layer, "reduction_axes"):
+    if axes != reduced_axes(layer):
         raise ValueError(
             "Keras's layer takes the moments over the axes that gamma and beta span: argument "
             "`reduction_axes` must name the same as `axis`. "

@@ -2,7 +2,12 @@
 
 import keras
 
-from keras_norm.conversion.arguments import affine_arguments, names_last_axes, sorted_axes
+from keras_norm.conversion.arguments import (
+    affine_arguments,
+    names_last_axes,
+    reduced_axes,
+    sorted_axes,
+)
 
 
 def arguments(module, typical):
@@ -44,9 +49,7 @@ def last_sizes(layer):
     """Returns the sizes of the last axes, after checking that the layer names only these."""
     shape = layer.get_build_config()["input_shape"]
     axes = sorted_axes(layer, "axis")
-    is_default = layer.reduction_axes is None and layer.reduces_axis
-    reduced = axes if is_default else sorted_axes(layer, "reduction_axes")
-    if axes != reduced or not names_last_axes(layer):
+    if axes != reduced_axes(layer) or not names_last_axes(layer):
         raise ValueError(
             "Arguments `axis` and `reduction_axes` must both name the last axes. Received: "
             f"axis={layer.axis}, reduction_axes={layer.reduction_axes}, an input of rank "

@@ -43,19 +43,13 @@ COLUMNS = {
 }
 
 
-def draw(examined, remedies, path):
-    """Draws the layers into a file.
+def figure(examined, remedies):
+    """Returns the picture of the layers as a figure that Matplotlib does not manage.
 
     Args:
         examined: List of `Examined`.
         remedies: Pairs of a kind and a remedy.
-        path: Name of the file.
     """
-    figure(examined, remedies).savefig(path, dpi=130)
-
-
-def figure(examined, remedies):
-    """Returns the picture as a figure that Matplotlib does not manage."""
     shown = [name for name in COLUMNS if any(name in one.measures for one in examined)]
     width = max(7.0, 4.6 + 1.9 * len(shown))
     notes = [wrapped(kind, text, int(_LETTERS_PER_INCH * width)) for kind, text in remedies]

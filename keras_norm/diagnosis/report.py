@@ -65,7 +65,7 @@ class Report:
         # Imported here, as nothing else needs Matplotlib.
         from keras_norm.diagnosis import picture
 
-        picture.draw(self._examined, self.remedies, path)
+        picture.figure(self._examined, self.remedies).savefig(path, dpi=130)
 
     def without(self, keys):
         """Returns a report of the findings whose keys are not in a set."""

@@ -11,6 +11,7 @@ import inspect
 import types
 
 from keras_norm import _keras
+from keras_norm._contents import cell_contents
 
 
 def check_hooks(optimizer):
@@ -74,17 +75,11 @@ def _names(definition):
             seen.add(function)
             found |= _names_of_code(function.__code__)
             functions.append(inspect.unwrap(function))
-            functions += [c.cell_contents for c in function.__closure__ or () if _is_full(c)]
+            for cell in function.__closure__ or ():
+                functions += filter(callable, cell_contents(cell))
     return found
 
 
 def _names_of_code(code):
     nested = [_names_of_code(c) for c in code.co_consts if isinstance(c, types.CodeType)]
     return set(code.co_names).union(*nested)
-
-
-def _is_full(cell):
-    try:
-        return callable(cell.cell_contents)
-    except ValueError:
-        return False

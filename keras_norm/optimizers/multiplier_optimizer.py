@@ -212,7 +212,7 @@ class MultiplierOptimizer(OptimizerWrapper):
             if tuple(value.shape) != tuple(variable.shape):
                 raise ValueError(
                     f"Optimizer '{self.name}' was built on other variables: it received a value "
-                    f"of shape {tuple(value.shape)} for '{report.path(variable)}', whose shape is "
+                    f"of shape {tuple(value.shape)} for '{state.path(variable)}', whose shape is "
                     f"{tuple(variable.shape)}. {state.CHANGED}"
                 )
         return self._stateless_apply(optimizer_variables, grads, trainable_variables)
@@ -275,7 +275,7 @@ class MultiplierOptimizer(OptimizerWrapper):
         return getattr(self, f"{kind}s")
 
     def _match(self, variables, every=True):
-        paths = [report.path(variable) for variable in variables]
+        paths = [state.path(variable) for variable in variables]
         return {
             kind: maps.match(f"{kind}s", self._map(kind), paths, every)
             for kind in multipliers.KINDS
@@ -289,7 +289,7 @@ class MultiplierOptimizer(OptimizerWrapper):
             if factor not in (0.0, 1.0):
                 raise arguments.no_weight_decay(
                     self.inner_optimizer,
-                    f"the weight-decay multiplier {factor!r} of '{report.path(variable)}'",
+                    f"the weight-decay multiplier {factor!r} of '{state.path(variable)}'",
                 )
 
     # Keras drops attributes of variables in files and copies. Paths are not unique and change in a

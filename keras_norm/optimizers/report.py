@@ -6,11 +6,6 @@ from keras_norm import multipliers
 from keras_norm.optimizers import state
 
 
-def path(variable):
-    """Returns the path of a Keras variable, or the name of a variable of TensorFlow."""
-    return getattr(variable, "path", variable.name)
-
-
 def table(optimizer, group):
     """Returns the lines of `MultiplierOptimizer.summary`."""
     rows: dict[tuple, list[str]] = {}
@@ -21,7 +16,7 @@ def table(optimizer, group):
             _decay(optimizer, index),
         )
         key = numbers if group else (index, *numbers)
-        rows.setdefault(key, []).append(path(variable))
+        rows.setdefault(key, []).append(state.path(variable))
     cells: list[tuple[str, ...]] = [("variable", "learning rate", "L2", "weight decay")]
     for key, paths in rows.items():
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
@@ -47,7 +42,7 @@ def learning_rates(optimizer):
     names: list[str] = []  # of layers, in the order of the variables
     place, seen = None, set[str]()
     for index, variable in enumerate(_variables(optimizer)):
-        layer, _, weight = path(variable).rpartition("/")
+        layer, _, weight = state.path(variable).rpartition("/")
         # A second weight of the same name belongs to another layer with the same path.
         if layer != place or weight in seen:
             place, seen = layer, set[str]()

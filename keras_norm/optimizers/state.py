@@ -28,6 +28,11 @@ def common(optimizer):
     }
 
 
+def path(variable):
+    """Returns the path of a Keras variable, or the name of a variable of TensorFlow."""
+    return getattr(variable, "path", variable.name)
+
+
 def decays(optimizer):
     """Returns whether an optimizer has decoupled weight decay."""
     # Muon has a second one, for the variables that it updates with Adam.
@@ -53,7 +58,7 @@ def check_known(optimizer, variables):
         if optimizer._var_key(variable) not in optimizer._trainable_variables_indices:
             raise ValueError(
                 f"Optimizer '{optimizer.name}' was not built for the variable "
-                f"'{getattr(variable, 'path', variable.name)}'. {CHANGED}"
+                f"'{path(variable)}'. {CHANGED}"
             )
 
 
@@ -79,7 +84,7 @@ def rebuild(optimizer, variables):
     lost = [variable for variable in variables if getattr(variable, "_value", 0) is None]
     if lost:
         raise ValueError(
-            f"The values of {len(lost)} variables are lost, such as '{lost[0].path}': on JAX, a "
+            f"The values of {len(lost)} variables are lost, such as '{path(lost[0])}': on JAX, a "
             "`fit` that fails discards the weights and the state of the optimizer. Make the model "
             "and its optimizer again, and load the weights."
         )

@@ -74,7 +74,8 @@ def _traced(problem):
 def normalize(problem, x, gamma, beta, weights, combine):
     """Solves a problem of `keras_norm.ops.normalize` while a graph is traced."""
     expected = wider(x.dtype)
-    if torch.compiler.is_exporting() or any(v is not None and v.dtype != expected for v in (gamma, beta)):
+    has_other_dtype = any(v is not None and v.dtype != expected for v in (gamma, beta))
+    if has_other_dtype or torch.compiler.is_exporting():
         return None
     problem = _traced(problem)
     # Not the cached function: the compiler looks into it, and warns of the cache.
