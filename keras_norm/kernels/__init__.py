@@ -4,8 +4,8 @@ Importing this package registers the executors of the current backend with `ops.
 executor returns the same results, gradients and second derivatives as the plain function, and
 declines the problems that it cannot solve. Without this folder everything works, but more slowly.
 
-An executor binds the private symbols of its framework at import. If a symbol is missing, the import
-fails, a warning says so, and the plain functions are used.
+An executor binds the private symbols of its framework at import; Triton's are imported at the first
+call. If a symbol is missing, the import fails, a warning says so, and the plain functions are used.
 """
 
 import importlib

@@ -18,7 +18,8 @@ from keras_norm.ops import Moments
 from keras_norm.ops.convert import at_least_float32
 from keras_norm.ops.standardize import spread
 
-# Elements that a single sum may run over with an error below 1e-6.
+# Elements that a single sum may run over with an error below 1e-6
+# (`test_the_compiler_keeps_the_promised_accuracy`).
 LONGEST_SUM = 4096
 # The compiler writes out sums of up to this many elements wherever their results are read.
 LONGEST_WRITTEN_OUT = 8
