@@ -133,14 +133,18 @@ class Task(NamedTuple):
         given, x, weights = x, self.view(x), self.weights(weights, x.dtype)
         gamma, beta = self.flat(gamma), self.flat(beta)
         values = x if self.sets.takes_16_bits else wide(x)
-        y, buffer, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
+
+        def attempt():
+            return self._attempt(values, gamma, beta, weights, output)
+
+        y, buffer, mean, variance, inverse = attempt()
         by_set = self.partial(weights) is None
         largest = LARGEST_ROUNDED_MEAN if by_set else LARGEST_UNSHIFTED_MEAN
         is_near, is_spoilt, shift = are_near(mean, inverse, largest), False, None
         if not is_near and weights is not None and not (mean * inverse).isfinite().all():
             is_spoilt = True
             values = self._cleaned(values, weights)
-            y, buffer, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
+            y, buffer, mean, variance, inverse = attempt()
             is_near = are_near(mean, inverse, largest)
         if not self.problem.centered:
             mean = torch.zeros_like(mean)
@@ -148,7 +152,7 @@ class Task(NamedTuple):
             shift = mean
             out = y if weights is None and y is not None and y.dtype == shift.dtype else None
             values = self.sets.shifted(values, shift, out=out)
-            y, buffer, mean, variance, inverse = self._attempt(values, gamma, beta, weights, output)
+            y, buffer, mean, variance, inverse = attempt()
         if not output:
             return Solution(None, shift, mean, variance, None, is_spoilt)
         if y is None:
