@@ -71,7 +71,7 @@ def moments(x, axes, weights=None, *, centered=True, exported=False):
     [[1.0], [0.0]]
     """
     blocks = Blocks(ops.shape(x), axes, split_open=not exported)
-    weights = blocks.split_weights(weights)
+    weights = blocks.split_weights(_of_known_size(weights, x))
     count = ops.ones((), x.dtype) if weights is None else ops.cast(weights, x.dtype)
     x = blocks.split(x)
     if centered:
@@ -82,6 +82,14 @@ def moments(x, axes, weights=None, *, centered=True, exported=False):
         elements = Moments(count, ops.zeros_like(x), residual=None, variance=ops.square(masked))
     merged = merge(elements, blocks.axes(axes))
     return Moments(*(blocks.join_reduced(field) for field in merged))
+
+
+def _of_known_size(weights, x):
+    """Returns weights broadcast along axes of unknown size, which may turn out to be 1."""
+    if weights is None or None not in tuple(weights.shape):
+        return weights
+    pairs = zip(weights.shape, ops.shape(x), strict=True)
+    return ops.broadcast_to(weights, [1 if own == 1 else size for own, size in pairs])
 
 
 def merge(parts, axes):

@@ -298,6 +298,24 @@ if BACKEND == "tensorflow":
         expected = oracle.normalize(x, axes, weights=weights)[0]
         assert oracle.error(function(x, weights), expected) < TOLERANCE
 
+    @pytest.mark.parametrize("function", [normalize, plain.normalize])
+    @pytest.mark.parametrize("axes", [[0, 1], [1, 2], [2]])
+    @pytest.mark.parametrize("masked", [(6, 1, 1), (1, 5, 1), (1, 1, 1)])
+    def test_a_mask_of_unknown_size_may_be_broadcast(masked, axes, function):
+        import tensorflow as tf
+
+        call = tf.function(
+            lambda x, weights: function(x, axes, 1e-5, weights=weights)[0],
+            [tf.TensorSpec([None, None, 4]), tf.TensorSpec([None, None, 1])],
+        )
+        generator = np.random.default_rng(0)
+        x = generator.standard_normal((6, 5, 4)).astype("float32")
+        weights = (generator.random(masked) < 0.6).astype("float32")
+        weights[0] = 1
+        expected = oracle.normalize(x, axes, weights=np.broadcast_to(weights, (6, 5, 1)))[0]
+        valid = np.broadcast_to(weights > 0, x.shape)
+        assert oracle.error(call(x, weights).numpy()[valid], expected[valid]) < TOLERANCE
+
 
 @pytest.mark.parametrize("compiled", COMPILED)
 def test_long_sums_go_in_stages(compiled):
