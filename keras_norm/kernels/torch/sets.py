@@ -110,7 +110,7 @@ class Rows:
         blocks = self.count // LONGEST_ROW
         bulk = x[:, : blocks * LONGEST_ROW].unflatten(1, (blocks, LONGEST_ROW))
         parts = bulk, x[:, None, blocks * LONGEST_ROW :]
-        lengths = [torch.linalg.vector_norm(part, dim=2) for part in parts if part.shape[2]]
+        lengths = [torch.linalg.vector_norm(part, dim=2) for part in parts if part.numel()]
         return torch.cat(lengths, 1).square_().sum(1, keepdim=True)
 
     def gradients(self, g, x, gamma, mean, inverse, centered, weights, count, needed):
