@@ -132,7 +132,7 @@ def counted():
         (InterpreterBuilder, "create_get_num_programs", number_of_programs),
         (launches, "_launch", counting_launch),
         # The executors leave what is watched to PyTorch's operations.
-        (functions, "dispatch_modes", lambda: 0),
+        (functions, "_count_modes", lambda: 0),
         *((launches, name, inside(getattr(launches, name))) for name in names),
     ]
     with contextlib.ExitStack() as stack:
