@@ -579,3 +579,11 @@ def test_an_environment_variable_switches_them_off_and_nobody_needs_the_folder(t
         lines = result.stdout.split("\n")
         assert lines[0] == f"{place / 'keras_norm' / '__init__.py'} 0.0"
         assert lines[1] == enabled
+
+
+def test_moments_have_their_own_dtype_whatever_that_of_gamma():
+    x = keras.ops.cast(np.random.default_rng(0).standard_normal((6, 4)), "bfloat16")
+    gamma = keras.ops.ones((1, 4), "bfloat16")
+    y, found = ops.normalize(x, (0,), 1e-2, gamma)
+    dtypes = [keras.backend.standardize_dtype(v.dtype) for v in (y, *found)]
+    assert dtypes == ["bfloat16", *["float32"] * 4]
