@@ -114,8 +114,8 @@ class PopulationStatistics(keras.callbacks.Callback):
     of training, such as `EarlyStopping` with `restore_best_weights`, before this one.
 
     If an update fails, the callback warns and the layers keep their moving statistics: the trained
-    model is not lost. An endless generator needs `steps`. Without `steps`, a generator is used up
-    after one pass, so it is an error with `passes`, `every` or `before_validation`.
+    model is not lost. An endless generator needs `steps`. Without `steps`, the first pass uses up a
+    generator: several passes, `every` and `before_validation` are then errors.
 
     Args:
         x: The data, as `fit` takes it; usually the training data.

@@ -49,6 +49,11 @@ class Form(NamedTuple):
         return _product((self.before, self.group_size, self.after))
 
     @property
+    def is_batch(self):
+        """Whether sets are single channels that all samples share."""
+        return self.samples == self.group_size == 1
+
+    @property
     def channels(self):
         """The number of entries of gamma; None if unknown."""
         return _product((self.groups, self.group_size))

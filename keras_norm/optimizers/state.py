@@ -67,7 +67,7 @@ CHANGED = (
     "compile the model again. For another model, make a new optimizer."
 )
 if keras.backend.backend() == "jax":
-    CHANGED += " If this happened in `fit`, the weights are lost on JAX: load them first."
+    CHANGED += " If `fit` failed, JAX has lost the weights: make the model again and load them."
 
 
 def rebuild(optimizer, variables):

@@ -198,7 +198,7 @@ class Channels:
         self.shape = self._samples, self._before, self._channels, self._after
         self._rows = (-1, form.channels, form.after)
         self._are_last = form.after == 1
-        self.are_batch = form.samples == form.group_size == 1
+        self.are_batch = form.is_batch
         # The forms that PyTorch's group normalization takes.
         are_rows_short = form.after <= LONGEST_ROW
         self.is_native = form.before == 1 and are_rows_short and not self.are_batch

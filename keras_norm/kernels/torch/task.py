@@ -138,8 +138,8 @@ class Task(NamedTuple):
             return self._attempt(values, gamma, beta, weights, output)
 
         y, buffer, mean, variance, inverse = attempt()
-        by_set = self.partial(weights) is None
-        largest = LARGEST_ROUNDED_MEAN if by_set else LARGEST_UNSHIFTED_MEAN
+        is_merged = self.partial(weights) is not None
+        largest = LARGEST_UNSHIFTED_MEAN if is_merged else LARGEST_ROUNDED_MEAN
         is_near, is_spoilt, shift = are_near(mean, inverse, largest), False, None
         if not is_near and weights is not None and not (mean * inverse).isfinite().all():
             is_spoilt = True
@@ -147,7 +147,7 @@ class Task(NamedTuple):
             y, buffer, mean, variance, inverse = attempt()
             is_near = are_near(mean, inverse, largest)
         if not self.problem.centered:
-            mean = torch.zeros_like(mean)
+            mean = mean if weights is None else torch.zeros_like(mean)
         elif not is_near:
             shift = mean
             out = y if weights is None and y is not None and y.dtype == shift.dtype else None

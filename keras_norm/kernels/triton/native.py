@@ -22,10 +22,9 @@ def normalize(problem, x, gamma, beta, weights, combine):
     if planned is None or not planned.is_ordered:
         return None
     form = planned.form
-    is_batch = form.samples == form.group_size == 1
     # PyTorch's batch normalization refuses channels of one element, and its group normalization
     # takes channels that follow the samples.
-    suits = form.before * form.after > 1 if is_batch else form.before == 1
+    suits = form.before * form.after > 1 if form.is_batch else form.before == 1
     if not suits:
         return None
     y, *moments = _Normalize.apply(x, gamma, beta, problem, planned)
@@ -69,14 +68,15 @@ class _Normalize(torch.autograd.Function):
 def _solve(problem, planned, x, gamma, beta):
     """Returns the output, the shift, and the input minus the shift."""
     form = planned.form
-    shift = wide(x).detach().mean(problem.axes, keepdim=True)
+    values = wide(x)
+    shift = values.detach().mean(problem.axes, keepdim=True)
     shift = torch.where(shift.isfinite(), shift, 0)
-    distance = wide(x) - shift
+    distance = values - shift
     flat = (None if v is None else v.reshape(-1) for v in (gamma, beta))
     if planned.is_rows:
         rows = distance.reshape(form.samples, form.group_size)
         y = F.layer_norm(rows, rows.shape[1:], *flat, problem.epsilon)
-    elif form.samples == form.group_size == 1:
+    elif form.is_batch:
         images = distance.reshape(form.before, form.groups, form.after)
         y = F.batch_norm(images, None, None, *flat, training=True, eps=problem.epsilon)
     else:
