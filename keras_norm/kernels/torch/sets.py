@@ -106,7 +106,9 @@ class Rows:
         return y, torch.zeros_like(inverse), None, inverse
 
     def _sums_of_squares(self, x):
-        """Returns the sums of the squares of rows, added up in blocks."""
+        """Returns the sums of the squares of rows, long ones added up in blocks."""
+        if self.count <= LONGEST_ROW:
+            return torch.linalg.vector_norm(x, dim=1, keepdim=True).square_()
         blocks = self.count // LONGEST_ROW
         bulk = x[:, : blocks * LONGEST_ROW].unflatten(1, (blocks, LONGEST_ROW))
         parts = bulk, x[:, None, blocks * LONGEST_ROW :]

@@ -140,7 +140,10 @@ class Task(NamedTuple):
         y, buffer, mean, variance, inverse = attempt()
         is_merged = self.partial(weights) is not None
         largest = LARGEST_UNSHIFTED_MEAN if is_merged else LARGEST_ROUNDED_MEAN
-        is_near, is_spoilt, shift = are_near(mean, inverse, largest), False, None
+        # Without a mean, only padding can be spoilt.
+        is_certain = weights is None and not self.problem.centered
+        is_near = is_certain or are_near(mean, inverse, largest)
+        is_spoilt, shift = False, None
         if not is_near and weights is not None and not (mean * inverse).isfinite().all():
             is_spoilt = True
             values = self._cleaned(values, weights)
