@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_norm.ops.convert import convert
+
 
 def mask_weights(mask, shape, channel_axis):
     """Returns a mask as 0s and 1s that broadcast against an input.
@@ -38,7 +40,7 @@ def mask_weights(mask, shape, channel_axis):
             _refuse_lengths(mask, sizes)
             kept = list(ops.shape(mask)) + [1] * (rank - 1 - len(mask.shape))
             kept.insert(axis, 1)
-            return ops.cast(ops.reshape(ops.cast(mask, "bool"), kept), "float32")
+            return convert(convert(mask, "bool", kept), "float32")
     raise ValueError(
         "A mask must have the input's dimensions without the channel axis "
         f"(axis {channel_axis}), or a leading part of them. "

@@ -125,53 +125,33 @@ class Rows:
         where the last two sums run over the rows. Without centring, the term mean(u) is left out.
         """
         gamma = self._ones(x) if gamma is None else gamma
-        size = LONGEST_COLUMN_OF_ROWS * torch.get_num_threads()
         arrays = g, x, mean, inverse
-        if not centered:
-            return self._gradients_by_square(*arrays, gamma, size, needed)
-        is_one_call = len(g) <= size
-        options = [self._are_short, *(v and is_one_call for v in needed[1:])]
-        dx, *columns = self._native_gradients(options, gamma, *arrays)
+        longest = LONGEST_COLUMN_OF_ROWS * torch.get_num_threads() if any(needed[1:]) else len(g)
+        in_cache = max(1, CHUNK // self.count)
+        longest = longest if centered else min(longest, 2 * in_cache)
+        if len(g) <= longest:
+            return self._gradients(needed, centered, gamma, *arrays)
+        # Filled in parts: concatenating the parts would take another array of this size.
+        dx, columns = torch.empty_like(x), []
+        size = min(longest, in_cache)
+        for *part, out in zip(*(v.split(size) for v in (*arrays, dx)), strict=True):
+            found, *sums = self._gradients(needed, centered, gamma, *part)
+            out.copy_(found)
+            columns.append(sums)
+        return dx, *_totals(columns)
+
+    def _gradients(self, needed, centered, gamma, g, x, mean, inverse):
+        """Returns the gradients for rows that one native call adds up accurately."""
+        options = [self._are_short, *needed[1:]]
+        dx, *columns = layer_norm_backward(
+            g, x, self.shape[1:], mean, inverse, gamma, gamma, options
+        )
         if not self._are_short:
             dx = self._gradient_of_long_rows(g * gamma, x, mean, inverse, centered)
-        if not is_one_call and any(needed[1:]):
-            parts = zip(*(v.split(size) for v in arrays), strict=True)
-            options = [False, *needed[1:]]
-            found = (self._native_gradients(options, gamma, *part)[1:] for part in parts)
-            columns = _totals(found)
+        elif not centered:
+            # With a mean of 0, the native function still subtracts inverse * mean(u).
+            dx.add_(inverse * torch.mv(g, gamma)[:, None] / self.count)
         return dx, *columns
-
-    def _native_gradients(self, needed, gamma, g, x, mean, inverse):
-        sizes = self.shape[1:]
-        return layer_norm_backward(g, x, sizes, mean, inverse, gamma, gamma, needed)
-
-    def _gradients_by_square(self, g, x, mean, inverse, gamma, size, needed):
-        """Returns the gradients without centring; those of many rows in parts, in the cache.
-
-        The native function, called with a mean of 0, still subtracts inverse * mean(u), so this
-        term is added again.
-        """
-        options = [self._are_short, *needed[1:]]
-
-        def gradients(g, x, mean, inverse, out=None):
-            dx, *columns = self._native_gradients(options, gamma, g, x, mean, inverse)
-            if self._are_short:
-                term = inverse * torch.mv(g, gamma)[:, None] / self.count
-                dx = torch.add(dx, term, out=dx if out is None else out)
-            else:
-                dx = self._gradient_of_long_rows(g * gamma, x, mean, inverse, centered=False)
-                dx = dx if out is None else out.copy_(dx)
-            return dx, *columns
-
-        rows = CHUNK // self.count
-        if len(g) <= min(size, 2 * rows):
-            return gradients(g, x, mean, inverse)
-        # Filled in parts: concatenating the parts would take another array of this size.
-        dx = torch.empty_like(x)
-        parts = zip(
-            *(v.split(max(1, min(size, rows))) for v in (g, x, mean, inverse, dx)), strict=True
-        )
-        return dx, *_totals(gradients(*part)[1:] for part in parts)
 
     def _gradient_of_long_rows(self, u, x, mean, inverse, centered):
         """Returns the gradient above as inverse * u + slope * x + offset, with PyTorch's sums."""

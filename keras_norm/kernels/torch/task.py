@@ -128,6 +128,12 @@ class Task(NamedTuple):
         """Returns weights if they differ within a set; None if they apply to whole sets."""
         return None if weights is None or self.plan.mask.is_by_set else weights
 
+    def has_elements(self, weights):
+        """Returns 1 for sets with valid elements and 0 for empty sets, as an array by set."""
+        if self.partial(weights) is None:
+            return weights.flatten(1)
+        return (self.count(weights) > 0).to(weights.dtype)
+
     def solve(self, x, gamma, beta, weights, output=True):
         """Returns the `Solution` for the tensors; without output and inverse if not `output`."""
         given, x, weights = x, self.view(x), self.weights(weights, x.dtype)
@@ -181,8 +187,8 @@ class Task(NamedTuple):
             if not self.problem.centered:
                 mean = mean / inverse  # NaN instead of 0 where the mean square is infinite
             # A product, so that NaN remains NaN.
-            has_part = (self.count(weights) > 0).to(mean.dtype)
-            mean, inverse = mean * has_part, inverse * has_part
+            has_elements = self.has_elements(weights)
+            mean, inverse = mean * has_elements, inverse * has_elements
         return y, buffer, mean, variance, inverse
 
     def _moments(self, x, weights):
@@ -221,6 +227,7 @@ class Task(NamedTuple):
         Those of gamma and beta may be None where they are not needed.
         """
         weights = self.weights(weights, x.dtype)
+        partial = self.partial(weights)
         dx, *parameters = self.sets.gradients(
             wide(self.view(gradient)),
             self.shifted(x, weights, shift, is_spoilt),
@@ -228,8 +235,8 @@ class Task(NamedTuple):
             mean,
             inverse,
             self.problem.centered,
-            self.partial(weights),
-            self.count(weights, least=1),
+            partial,
+            self.count(partial, least=1),
             needed,
         )
         if is_spoilt:
