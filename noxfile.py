@@ -176,7 +176,7 @@ def pythons(session, backend):
 
 
 @nox.session(default=False)
-@nox.parametrize("version", ["2.11.0", "2.14.1"])
+@nox.parametrize("version", ["2.11.0", "2.15.0"])
 def pytorch(session, version):
     """Runs the tests on the oldest and the newest PyTorch.
 
