@@ -16,7 +16,7 @@ import tensorflow as tf
 import keras_norm
 from keras_norm import ops
 from keras_norm.kernels.tensorflow import SetsInXla, _kind
-from tests import plain
+from tests import oracle, plain
 from tests.kernels import test_kernels
 
 X = tf.constant(np.random.default_rng(0).standard_normal((5, 3, 4)), tf.float32)
@@ -300,3 +300,63 @@ def test_empty_batches_of_unknown_size(axis, has_mask):
         to_x, to_gamma = gradients(tf.ones((0, 4, 4)), tf.ones((0, 4), tf.bool))
         assert to_x.shape == (0, 4, 4)
         assert to_gamma.numpy().tolist() == [0, 0, 0, 0]
+
+
+def second_gradient(normalize, weights=None):
+    """Returns a function with the gradient of a penalty of the gradient of a normalization."""
+
+    def penalty(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = normalize(x, weights)
+                loss = tf.reduce_sum((y if weights is None else y * weights) ** 3)
+            size = tf.reduce_sum(inner.gradient(loss, x) ** 2)
+        return outer.gradient(size, x)
+
+    return penalty
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("axes", [(0, 1), (1, 2), (2,)])
+@pytest.mark.parametrize("padding", [np.nan, np.inf])
+def test_padding_never_spoils_a_second_gradient(axes, padding, jit_compile):
+    weights = np.ones((5, 3, 1), "float32")
+    weights[0, 1] = 0
+    x = tf.where(weights > 0, X, padding)
+
+    def found(normalize):
+        def call(x, weights):
+            return normalize(x, axes, 1e-2, None, None, weights)[0]
+
+        return tf.function(second_gradient(call, weights), jit_compile=jit_compile)(x)
+
+    expected = found(plain.normalize)
+    np.testing.assert_allclose(
+        found(ops.normalize), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize("sizes", [[None, 3, 4], [None, None, 4]])
+@pytest.mark.parametrize("axes", [(0, 1), (1, 2), (2,)])
+def test_second_gradients_of_unknown_sizes_under_xla(sizes, axes):
+    def found(normalize):
+        penalty = second_gradient(lambda x, _: normalize(x, axes, 1e-2)[0])
+        return tf.function(penalty, input_signature=[tf.TensorSpec(sizes)], jit_compile=True)(X)
+
+    expected = found(plain.normalize)
+    np.testing.assert_allclose(
+        found(ops.normalize), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize("shape", [(131072, 3), (4096, 64, 5), (3061, 7, 7, 6)])
+def test_equal_squares_keep_accuracy_without_xla(shape):
+    """Sums of equal numbers are rounded in one direction: the plain function has errors of 3e-6."""
+    axes = tuple(range(len(shape) - 1))
+    values = np.random.default_rng(0).uniform(0.5, 20, shape[-1]).astype("float32")
+    x = np.broadcast_to(values, shape)
+    run = tf.function(lambda x: ops.normalize(x, axes, 1e-6, centered=False)[0])
+    expected = x.astype("float64") / np.sqrt(values.astype("float64") ** 2 + 1e-6)
+    assert oracle.error(run(x), expected) < 4e-6
