@@ -104,9 +104,9 @@ class View:
         return tuple(tuple(sorted(stage)) for stage in stages)
 
     def suits(self, problem):
-        """Returns whether sets are single channels, where a problem changes their moments."""
+        """Returns whether sets are channels of one batch, where a problem changes their moments."""
         is_changed = problem.replicas or problem.renorm
-        return not is_changed or (self.is_by_channel and self.plan.form.group_size == 1)
+        return not is_changed or (self.is_by_channel and self.plan.form.is_batch)
 
     def of(self, x):
         """Returns the input in the view."""

@@ -200,3 +200,13 @@ def test_a_moving_deviation_of_0_counts_as_that_of_epsilon():
 def test_bounds_that_are_not_there():
     layer = make(renorm_clipping={"rmax": float("inf"), "dmax": None, "rmin": 0.5})
     assert layer.renorm_clipping == {"rmin": 0.5}
+
+
+@pytest.mark.parametrize("has_parameters", [False, True])
+def test_a_batch_of_one_with_channels_first(has_parameters):
+    layer = BatchNormalization(
+        axis=1, renorm=True, center=has_parameters, scale=has_parameters, epsilon=1e-5
+    )
+    x = np.random.default_rng(0).standard_normal((1, 3, 5)).astype("float32")
+    # r and d undo the batch's moments: the statistics of a new layer are 0 and 1.
+    np.testing.assert_allclose(numpy(layer(x, training=True)), x, atol=1e-4)
