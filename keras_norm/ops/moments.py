@@ -188,7 +188,10 @@ def _staged_mean(values, axes):
     """
     for axis in sorted(axes, reverse=True):
         size = ops.shape(values)[axis]
-        size = ops.maximum(size, 1) if ops.is_tensor(size) else max(size, 1)
+        if ops.is_tensor(size):
+            size = ops.maximum(size, 1)
+        elif size == 0:  # `max` would compare symbolic sizes, which JAX cannot always do
+            size = 1
         values = ops.sum(values, axis=axis, keepdims=True) / _number(size, values.dtype)
     return values
 

@@ -232,6 +232,25 @@ def test_sizes_that_are_open_are_declined():
     np.testing.assert_allclose(exported.call(X), (known - 1) / np.sqrt(1.01), atol=1e-5)
 
 
+@pytest.mark.parametrize("sizes", ["b, 3, 4", "b, t, 4"])
+def test_training_with_symbolic_sizes(sizes):
+    from jax import export
+
+    layers = keras_norm.BatchNormalization(), keras_norm.LayerNormalization()
+    for layer in layers:
+        layer.build((None, None, 4))
+
+    def call(x):
+        for layer in layers:
+            values = [v.value for v in layer.variables[:2]], [v.value for v in layer.variables[2:]]
+            x, _ = layer.stateless_call(*values, x, training=True)
+        return x
+
+    shape = export.symbolic_shape(sizes)
+    exported = export.export(jax.jit(call))(jax.ShapeDtypeStruct(shape, "float32"))
+    np.testing.assert_allclose(exported.call(X), call(X), atol=1e-5)
+
+
 @pytest.mark.parametrize("synchronized", [True, False])
 def test_replicas_are_joined_when_asked(synchronized):
     layer = keras_norm.BatchNormalization(synchronized=synchronized)
