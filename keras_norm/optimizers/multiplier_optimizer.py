@@ -151,8 +151,10 @@ class MultiplierOptimizer(OptimizerWrapper):
                 "`summary()`, and set them again with `keras_norm.set_multipliers`.",
                 stacklevel=2,
             )
+            # Paths in a loaded model differ: an error would make the file unreadable.
             self._saved = None
-        if self._saved is None:
+            self._by_map = self._match(variables, every=False)
+        elif self._saved is None:
             self._by_map = self._match(variables)
         else:
             self._restore(variables)
