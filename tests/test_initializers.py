@@ -179,3 +179,10 @@ def test_one_function_serves_layers_of_different_sizes():
 
 def test_public_name():
     assert keras_norm.initializers is initializers
+
+
+def test_a_function_that_nothing_calls_is_saved_as_the_default():
+    layer = BatchNormalization(scale=False, gamma_initializer=lambda shape: np.ones(shape))
+    layer.build((None, 3))
+    clone = BatchNormalization.from_config(layer.get_config())
+    assert isinstance(clone.gamma_initializer, keras.initializers.Ones)

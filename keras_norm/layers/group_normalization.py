@@ -130,7 +130,7 @@ class GroupNormalization(Normalization):
         if self.groups == ALL_CHANNELS:
             return 1
         if self.groups in (CHANNEL_WISE, -1):
-            return channels
+            return max(channels, 1)
         if self.groups <= channels and channels % self.groups == 0:
             return self.groups
         wrong = (

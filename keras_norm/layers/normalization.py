@@ -12,6 +12,7 @@ from keras_norm.ops import convert, mask_weights
 from keras_norm.ops.convert import at_least_float32
 
 _CONTAINERS = list, tuple, dict  # not a union, which PyTorch 2.9 cannot compile
+_DEFAULTS = {"beta_initializer": "zeros", "gamma_initializer": "ones"}
 _SMALLEST_EPSILON = float(np.finfo("float32").tiny)
 
 
@@ -239,7 +240,13 @@ class Normalization(keras.layers.Layer):
         }
 
     def _serialized(self, argument):
-        return initializers.serialize(getattr(self, argument), argument, self._described)
+        initializer = getattr(self, argument)
+        is_used = {"beta_initializer": self.center, "gamma_initializer": self.scale}
+        is_function = isinstance(initializer, initializers.SizeFunction)
+        if is_function and not is_used.get(argument, True):
+            # Nothing calls it, so there are no values to save.
+            initializer = keras.initializers.get(_DEFAULTS[argument])
+        return initializers.serialize(initializer, argument, self._described)
 
 
 def single_axis(axis):

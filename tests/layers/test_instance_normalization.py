@@ -41,3 +41,7 @@ def test_is_saved_under_its_name(tmp_path):
 def test_takes_no_groups():
     with pytest.raises(ValueError, match=r"`GroupNormalization`.*Received: groups=2"):
         InstanceNormalization(groups=2)
+
+
+def test_no_channels():
+    assert InstanceNormalization()(np.ones((2, 3, 0), "float32")).shape == (2, 3, 0)
