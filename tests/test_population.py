@@ -804,3 +804,16 @@ if BACKEND == "torch":
             assert (model.off.module.training, model.on.module.training) == (False, True)
             update(model, data(6, 3))
             assert [module.training for module in model.modules()][: len(modes)] == modes
+
+
+def test_channels_with_masks_of_their_own():
+    x = data(8, 3, 6)
+    x[:, 2] = 0
+    x[::2, 1] = 0
+    layer = BatchNormalization(axis=1)
+    update(sequential(layers.Masking(), layer, shape=(3, 6)), x, batch_size=3)
+    kept = [x[:, 0].astype("float64"), x[1::2, 1].astype("float64")]
+    mean, variance = statistics(layer)
+    # A channel that is all padding keeps its statistics.
+    assert oracle.error(mean, np.array([*(v.mean() for v in kept), 0])) < TOLERANCE
+    assert oracle.error(variance, np.array([*(v.var() for v in kept), 1])) < TOLERANCE

@@ -45,7 +45,7 @@ class Measure(NamedTuple):
 
     Attributes:
         kind: The kind of finding for a value out of bounds.
-        values: One number for each channel.
+        values: One number for each channel; NaN where all of a channel is padding.
         low: The lower bound.
         high: The upper bound.
     """
@@ -58,7 +58,11 @@ class Measure(NamedTuple):
     @property
     def outside(self):
         """Whether the value of each channel is out of bounds."""
-        return ~((self.values >= self.low) & (self.values <= self.high))
+        return (self.values < self.low) | (self.values > self.high)
+
+    def of(self, channels):
+        """Returns the measure of some channels, with NaN for the others."""
+        return self._replace(values=np.where(channels, self.values, np.nan))
 
 
 def of_weights(layer):
@@ -117,6 +121,7 @@ def of_batches(layer, uses, pooled, broken):
         scatter = _scatter(uses, freedom) / read
         bound = _SCATTER * (1 + 1 / np.sqrt(2 * freedom))
         measures["scatter"] = Measure("batch", scatter, 0.0, bound)
+    measures = {name: measure.of(data.count > 0) for name, measure in measures.items()}
     found = (takes_batch and _uses(layer, parts, data)) or _moving(layer, measures)
     found += _findings(layer, measures, data, pooled)
     return measures, [*found, *_dtypes(layer, data.variance)]
@@ -139,9 +144,10 @@ def _union(moments):
     """Returns the union of a list of `BatchMoments`."""
     parts = BatchMoments(*map(np.array, zip(*moments, strict=True)))
     count = parts.count.sum(0)
-    mean = (parts.count * parts.mean).sum(0) / count
+    divisor = np.maximum(count, 1)  # all of a channel may be padding
+    mean = (parts.count * parts.mean).sum(0) / divisor
     variance, between = (
-        (parts.count * (spread + (parts.mean - mean) ** 2)).sum(0) / count
+        (parts.count * (spread + (parts.mean - mean) ** 2)).sum(0) / divisor
         for spread in (parts.variance, parts.between)
     )
     return BatchMoments(count, mean, variance, between)
@@ -157,7 +163,7 @@ def _scatter(uses, freedom):
         mean = _union(batches).mean
         squares += sum(batch.count * (batch.mean - mean) ** 2 for batch in batches)
     size = np.median([batch.count for batches in uses for batch in batches], 0)
-    return np.sqrt(squares / freedom / size)
+    return np.sqrt(squares / freedom / np.maximum(size, 1))
 
 
 def _statistics(layer, data):
@@ -181,15 +187,15 @@ def _differences(layer, mean, variance, data, count):
         data: `BatchMoments` of all data.
         count: Array, the number of values that the difference is estimated from.
     """
-    noise = 3 / np.sqrt(count.min())
+    noise = 3 / np.sqrt(count[count > 0].min())
     squared_deviation = data.variance + layer.epsilon
     shift = (mean - data.mean) / np.sqrt(squared_deviation)
     ratio = np.maximum(variance + layer.epsilon, 1e-38) / squared_deviation
     shift_bound = _SHIFT + noise
     ratio_bound = _VARIANCE_RATIO * np.exp(noise)
     return (
-        Measure("statistics", shift, -shift_bound, shift_bound),
-        Measure("statistics", ratio, 1 / ratio_bound, ratio_bound),
+        Measure("statistics", shift, -shift_bound, shift_bound).of(count > 0),
+        Measure("statistics", ratio, 1 / ratio_bound, ratio_bound).of(count > 0),
     )
 
 
@@ -211,7 +217,7 @@ def _uses(layer, parts, data):
         _differences(layer, part.mean, part.variance, data, part.count) for part in parts
     ]
     outside = np.any([shift.outside | ratio.outside for shift, ratio in differences], 0)
-    distance = np.max([_distance(*difference) for difference in differences], 0)
+    distance = np.fmax.reduce([_distance(*difference) for difference in differences])
     remedy = (
         f"The inputs of the layer's {len(parts)} uses differ by this many times the tolerance, so "
         f"that no moving statistics fit all of them: create a layer for each use, or {_GROUP}."
@@ -236,7 +242,7 @@ def _findings(layer, measures, data, pooled):
     """Returns the findings for other values out of bounds."""
     found = []
     scatter = measures.get("scatter")
-    if scatter is not None and np.median(scatter.values) > scatter.high:
+    if scatter is not None and np.nanmedian(scatter.values) > scatter.high:
         unit = "standard deviations" + (" of the means of samples, which are pooled" * pooled)
         remedy = (
             f"Means of batches scatter by this many {unit}: shuffle the data, use larger batches, "

@@ -99,7 +99,7 @@ def _draw_row(axes, row, one, measure, column):
     found = {c for f in one.findings if f.kind == measure.kind for c in f.channels}
     channels = np.arange(len(measure.values))
     bad = measure.outside & np.isin(channels, list(found))
-    values = np.nan_to_num(measure.values, nan=column.high)
+    values = measure.values
     x = np.clip(values, column.low, column.high)
     # Spread over the row, in the order of the channels, so that points do not hide each other.
     y = row + 0.6 * ((channels + 0.5) / len(channels) - 0.5)

@@ -17,7 +17,7 @@ from keras_norm._contents import contents, layers_of
 from keras_norm.diagnosis.causality import Causality
 from keras_norm.diagnosis.masks import Padding, Trail
 from keras_norm.diagnosis.sets import channel_axis, family, is_batch
-from keras_norm.ops import Moments, merge_replicas
+from keras_norm.ops import Moments, mask_weights, merge_replicas
 
 _POOLING = (
     keras.layers.GlobalAveragePooling1D,
@@ -177,7 +177,7 @@ class Watch:
         self._local.uses[id(layer)] += 1
         if use == len(uses):
             uses.append([])
-        if found.count[0]:
+        if found.count.any():
             uses[use].append(found)
 
 
@@ -218,23 +218,24 @@ def is_finite(array):
 def _moments(layer, inputs, mask):
     """Returns the `BatchMoments` of a layer's inputs."""
     x = np.asarray(ops.convert_to_numpy(inputs), "float64")
-    x = np.moveaxis(x, channel_axis(layer, x.ndim), -1)
-    valid = np.ones(x.shape[:-1], bool)
+    axis = channel_axis(layer, x.ndim)
+    valid = np.ones((1,) * x.ndim, bool)
     if mask is not None:
-        steps = np.asarray(ops.convert_to_numpy(mask)) > 0
-        valid &= steps.reshape(steps.shape + (1,) * (valid.ndim - steps.ndim))
-    positions = tuple(range(1, valid.ndim))
-    counts = valid.sum(positions)[:, None]
-    count = np.full(x.shape[-1], float(counts.sum()))
-    if not counts.any():
-        return BatchMoments(count, *[0 * count] * 3)
-    x = np.where(valid[..., None], x, 0)
+        # The mask has one value for all channels, or one for each.
+        valid = np.asarray(ops.convert_to_numpy(mask_weights(mask, x.shape, axis))) > 0
+    valid = np.moveaxis(np.broadcast_to(valid, x.shape), axis, -1)
+    x = np.moveaxis(x, axis, -1)
+    positions = tuple(range(1, x.ndim - 1))
+    counts = valid.sum(positions)
+    count = counts.sum(0).astype("float64")
+    at_least_1 = np.maximum(count, 1)
+    x = np.where(valid, x, 0)
     with np.errstate(invalid="ignore"):  # infinity is a finding
-        mean = x.sum((0, *positions)) / count
-        distance = np.where(valid[..., None], x - mean, 0)
+        mean = x.sum((0, *positions)) / at_least_1
+        distance = np.where(valid, x - mean, 0)
         means = distance.sum(positions) / np.maximum(counts, 1)
-        variance = (distance**2).sum((0, *positions)) / count
-        return BatchMoments(count, mean, variance, (counts * means**2).sum(0) / count)
+        variance = (distance**2).sum((0, *positions)) / at_least_1
+        return BatchMoments(count, mean, variance, (counts * means**2).sum(0) / at_least_1)
 
 
 def _global(local, total):

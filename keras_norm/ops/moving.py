@@ -13,8 +13,8 @@ def moving_averages(averages, moments, momenta):
 
     Args:
         averages: Arrays of the same shape: the moving mean and the moving variance.
-        moments: `Moments` of the batch: constants of the same size, in any shape. Moments of an
-            empty batch, and moments that are not finite, leave the averages unchanged.
+        moments: `Moments` of the batch: constants of the same size, in any shape. An empty set
+            leaves its averages unchanged; moments that are not finite leave all of them unchanged.
         momenta: For each average, a number in [0, 1]: the weight of the old value.
 
     Returns:
@@ -31,11 +31,13 @@ def moving_averages(averages, moments, momenta):
     """
     found = []
     mean, variance = moments.mean, moments.variance
-    # NaN is not less than infinity.
-    is_usable = ops.all((abs(mean) + variance < math.inf) & (moments.count > 0))
-    for old, batch, momentum in zip(averages, (mean, variance), momenta, strict=True):
-        batch = convert(batch, keras.backend.standardize_dtype(old.dtype), old.shape)
-        found.append(_where(is_usable, old * momentum + batch * (1.0 - momentum), old))
+    # NaN is not less than infinity. There is one count for all sets, or one for each.
+    is_usable = ops.all(abs(mean) + variance < math.inf) & (moments.count > 0)
+    for average, batch, momentum in zip(averages, (mean, variance), momenta, strict=True):
+        dtype = keras.backend.standardize_dtype(average.dtype)
+        old, batch = convert(average, dtype, mean.shape), convert(batch, dtype)
+        new = _where(is_usable, old * momentum + batch * (1.0 - momentum), old)
+        found.append(convert(new, dtype, average.shape))
     return found
 
 

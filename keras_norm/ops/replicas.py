@@ -19,7 +19,7 @@ def merge_replicas(local, total):
     Replicas are weighted by their count, which may be 0.
 
     Args:
-        local: `Moments` of this replica's sets, with one count for all of them.
+        local: `Moments` of this replica's sets, with one count for all of them, or one for each.
         total: A function that returns the sum of the arrays that all replicas call it with. Its
             gradient is the sum of the gradients of all replicas. All replicas must call the
             function, even those whose sets are empty.
@@ -36,26 +36,27 @@ def merge_replicas(local, total):
     (4.0, 4.0, 9.0)
     """
     shape = ops.shape(local.shift)
-    count = ops.reshape(local.count, (1,))
+    count = ops.reshape(local.count, (-1,))
+    counts = count.shape[0]
     parts = Moments(count, *(ops.reshape(field, (-1,)) for field in local[1:]))
 
     def masked(values):
         return ops.where(count > 0, values, 0)
 
     first = total(ops.stop_gradient(ops.concatenate([count, masked(count * parts.mean)])))
-    number = first[:1]
+    number = first[:counts]
     weight = ops.where(number > 0, number, 1)
-    shift = shared_shift(first[1:] / weight)
+    shift = shared_shift(first[counts:] / weight)
 
     def means(distance, square):
         distance, square = count * distance, count * square
         leading = _leading_bits(square)
-        second = total(ops.concatenate([distance, leading, square - leading])) / weight
+        second = total(ops.concatenate([distance, leading, square - leading]))
         distance, leading, rest = ops.split(second, 3)
-        return distance, leading + rest
+        return distance / weight, (leading + rest) / weight
 
     merged = Moments(number, shift, *moments_around(shift, parts, masked, means))
-    count = ops.reshape(merged.count, [1] * len(shape))
+    count = ops.reshape(merged.count, [1] * len(shape) if counts == 1 else shape)
     return Moments(count, *(ops.reshape(field, shape) for field in merged[1:]))
 
 

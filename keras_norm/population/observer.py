@@ -53,9 +53,9 @@ class Observer:
         self._local.nestings = {}
 
     def record(self, layer, moments):
-        """Records the moments of one use of a layer, whose sets all have the same count."""
+        """Records the moments of one use of a layer, whose sets may have different counts."""
         channels = (layer.num_channels,)
-        fields = [ops.broadcast_to(ops.reshape(moments.count, (1,)), channels)]
+        fields = [ops.broadcast_to(ops.reshape(moments.count, (-1,)), channels)]
         fields += [ops.reshape(field, channels) for field in moments[1:]]
         part = ops.stack(fields)
         nesting = engines.nesting(self._local.trace)

@@ -172,8 +172,14 @@ class Passes:
         for layer in self._observed_layers:
             channels = slice(first, first + layer.num_channels)
             first = channels.stop
-            if count[channels].all():
-                layer.set_statistics((shift + residual)[channels], variance[channels])
+            has_data = count[channels] > 0
+            if has_data.any():
+                # A channel that is all padding keeps its statistics.
+                new = (shift + residual)[channels], variance[channels]
+                old = map(ops.convert_to_numpy, (layer.moving_mean, layer.moving_variance))
+                layer.set_statistics(
+                    *(np.where(has_data, n, o) for n, o in zip(new, old, strict=True))
+                )
             else:
                 unseen.append(f"'{layer.name}'")
         if unseen:

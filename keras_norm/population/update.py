@@ -36,10 +36,10 @@ def update_population_statistics(
     `backbone.trainable = False`.
 
     Layers that are used several times get the statistics of all their uses (on TensorFlow, only of
-    the uses in loops, if there are any). On PyTorch, an RNN with a layer in its cell needs
-    `unroll=True`, as Keras otherwise calls the first step twice. If the model calls a layer in its
-    own `tf.function` or `jax.jit`, or on JAX in a loop or branch, Python runs the model operation
-    by operation, which takes longer.
+    the uses in loops, if there are any). On PyTorch, and on TensorFlow with
+    `run_eagerly=True`, an RNN with a layer in its cell needs `unroll=True`, as Keras otherwise
+    calls the first step twice. If the model calls a layer in its own `tf.function` or `jax.jit`, or
+    on JAX in a loop or branch, Python runs the model operation by operation, which takes longer.
 
     A batch in which a layer's moments are not finite is skipped, and a warning counts such batches.
     Layers that no data reaches keep their statistics, with a warning. If the data or the model

@@ -258,3 +258,17 @@ def test_masks_keep_padding_out():
     x[:, 3:] = 0
     layer = BatchNormalization(moving_mean_initializer=[9.0] * 3)
     assert kinds(make_model(layers.Masking(), layer, shape=(5, 3)), x) == []
+
+
+def test_channels_with_masks_of_their_own():
+    """With channels first, `Masking` makes masks with an entry for each channel."""
+    x = data(64, 3, 6, mean=2.0)
+    x[:, 2] = 0
+    x[::2, 1] = 0
+    layer = keras_norm.BatchNormalization(axis=1)
+    model = make_model(layers.Masking(), layer, shape=(3, 6))
+    keras_norm.update_population_statistics(model, x, verbose=0)
+    assert kinds(model, x) == []
+    layer.moving_mean.assign([2, 0, 0])
+    (finding,) = findings(model, x)
+    assert (finding.kind, list(finding.channels)) == ("statistics", [1])

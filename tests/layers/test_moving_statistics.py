@@ -143,3 +143,20 @@ def test_trainable_can_hold_gamma_and_beta_still_while_statistics_move():
         "moving_mean": True,
         "moving_variance": True,
     }
+
+
+def test_a_channel_that_is_all_padding_keeps_its_statistics():
+    """`Masking` of channels first makes a mask with an entry for each channel."""
+    x = data(8, 3, 6)
+    x[:, 2] = 0
+    x[::2, 1] = 0
+    norm = BatchNormalization(axis=1, momentum=0.5)
+    model = keras.Sequential([keras.Input((3, 6)), layers.Masking(), norm])
+    model(x, training=True)
+    kept = [x[:, 0].astype("float64"), x[1::2, 1].astype("float64")]
+    np.testing.assert_allclose(
+        numpy(norm.moving_mean), [*(0.5 * v.mean() for v in kept), 0], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        numpy(norm.moving_variance), [*(0.5 + 0.5 * v.var() for v in kept), 1], atol=1e-6
+    )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks.replicas import errors, moments_of, ring, simulate, tree
+from keras_norm import ops
 from tests.gradients import numpy
 
 # Half of the promise of the layers, as the moments of each replica have errors too. Sent in one
@@ -58,3 +59,24 @@ def test_nan_reaches_all():
     parts[1] = parts[1]._replace(residual=keras.ops.full((1, CHANNELS), np.nan))
     found, _ = simulate(parts, ring)
     assert np.isnan(numpy(found.variance)).all()
+
+
+def test_a_count_for_each_set():
+    rng = np.random.default_rng(0)
+    data = (1e4 + rng.standard_normal((3, 5, CHANNELS))).astype("float32")
+    valid = rng.random(data.shape) < 0.6
+    valid[1, :, 1] = valid[:, :, 2] = False
+    convert = keras.ops.convert_to_tensor
+    parts = [
+        ops.moments(convert(x), (0,), convert(w.astype("float32")))
+        for x, w in zip(data, valid, strict=True)
+    ]
+    found, messages = simulate(parts, ring)
+    np.testing.assert_array_equal(numpy(found.count), valid.sum((0, 1))[None])
+    for channel in (0, 1, 3):
+        values = data[..., channel][valid[..., channel]].astype("float64")
+        mean = float(numpy(found.shift)[0, channel]) + float(numpy(found.residual)[0, channel])
+        assert abs(mean - values.mean()) < TOLERANCE
+        assert abs(numpy(found.variance)[0, channel] / values.var() - 1) < TOLERANCE
+    assert numpy(found.mean)[0, 2] == numpy(found.variance)[0, 2] == 0
+    assert messages == [2 * CHANNELS, 3 * CHANNELS]
