@@ -122,7 +122,10 @@ def get(identifier, name="initializer", low=-math.inf):
 def _of_keras(identifier):
     if identifier is None:
         raise ValueError("None is not an initializer.")
-    return keras.initializers.get(identifier)
+    initializer = keras.initializers.get(identifier)
+    if not callable(initializer):  # Keras creates an object of any class
+        raise ValueError(f"{initializer!r} is not an initializer.")
+    return initializer
 
 
 def for_shape(initializer, shape, name, owner):

@@ -212,19 +212,19 @@ def _moments(sets, centered, x):
         to x: 1 / n (to residual + 2 (x - mean) to variance) = slope (x - shift) + offset,
         where slope = 2 / n to variance and offset = 1 / n to residual - slope residual
     """
-    constants = map(tf.stop_gradient, sets.found(tf.stop_gradient(x), centered))
-    shift, residual, variance, finite = constants
-    return shift, *_differentiable(sets, centered, x, shift, residual, variance, finite), finite
+    constants = list(map(tf.stop_gradient, sets.found(x, centered)))
+    shift, *_, finite = constants
+    return shift, *_differentiable(sets, centered, x, constants), finite
 
 
-def _differentiable(sets, centered, x, shift, *constants):
-    """Returns constant residual and variance as functions of the input, with the gradient above.
+def _differentiable(sets, centered, x, constants):
+    """Returns residual and variance as functions of the input, from all four results as constants.
 
     The gradient contains the residual as such a function again, for the derivatives of higher
     order. No derivative reaches the branch that found the constants: it would be NaN where padding
     is, and XLA cannot differentiate a branch that keeps arrays of unknown size.
     """
-    residual, variance, finite = constants
+    shift, residual, variance, finite = constants
 
     @tf.custom_gradient
     def function(kept):
@@ -235,8 +235,8 @@ def _differentiable(sets, centered, x, shift, *constants):
             x = sets.guarded(tf.cast(kept, sets.dtype), finite)
             dx = sets.difference(x, shift) * slope
             if centered:
-                residual, _ = _differentiable(sets, centered, kept, shift, *constants)
-                dx += group_means(to_residual) / n - slope * residual
+                again, _ = _differentiable(sets, centered, kept, constants)
+                dx += group_means(to_residual) / n - slope * again
             return tf.cast(sets.masked(dx), kept.dtype)
 
         return (tf.identity(residual), tf.identity(variance)), gradient

@@ -12,8 +12,9 @@ def not_visible(layer):
     """Returns the error for a layer that is called where a pass cannot see it."""
     return RuntimeError(
         f"A pass over data cannot see the layer '{layer.name}', which is called in a transformed "
-        "function (`vmap`, `jax.checkpoint`, ...). Call the layer outside of that function, or "
-        "set `trainable=False` on the layer, which then keeps its statistics."
+        "function (`vmap`, `jax.checkpoint`, the loop of an RNN, ...). Call the layer outside of "
+        "that function (`unroll=True` for an RNN), or set `trainable=False` on the layer, which "
+        "then keeps its statistics."
     )
 
 

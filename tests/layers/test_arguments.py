@@ -32,6 +32,7 @@ HUGE = 10**400  # beyond float64
         ({"epsilon": None}, TypeError),
         ({"gamma_initializer": "narow-normal"}, ValueError),
         ({"beta_initializer": None}, ValueError),
+        ({"beta_initializer": int}, ValueError),
         ({"beta_initializer": 3}, ValueError),
         ({"beta_initializer": ["a", "b"]}, ValueError),
         ({"beta_initializer": [1j, 2]}, ValueError),
