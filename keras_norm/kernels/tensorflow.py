@@ -212,7 +212,8 @@ def _moments(sets, centered, x):
         to x: 1 / n (to residual + 2 (x - mean) to variance) = slope (x - shift) + offset,
         where slope = 2 / n to variance and offset = 1 / n to residual - slope residual
     """
-    constants = list(map(tf.stop_gradient, sets.found(x, centered)))
+    # Of a constant, so that a tape keeps none of the steps.
+    constants = list(map(tf.stop_gradient, sets.found(tf.stop_gradient(x), centered)))
     shift, *_, finite = constants
     return shift, *_differentiable(sets, centered, x, constants), finite
 
