@@ -172,7 +172,7 @@ class SetsInMemory(SetsInXla):
     def squares(self, x):
         """Returns the means of the squares; a norm adds them up without writing them to memory."""
         stage = self.view.stages[0]
-        if len(stage) == 1 and (x.shape[stage[0]] or LONGEST_SUM + 1) > LONGEST_SUM:
+        if len(stage) == 1 and (x.shape[stage[0]] or LONGEST_SUM + 1) > self.view.longest:
             return super().squares(x)
 
         sums = tf.square(tf.math.reduce_euclidean_norm(x, stage, keepdims=True))

@@ -352,7 +352,7 @@ def test_second_gradients_of_unknown_sizes_under_xla(sizes, axes):
     )
 
 
-@pytest.mark.parametrize("shape", [(131072, 3), (4096, 64, 5), (3061, 7, 7, 6)])
+@pytest.mark.parametrize("shape", [(131072, 3), (3061, 3), (4096, 64, 5), (3061, 7, 7, 6)])
 def test_equal_squares_keep_accuracy_without_xla(shape):
     """Sums of equal numbers are rounded in one direction: the plain function has errors of 3e-6."""
     axes = tuple(range(len(shape) - 1))
@@ -361,3 +361,12 @@ def test_equal_squares_keep_accuracy_without_xla(shape):
     run = tf.function(lambda x: ops.normalize(x, axes, 1e-6, centered=False)[0])
     expected = x.astype("float64") / np.sqrt(values.astype("float64") ** 2 + 1e-6)
     assert oracle.error(run(x), expected) < 4e-6
+
+
+def test_a_nested_function_that_xla_compiled_first_also_runs_outside_of_it():
+    """docs/speed.md advises this order: some operations without XLA have no kernel for it."""
+    inner = tf.function(lambda x: ops.normalize(x, (0, 1), 1e-2)[0])
+    outer = tf.function(lambda x: inner(x), jit_compile=True)
+    expected = plain.normalize(X, (0, 1), 1e-2)[0]
+    for run in (outer, inner, outer):
+        np.testing.assert_allclose(run(X), expected, atol=1e-5)
